@@ -1,0 +1,23 @@
+"""Generative models as Keras 3 models that train with `model.fit()`.
+
+Written once in `keras.ops`: the same numbers on TensorFlow, JAX and PyTorch. Set
+`KERAS_BACKEND` before the first import.
+"""
+
+from keras_genai import callbacks, datasets, engine, gans, layers, losses
+from keras_genai.engine.saving import load_model
+from keras_genai.gans import CGAN, DCGAN
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "CGAN",
+    "DCGAN",
+    "callbacks",
+    "datasets",
+    "engine",
+    "gans",
+    "layers",
+    "load_model",
+    "losses",
+]

@@ -1,0 +1,63 @@
+"""The engine: the only part of the package that names a backend.
+
+Families are written in `keras.ops` and reach the backend through these
+primitives alone:
+
+- `value_and_gradients(loss_fn, variables)`: a loss and its gradients.
+- `gradients(fn, x)`: the gradient of a scalar by a tensor, differentiable again.
+- `cond(pred, true_fn, false_fn)`: branches that may update variables.
+- `with_values(pairs, fn)`: run a function with other values in its variables.
+- `without_gradients()`: a context in which nothing is recorded.
+- `jit(fn, variables)`: a function of tensors, compiled once for each shape.
+- `apply_gradients(optimizer, gradients, variables)`: one optimizer step.
+- `batch_normalization(x, ...)`: normalisation by the batch, in one fused kernel.
+
+The backend is Keras's own: `KERAS_BACKEND` chooses it before the first import.
+"""
+
+import importlib
+
+import keras
+
+_KNOWN = ("tensorflow", "jax", "torch")
+_name = keras.backend.backend()
+if _name not in _KNOWN:
+    raise ImportError(
+        f"keras_genai trains on the backends {', '.join(_KNOWN)}; KERAS_BACKEND is "
+        f"{_name!r}. Set the environment variable KERAS_BACKEND to one of them "
+        "before keras is first imported."
+    )
+backend_ops = importlib.import_module(f"keras_genai.engine.{_name}")
+
+value_and_gradients = backend_ops.value_and_gradients
+gradients = backend_ops.gradients
+cond = backend_ops.cond
+with_values = backend_ops.with_values
+without_gradients = backend_ops.without_gradients
+jit = backend_ops.jit
+apply_gradients = backend_ops.apply_gradients
+batch_normalization = backend_ops.batch_normalization
+to_host = backend_ops.to_host
+
+from keras_genai.engine import initializers, random  # noqa: E402
+from keras_genai.engine.ema import EMA  # noqa: E402
+from keras_genai.engine.model import GenerativeModel  # noqa: E402
+from keras_genai.engine.optimizer import PlayersOptimizer  # noqa: E402
+
+__all__ = [
+    "EMA",
+    "GenerativeModel",
+    "PlayersOptimizer",
+    "apply_gradients",
+    "backend_ops",
+    "batch_normalization",
+    "cond",
+    "gradients",
+    "initializers",
+    "jit",
+    "random",
+    "to_host",
+    "value_and_gradients",
+    "with_values",
+    "without_gradients",
+]

@@ -1,0 +1,540 @@
+"""`GenerativeModel`: one stateful `train_step(data)` on three backends."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_genai.engine import backend_ops, random
+from keras_genai.engine import data as data_lib
+from keras_genai.engine.ema import EMA
+from keras_genai.engine.optimizer import PlayersOptimizer
+
+
+class _EpochNumber(keras.callbacks.Callback):
+    """Tells the dataset which epoch it is, and stops at a loss that is not finite."""
+
+    async_safe = True
+
+    def __init__(self, dataset):
+        super().__init__()
+        self.dataset = dataset
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.dataset is not None:
+            self.dataset.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        for name, value in (logs or {}).items():
+            if name.endswith("loss") and not np.all(np.isfinite(value)):
+                raise _NotFinite
+
+    def on_epoch_end(self, epoch, logs=None):
+        losses = {n: v for n, v in (logs or {}).items() if not n.startswith("val_")}
+        self.on_train_batch_end(None, losses)
+
+
+class _NotFinite(Exception):
+    """A loss was not finite; `GenerativeModel` says whose and when."""
+
+
+class GenerativeModel(backend_ops.Trainer, keras.Model):
+    """A `keras.Model` of one or several players that trains with `fit()`.
+
+    A family writes `train_step(self, data)` once, in `keras.ops`, with `data` the
+    triple `(x, condition, weight)`, and updates each player by
+    `self.minimize(player, loss_fn)`. The engine runs that step compiled on
+    TensorFlow and JAX and eagerly on PyTorch, draws noise that is the same on each,
+    keeps the exponential average, checks the losses and saves every state.
+
+    A subclass calls `super().__init__(seed=...)`, makes its networks (built), and
+    then `self.set_players("discriminator", "generator")` with the names of the
+    attributes that hold them, in the order of the phases.
+
+    Args:
+        seed: integer >= 0. Initial weights, noise and the order of the samples
+            follow from it, equal on every backend.
+
+    Attributes:
+        players: dict name -> network.
+        noise: `engine.random.Noise`; its `step` counts the training steps.
+        ema: the `engine.EMA` of `set_players(..., ema=...)`, or None.
+    """
+
+    def __init__(self, seed=0, name=None, **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.seed = random.check_seed(seed)
+        self.noise = random.Noise(self.seed, name="noise")
+        self.ema = None
+        self._names = ()
+        self._skip = 0
+
+    def set_players(self, *names, ema=None, ema_decay=None):
+        """Names the attributes that hold the players, in the order of the phases.
+
+        Args:
+            names: names of attributes, each a built network.
+            ema: name of the player whose average is kept.
+            ema_decay: its decay; None keeps none.
+        """
+        self._names = names
+        self._trackers = [
+            keras.metrics.Mean(name=self._loss_name(name)) for name in names
+        ]
+        self.not_finite = self.add_weight(
+            name="not_finite",
+            shape=(len(names),),
+            dtype="int32",
+            initializer=keras.initializers.Constant(-1),
+            trainable=False,
+        )
+        if ema_decay is not None:
+            self.ema = EMA(getattr(self, ema), ema_decay)
+        self.built = True
+
+    @property
+    def players(self):
+        return {name: getattr(self, name) for name in self._names}
+
+    def _loss_name(self, player):
+        return "loss" if len(self._names) == 1 else f"{player}_loss"
+
+    # Compiling
+
+    def default_optimizer(self, player):
+        """The optimizer of the paper, when `compile` is given none."""
+        raise ValueError(
+            f"{type(self).__name__} has no default optimizer for {player!r}: give one."
+        )
+
+    def compile(
+        self,
+        optimizer=None,
+        *,
+        run_eagerly=False,
+        steps_per_execution=1,
+        jit_compile="auto",
+        auto_scale_loss=True,
+        **player_optimizers,
+    ):
+        """Configures training.
+
+        Args:
+            optimizer: for a model of one player, a name or an instance. Gradient
+                clipping and accumulation are the optimizer's own arguments.
+            run_eagerly: run the step without compiling it.
+            steps_per_execution: steps in one call (TensorFlow and JAX).
+            jit_compile: as in Keras.
+            auto_scale_loss: under `mixed_float16`, scale every player's loss by a
+                `LossScaleOptimizer` of its own.
+            **player_optimizers: `<player>_optimizer=`, for several players.
+
+        Raises:
+            ValueError: for an unknown argument, an optimizer given twice or built
+                for another model, or one with `use_ema`.
+        """
+        chosen = self._choose_optimizers(optimizer, player_optimizers)
+        scaled = {
+            name: _scaled(item, self.players[name]) if auto_scale_loss else item
+            for name, item in chosen.items()
+        }
+        variables = {n: net.trainable_variables for n, net in self.players.items()}
+        if len(self._names) == 1:
+            (name,) = self._names
+            whole = scaled[name]
+            whole.build(variables[name])
+        else:
+            whole = PlayersOptimizer(scaled)
+            whole.build_players(variables)
+        super().compile(
+            optimizer=whole,
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+            jit_compile=jit_compile,
+            auto_scale_loss=False,
+        )
+        self._loss_tracker = None  # "loss" is the sum of the players' own trackers
+        self._compile_arguments = {
+            "run_eagerly": run_eagerly,
+            "steps_per_execution": steps_per_execution,
+            "jit_compile": jit_compile,
+            "auto_scale_loss": auto_scale_loss,
+        }
+
+    def _choose_optimizers(self, optimizer, given):
+        single = len(self._names) == 1
+        expected = {f"{name}_optimizer": name for name in self._names}
+        unknown = sorted(set(given) - set(expected))
+        if unknown or (optimizer is not None and not single):
+            wrong = unknown or ["optimizer"]
+            names = ["optimizer"] if single else sorted(expected)
+            raise ValueError(
+                f"{type(self).__name__}.compile does not take {', '.join(wrong)}; "
+                f"it takes {', '.join(names)} and Keras's run_eagerly, "
+                "steps_per_execution, jit_compile, auto_scale_loss."
+            )
+        chosen = {}
+        for argument, name in expected.items():
+            item = given.get(argument, optimizer if single else None)
+            chosen[name] = (
+                self.default_optimizer(name)
+                if item is None
+                else keras.optimizers.get(item)
+            )
+        for name, item in chosen.items():
+            others = [n for n, o in chosen.items() if o is item and n != name]
+            if others:
+                raise ValueError(
+                    f"The same optimizer instance is given for {name} and "
+                    f"{others[0]}. An optimizer keeps the state of one player's "
+                    "weights: make one instance for each."
+                )
+            own = {id(v) for v in self.players[name].trainable_variables}
+            if item.built and any(
+                id(v) not in own for v in item._trainable_variables
+            ):
+                raise ValueError(
+                    f"The optimizer given for {name} was already used for other "
+                    "weights. Make a new instance."
+                )
+            inner = getattr(item, "inner_optimizer", item)
+            if inner.use_ema:
+                raise ValueError(
+                    f"The optimizer of {name} has use_ema=True. The average is kept "
+                    "by the model: give ema_decay= to the model instead."
+                )
+        return chosen
+
+    @property
+    def optimizers(self):
+        """Dict player name -> its optimizer (after `compile`)."""
+        if isinstance(self.optimizer, PlayersOptimizer):
+            return self.optimizer.players
+        return {self._names[0]: self.optimizer}
+
+    def get_compile_config(self):
+        if not self.compiled:
+            return None
+        return {
+            **self._compile_arguments,
+            "optimizers": {
+                name: keras.saving.serialize_keras_object(optimizer)
+                for name, optimizer in self.optimizers.items()
+            },
+        }
+
+    def compile_from_config(self, config):
+        optimizers = {
+            name: keras.saving.deserialize_keras_object(item)
+            for name, item in config.pop("optimizers").items()
+        }
+        if len(self._names) == 1:
+            self.compile(optimizers[self._names[0]], **config)
+        else:
+            named = {f"{name}_optimizer": o for name, o in optimizers.items()}
+            self.compile(**named, **config)
+
+    # One step
+
+    def minimize(self, player, loss_fn):
+        """One step of one player: its weights alone, down the gradient of the loss.
+
+        Args:
+            player: its name.
+            loss_fn: function of no arguments that returns a scalar. Regularizers
+                of the player's layers are added to it.
+
+        Returns:
+            The loss.
+        """
+        variables = self.players[player].trainable_variables
+        optimizer = self.optimizers[player]
+
+        def whole_loss():
+            loss = ops.cast(loss_fn(), "float32")
+            for variable in variables:
+                if variable.regularizer is not None:
+                    loss = loss + ops.cast(variable.regularizer(variable), "float32")
+            return loss
+
+        loss, gradients = backend_ops.value_and_gradients(
+            whole_loss, variables, optimizer.scale_loss
+        )
+        backend_ops.apply_gradients(optimizer, gradients, variables)
+        self.track(player, loss)
+        self._watch(player, loss)
+        return loss
+
+    def track(self, player, loss):
+        """Adds a loss to the mean that the logs show."""
+        self._trackers[self._names.index(player)].update_state(loss)
+
+    def _watch(self, player, loss):
+        """Notes the first step at which a loss was not finite."""
+        first = self.not_finite.value
+        here = np.arange(len(self._names)) == self._names.index(player)
+        bad = ops.logical_and(ops.logical_not(ops.isfinite(loss)), here)
+        bad = ops.logical_and(bad, first < 0)
+        self.not_finite.assign(ops.where(bad, self.noise.step.value, first))
+
+    def every(self, interval, fn, otherwise, phase=0):
+        """`fn()` on the steps `phase`, `phase + interval`, ...; else `otherwise()`."""
+        if interval == 1:
+            return fn()
+        due = ops.equal(ops.mod(self.noise.step.value, interval), phase)
+        return backend_ops.cond(due, fn, otherwise)
+
+    def logs(self):
+        """The losses so far in this epoch, as tensors."""
+        logs = {tracker.name: tracker.result() for tracker in self._trackers}
+        if len(logs) > 1:
+            logs["loss"] = sum(logs.values())
+        return logs
+
+    def get_metrics_result(self):
+        return {name: float(value) for name, value in self.logs().items()}
+
+    def train_step(self, data):
+        raise NotImplementedError(
+            f"{type(self).__name__} must define train_step(self, data)."
+        )
+
+    def test_step(self, data):
+        raise NotImplementedError(
+            f"{type(self).__name__} must define test_step(self, data)."
+        )
+
+    def _run_train_step(self, data):
+        self.train_step(data_lib.unpack(data))
+        if self.ema is not None:
+            self.ema.update()
+        self.noise.advance()
+        return self.logs()
+
+    def _run_test_step(self, data):
+        self.test_step(data_lib.unpack(data))
+        return self.logs()
+
+    def _take_skip(self):
+        """Whether this step was done before the run was resumed."""
+        if self._skip > 0:
+            self._skip -= 1
+            return True
+        return False
+
+    # Training
+
+    def check_data(self, x, condition, weight):
+        """Raises a `ValueError` for data that the model cannot train on.
+
+        Args:
+            x: NumPy array or tree: all samples, or the first batch.
+            condition: likewise, or None.
+            weight: likewise, or None.
+        """
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        class_weight=None,
+        sample_weight=None,
+        initial_epoch=0,
+        steps_per_epoch=None,
+        **kwargs,
+    ):
+        """Trains the model: `keras.Model.fit`, with what Keras leaves to the backend.
+
+        Arrays are checked whole and shuffled by (seed, epoch), alike on every
+        backend. A `PyDataset`, `tf.data.Dataset`, `DataLoader` or generator is
+        checked on its first batch and keeps its own order.
+
+        Args:
+            x: data, or an iterable of `x`, `(x, condition)` or
+                `(x, condition, weight)`.
+            y: condition of every sample (labels), with arrays.
+            sample_weight: weight `(N,)` of every sample, with arrays.
+            **kwargs: see `keras.Model.fit`.
+
+        Returns:
+            `keras.callbacks.History` with `<player>_loss` and `loss`.
+
+        Raises:
+            ValueError: for data that does not fit, before any step.
+            FloatingPointError: when a loss is not finite; names player and step.
+        """
+        self._assert_compile_called("fit")
+        self.not_finite.assign(np.full(len(self._names), -1, "int32"))
+        dataset = None
+        if data_lib.is_arrays(x):
+            arrays = self._arrays(x, y, sample_weight, class_weight)
+            class_weight = None
+            if validation_split:
+                arrays, held_out = _split(arrays, validation_split)
+                validation_data = validation_data or held_out
+            dataset = data_lib.ArrayDataset(
+                arrays, batch_size or 32, shuffle, self.seed, steps_per_epoch
+            )
+            x, y, sample_weight, batch_size = dataset, None, None, None
+            steps_per_epoch = None
+        else:
+            batch, x = data_lib.peek(x)
+            self.check_data(*data_lib.to_numpy(data_lib.unpack(batch)))
+            validation = {"validation_split": validation_split}
+            kwargs |= {k: v for k, v in validation.items() if v}
+        if isinstance(callbacks, keras.callbacks.Callback):
+            callbacks = [callbacks]
+        callbacks = [*(callbacks or []), _EpochNumber(dataset)]
+        try:
+            return super().fit(
+                x,
+                y,
+                batch_size=batch_size,
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=callbacks,
+                validation_data=validation_data,
+                shuffle=False,
+                class_weight=class_weight,
+                sample_weight=sample_weight,
+                initial_epoch=initial_epoch,
+                steps_per_epoch=steps_per_epoch,
+                **kwargs,
+            )
+        except _NotFinite:
+            self._raise_not_finite()
+        finally:
+            self._skip = 0
+            self._initial_epoch = None
+
+    def _arrays(self, x, y, sample_weight, class_weight=None):
+        """The arrays of `fit` and `evaluate`, checked."""
+        arrays = [data_lib.to_numpy(part) for part in (x, y, sample_weight)]
+        if class_weight is not None:
+            if arrays[1] is None or arrays[2] is not None:
+                raise ValueError(
+                    "class_weight needs labels and no sample_weight beside it."
+                )
+            arrays[2] = np.array(
+                [class_weight.get(int(label), 1.0) for label in arrays[1]], "float32"
+            )
+        self.check_data(*arrays)
+        return tuple(arrays)
+
+    def _raise_not_finite(self):
+        first = ops.convert_to_numpy(self.not_finite)
+        found = [
+            f"the {name}'s at step {step}"
+            for name, step in zip(self._names, first, strict=True)
+            if step >= 0
+        ]
+        raise FloatingPointError(
+            f"A loss of {type(self).__name__} is not finite: "
+            f"{', then '.join(found) or 'an average over the epoch'} (counted from "
+            "0). Training has stopped. Lower that player's learning rate, clip its "
+            "gradients (clipnorm=1.0 in its optimizer) or check the data; the last "
+            "checkpoint of kg.callbacks.Resume holds finite weights."
+        ) from None
+
+    def evaluate(self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs):
+        """The losses on data, without training: see `keras.Model.evaluate`."""
+        if data_lib.is_arrays(x):
+            x, y, sample_weight = self._arrays(x, y, sample_weight)
+        return super().evaluate(
+            x, y, batch_size=batch_size, sample_weight=sample_weight, **kwargs
+        )
+
+    def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
+        """One step on one batch: see `keras.Model.train_on_batch`."""
+        x, y, sample_weight = self._arrays(x, y, sample_weight)
+        logs = super().train_on_batch(x, y, sample_weight, **kwargs)
+        values = logs.values() if isinstance(logs, dict) else np.atleast_1d(logs)
+        if not np.all(np.isfinite(list(values))):
+            self._raise_not_finite()
+        return logs
+
+    def _flatten_metrics_in_order(self, logs):
+        values = list(logs.values())
+        return values[0] if len(values) == 1 else values
+
+    # Sampling
+
+    def run_compiled(self, name, fn, variables, *args):
+        """Runs a function of tensors, compiled once for each shape and kept.
+
+        Args:
+            name: what it is kept under.
+            fn: function of tensors to tensors that reads `variables`.
+            variables: list of the Keras variables that it reads.
+            *args: its arguments.
+
+        Returns:
+            NumPy arrays.
+        """
+        cache = self.__dict__.setdefault("__jitted", {})
+        key = (name, self.run_eagerly)
+        if key not in cache:
+            cache[key] = backend_ops.jit(fn, variables, compiled=not self.run_eagerly)
+        return keras.tree.map_structure(backend_ops.to_host, cache[key](*args))
+
+    def export_signatures(self):
+        """What `export` writes: dict name -> (function, its inputs).
+
+        The function takes and returns tensors (a dict of them, written in
+        `keras.ops`); the inputs are `(name, shape, dtype)`, None for a free size.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must define export_signatures(self)."
+        )
+
+    def export(self, path, overwrite=False):
+        """Writes the sampler as a SavedModel that TensorFlow runs alone.
+
+        Works from every backend; TensorFlow must be installed. See
+        `export_signatures` for what is in it.
+
+        Args:
+            path: folder to make.
+            overwrite: whether a SavedModel that stands there may be replaced.
+
+        Raises:
+            ValueError: the folder exists and is not empty.
+            ImportError: TensorFlow is not installed.
+        """
+        from keras_genai.export import export_savedmodel
+
+        export_savedmodel(self, path, overwrite=overwrite)
+
+    def averaged(self, player):
+        """Whether `player` samples with its average."""
+        return self.ema is not None and self.ema.follows(self.players[player])
+
+
+def _scaled(optimizer, network):
+    """The optimizer with loss scaling around it, when the network needs that."""
+    half = any(layer.compute_dtype == "float16" for layer in network._flatten_layers())
+    if not half or isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return optimizer
+    return keras.optimizers.LossScaleOptimizer(optimizer)
+
+
+def _split(arrays, fraction):
+    """The arrays without their last `fraction`, and those last ones."""
+    if not 0.0 < fraction < 1.0:
+        raise ValueError(f"validation_split must be in (0, 1); got {fraction!r}.")
+    leaves = [leaf for leaf in keras.tree.flatten(arrays) if leaf is not None]
+    cut = round(len(leaves[0]) * (1.0 - fraction))
+
+    def take(rows):
+        return tuple(
+            None if part is None else keras.tree.map_structure(lambda a: a[rows], part)
+            for part in arrays
+        )
+
+    return take(slice(None, cut)), take(slice(cut, None))

@@ -1,0 +1,101 @@
+"""One optimizer that holds every player's, so that Keras saves and finds them."""
+
+import keras
+
+PACKAGE = "keras_genai"
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class PlayersOptimizer(keras.optimizers.Optimizer):
+    """The optimizers of several players behind Keras's one `model.optimizer`.
+
+    Keras saves, restores and compiles through `model.optimizer.variables`; this
+    class puts every player's variables there. Keras's own `MultiOptimizer` refuses
+    an inner `LossScaleOptimizer` and the gradients of one player alone.
+
+    `keras.callbacks.LearningRateScheduler` iterates `.optimizers`: it sets every
+    player's rate. For one player's rate, schedule that player's own optimizer with
+    a `keras.optimizers.schedules.LearningRateSchedule`, or give
+    `kg.callbacks.LearningRateScheduler(schedule, player="generator")`.
+
+    Args:
+        players: dict player name -> `keras.optimizers.Optimizer`.
+        name: optional name.
+
+    Example:
+
+    ```python
+    optimizer = PlayersOptimizer({"generator": keras.optimizers.Adam(2e-4),
+                                  "discriminator": keras.optimizers.Adam(2e-4)})
+    optimizer["generator"].learning_rate = 1e-4
+    ```
+    """
+
+    def __init__(self, players, name="players_optimizer"):
+        super().__init__(learning_rate=0.0, name=name)
+        # Behind two underscores Keras's saving does not walk into the players:
+        # their variables are saved once, through `variables` below.
+        self.__dict__["__players"] = dict(players)
+
+    @property
+    def players(self):
+        """Dict player name -> its optimizer."""
+        return self.__dict__["__players"]
+
+    @property
+    def optimizers(self):
+        """The players' optimizers in order."""
+        return list(self.players.values())
+
+    def __getitem__(self, player):
+        return self.players[player]
+
+    @property
+    def variables(self):
+        return [v for optimizer in self.optimizers for v in optimizer.variables]
+
+    @property
+    def learning_rate(self):
+        raise AttributeError(
+            "A model of several players has no one learning rate: read or set "
+            + " or ".join(f"optimizer[{name!r}].learning_rate" for name in self.players)
+            + "."
+        )
+
+    def build_players(self, variables):
+        """Builds every player's optimizer.
+
+        Args:
+            variables: dict player name -> list of its trainable variables.
+        """
+        for name, optimizer in self.players.items():
+            optimizer.build(variables[name])
+        self.built = True
+
+    def apply(self, grads, trainable_variables=None):
+        raise ValueError(
+            "PlayersOptimizer steps no variables itself: apply the gradients of one "
+            "player with its own optimizer, optimizer[player].apply(...)."
+        )
+
+    def finalize_variable_values(self, var_list):
+        for optimizer in self.optimizers:
+            own = {id(v) for v in optimizer._trainable_variables}
+            optimizer.finalize_variable_values([v for v in var_list if id(v) in own])
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "players": {
+                name: keras.saving.serialize_keras_object(optimizer)
+                for name, optimizer in self.players.items()
+            },
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        players = {
+            name: keras.saving.deserialize_keras_object(item, custom_objects)
+            for name, item in config["players"].items()
+        }
+        return cls(players, name=config["name"])

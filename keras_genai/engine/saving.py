@@ -1,0 +1,56 @@
+"""Loading `.keras` files with a clear word about what is wrong with one."""
+
+import pathlib
+import zipfile
+
+import keras
+
+
+def load_model(path, compile=True):
+    """Loads a model that `model.save("x.keras")` wrote.
+
+    `keras.saving.load_model` in Keras's safe mode, after every byte of the file was
+    checked. Nothing in the file is run.
+
+    Args:
+        path: the `.keras` file.
+        compile: False leaves the optimizers out.
+
+    Returns:
+        The model, with its optimizers, averages, metrics and noise.
+
+    Raises:
+        ValueError: the file is missing, cut short, damaged, or no `.keras` file.
+
+    Example:
+
+    ```python
+    model = kg.load_model("cgan.keras")
+    ```
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            bad = archive.testzip()
+            names = set(archive.namelist())
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+        raise ValueError(
+            f"{path} is damaged or no .keras file ({error}). It must be a file that "
+            "model.save() wrote, copied whole."
+        ) from error
+    missing = {"config.json", "metadata.json", "model.weights.h5"} - names
+    if bad or missing:
+        raise ValueError(
+            f"{path} is damaged: "
+            + (f"its part {bad} is broken." if bad else f"it lacks {sorted(missing)}.")
+        )
+    try:
+        return keras.saving.load_model(path, compile=compile, safe_mode=True)
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{path} could not be loaded ({type(error).__name__}: {error})."
+        ) from error

@@ -1,0 +1,120 @@
+"""The engine's primitives on PyTorch."""
+
+import keras
+import torch
+import torch.nn.functional as F
+
+
+def value_and_gradients(loss_fn, variables, scale=None):
+    """See `keras_genai.engine.tensorflow.value_and_gradients`."""
+    with torch.enable_grad():
+        loss = loss_fn()
+        scaled = loss if scale is None else scale(loss)
+        gradients_ = torch.autograd.grad(
+            scaled, [v.value for v in variables], materialize_grads=True
+        )
+    return loss.detach(), list(gradients_)
+
+
+def gradients(fn, x):
+    """See `keras_genai.engine.tensorflow.gradients`."""
+    with torch.enable_grad():
+        x = keras.ops.convert_to_tensor(x)
+        if not x.requires_grad:
+            x = x.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(
+            fn(x), x, create_graph=True, materialize_grads=True
+        )
+    return gradient
+
+
+def cond(pred, true_fn, false_fn):
+    """See `keras_genai.engine.tensorflow.cond`."""
+    return true_fn() if bool(pred) else false_fn()
+
+
+def with_values(pairs, fn):
+    """See `keras_genai.engine.tensorflow.with_values`."""
+    scope = keras.StatelessScope()
+    for variable, value in pairs:
+        scope.state_mapping[id(variable)] = value
+    with scope:
+        return fn()
+
+
+def without_gradients():
+    """A context that records nothing."""
+    return torch.no_grad()
+
+
+def jit(fn, variables=(), compiled=True):
+    """See `keras_genai.engine.tensorflow.jit`.
+
+    Eager on PyTorch: `torch.compile` costs more than it saves for a first call.
+    """
+    del variables, compiled
+
+    def run(*args):
+        with torch.no_grad():
+            return fn(*args)
+
+    return run
+
+
+def apply_gradients(optimizer, gradients_, variables):
+    """See `keras_genai.engine.tensorflow.apply_gradients`."""
+    with torch.no_grad():
+        optimizer.apply(gradients_, variables)
+
+
+def batch_normalization(x, scale, offset, epsilon):
+    """See `keras_genai.engine.tensorflow.batch_normalization`."""
+    # PyTorch wants the channels second: a view, not a copy.
+    y = F.batch_norm(
+        x.movedim(-1, 1), None, None, scale, offset, training=True, eps=epsilon
+    ).movedim(1, -1)
+    with torch.no_grad():
+        axes = tuple(range(x.ndim - 1))
+        variance, mean = torch.var_mean(x, axes, correction=0)
+    return y, mean, variance
+
+
+def to_host(x):
+    """A tensor as a NumPy array."""
+    return keras.ops.convert_to_numpy(x)
+
+
+class Trainer:
+    """Lets Keras's PyTorch trainer run the engine's steps."""
+
+    def make_train_function(self, force=False):
+        if self.train_function is not None and not force:
+            return
+        run = _with_step(self, super().make_train_function, "train")
+
+        def function(data):
+            return {} if self._take_skip() else run(data)
+
+        self.train_function = function
+
+    def make_test_function(self, force=False):
+        if self.test_function is not None and not force:
+            return
+        self.test_function = _with_step(self, super().make_test_function, "test")
+
+
+def _with_step(model, make, kind):
+    """Keras's own step function, made while the engine's step stands in the model's.
+
+    Keras looks the step up when it is called, so it is bound here by name.
+    """
+    make(force=True)  # its checks (steps_per_execution), torch.compile if asked for
+    step = getattr(model, f"_run_{kind}_step")
+
+    def one_step(data):
+        if kind == "test":
+            with torch.no_grad():
+                return step(data[0])
+        return step(data[0])
+
+    return torch.compile(one_step) if model.jit_compile else one_step

@@ -1,0 +1,259 @@
+"""DCGAN: deep convolutional GAN (Radford, Metz and Chintala, 1511.06434).
+
+Section 3's rules: strided convolutions in place of pooling, batch normalization in
+both networks but at the generator's output and the discriminator's input, no hidden
+dense layers, ReLU in the generator with tanh at its end, LeakyReLU(0.2) in the
+discriminator. Section 4's settings: weights from N(0, 0.02), Adam at 2e-4 with
+beta_1 = 0.5, images in [-1, 1]. Kernels are 4 x 4, as in the authors' code.
+"""
+
+import keras
+
+from keras_genai.engine.initializers import Normal
+from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.gans.gan import GAN, check_image_shape, check_positive
+from keras_genai.layers import (
+    BatchNormalization,
+    ConditionalBatchNormalization,
+    SpectralNormalization,
+)
+
+NORMALIZATIONS = ("batch_norm", "spectral_norm", None)
+
+
+def stages_of(image_shape):
+    """How often the sides are halved: down to a side of at least 4, 6 times at most.
+
+    64 x 64 gives the paper's 4 stages from 4 x 4; 28 x 28 gives 2 from 7 x 7.
+    """
+    height, width = image_shape[:2]
+    stages = 2
+    while (
+        stages < 6
+        and height % 2 ** (stages + 1) == 0
+        and width % 2 ** (stages + 1) == 0
+        and min(height, width) // 2 ** (stages + 1) >= 4
+    ):
+        stages += 1
+    return stages
+
+
+class Part:
+    """Makes the layers of one network, each with its own initial weights.
+
+    Args:
+        name: `"generator"` or `"discriminator"`: part of every weight's stream.
+        seed: the model's.
+    """
+
+    def __init__(self, name, seed):
+        self.name = name
+        self.seed = seed
+
+    def normal(self, layer, mean=0.0):
+        stream = f"{self.name}/{layer}"
+        return Normal(0.02, mean=mean, seed=self.seed, stream=stream)
+
+    def batch_norm(self, layer, x, labels=None, num_classes=None):
+        gamma = self.normal(layer, mean=1.0)
+        if labels is None:
+            return BatchNormalization(gamma_initializer=gamma, name=layer)(x)
+        return ConditionalBatchNormalization(
+            num_classes, gamma_initializer=gamma, name=layer
+        )(x, labels)
+
+    def dense(self, layer, units, **kwargs):
+        kernel = self.normal(layer)
+        return keras.layers.Dense(
+            units, kernel_initializer=kernel, name=layer, **kwargs
+        )
+
+    def embedding(self, layer, count, size):
+        table = self.normal(layer)
+        return keras.layers.Embedding(
+            count, size, embeddings_initializer=table, name=layer
+        )
+
+    def convolution(self, layer, filters, transposed=False, **kwargs):
+        kind = keras.layers.Conv2DTranspose if transposed else keras.layers.Conv2D
+        return kind(
+            filters,
+            4,
+            strides=2,
+            padding="same",
+            kernel_initializer=self.normal(layer),
+            name=layer,
+            **kwargs,
+        )
+
+    def spectral(self, layer):
+        """The layer with its spectral norm held at 1."""
+        return SpectralNormalization(
+            layer, seed=self.seed, name=f"{layer.name}_spectral"
+        )
+
+
+def dcgan_generator(image_shape, latent_dim, base_filters=64, seed=0):
+    """The generator of figure 1 for any image whose sides divide by 4.
+
+    Args:
+        image_shape: `(H, W, C)`.
+        latent_dim: size of the latent vector.
+        base_filters: channels before the last layer; they double with each stage
+            towards the latents (64 for 64 x 64: 512, 256, 128, 64).
+        seed: integer.
+
+    Returns:
+        `keras.Model`, `(B, latent_dim)` -> `(B, H, W, C)` in [-1, 1].
+    """
+    latents = keras.Input((latent_dim,), name="latents")
+    images = upsample(Part("generator", seed), latents, None, image_shape, base_filters)
+    return keras.Model(latents, images, name="generator")
+
+
+def upsample(part, x, labels, image_shape, base_filters, num_classes=None):
+    """From a vector to images: projection, then strided transposed convolutions."""
+    stages = stages_of(image_shape)
+    height, width = (side // 2**stages for side in image_shape[:2])
+    filters = base_filters * 2 ** (stages - 1)
+
+    def activate(layer, x):
+        x = part.batch_norm(layer, x, labels, num_classes)
+        return keras.layers.ReLU()(x)
+
+    x = part.dense("project", height * width * filters, use_bias=False)(x)
+    x = keras.layers.Reshape((height, width, filters))(x)  # (B, h, w, filters)
+    x = activate("project_norm", x)
+    for stage in range(1, stages):
+        filters //= 2
+        x = part.convolution(f"up_{stage}", filters, True, use_bias=False)(x)
+        x = activate(f"up_{stage}_norm", x)  # (B, 2h, 2w, filters)
+    x = part.convolution("to_image", image_shape[-1], True)(x)  # (B, H, W, C)
+    return keras.layers.Activation("tanh", dtype="float32", name="images")(x)
+
+
+def dcgan_discriminator(
+    image_shape, base_filters=64, normalization="batch_norm", seed=0
+):
+    """The discriminator: strided convolutions to one logit.
+
+    Args:
+        image_shape: `(H, W, C)`.
+        base_filters: channels of the first layer; they double with each stage.
+        normalization: `"batch_norm"` (the paper), `"spectral_norm"` (1802.05957) or
+            None.
+        seed: integer.
+
+    Returns:
+        `keras.Model`, `(B, H, W, C)` -> `(B, 1)`.
+    """
+    images = keras.Input(image_shape, name="images")
+    part = Part("discriminator", seed)
+    features = downsample(part, images, base_filters, normalization)
+    logits = judge(part, features, normalization)
+    return keras.Model(images, logits, name="discriminator")
+
+
+def downsample(part, x, base_filters, normalization):
+    """From images to a vector of features."""
+    if normalization not in NORMALIZATIONS:
+        raise ValueError(
+            f"discriminator_normalization must be one of {NORMALIZATIONS}; got "
+            f"{normalization!r}."
+        )
+    for stage in range(stages_of(x.shape[1:])):
+        batch_norm = normalization == "batch_norm" and stage > 0
+        filters = base_filters * 2**stage
+        layer = part.convolution(f"down_{stage}", filters, use_bias=not batch_norm)
+        x = (part.spectral(layer) if normalization == "spectral_norm" else layer)(x)
+        if batch_norm:
+            x = part.batch_norm(f"down_{stage}_norm", x)
+        x = keras.layers.LeakyReLU(0.2)(x)  # (B, h / 2, w / 2, filters)
+    return keras.layers.Flatten()(x)
+
+
+def judge(part, features, normalization):
+    """One logit from the features."""
+    layer = part.dense("judge", 1)
+    logits = (part.spectral(layer) if normalization == "spectral_norm" else layer)(
+        features
+    )
+    return keras.layers.Activation("linear", dtype="float32", name="logits")(logits)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class DCGAN(GAN):
+    """Deep convolutional GAN (1511.06434).
+
+    The default networks are the paper's at any size whose sides divide by 4. Every
+    other argument of `GAN` is open: another loss, penalties, steps per player,
+    label smoothing, augmentation, an average of the generator.
+
+    Args:
+        image_shape: `(H, W, C)`: H and W divisible by 4, C from 1 to 4.
+        latent_dim: size of the latent vector (the paper: 100).
+        base_filters: width of the networks (the paper's 64 x 64 model: 64 to 128).
+        discriminator_normalization: `"batch_norm"`, `"spectral_norm"` or None.
+        generator: a network of your own: latents -> images in [-1, 1].
+        discriminator: a network of your own: images -> logits `(B, 1)`.
+        seed: integer >= 0: initial weights, noise and shuffling follow from it.
+        **kwargs: see `GAN`: `loss`, `penalties`, `penalty_interval`,
+            `discriminator_steps`, `generator_steps`, `label_smoothing`, `augment`,
+            `ema_decay`.
+
+    Raises:
+        ValueError: for an argument out of range, before any work.
+
+    Example:
+
+    ```python
+    import numpy as np
+    import keras_genai as kg
+
+    (images, _), _ = kg.datasets.load("fashion_mnist")
+    model = kg.DCGAN(image_shape=(28, 28, 1), latent_dim=64, base_filters=32)
+    model.compile()                       # Adam(2e-4, beta_1=0.5) for both
+    model.fit(images, batch_size=64, epochs=10)
+    samples = model.generate(16, seed=0)  # (16, 28, 28, 1) in [-1, 1]
+    ```
+    """
+
+    def __init__(
+        self,
+        image_shape=(64, 64, 3),
+        latent_dim=100,
+        *,
+        base_filters=64,
+        discriminator_normalization="batch_norm",
+        generator=None,
+        discriminator=None,
+        seed=0,
+        **kwargs,
+    ):
+        check_image_shape(image_shape)
+        check_positive("latent_dim", latent_dim)
+        check_positive("base_filters", base_filters)
+        image_shape = tuple(image_shape)
+        own = {"generator": generator, "discriminator": discriminator}
+        super().__init__(
+            generator
+            or dcgan_generator(image_shape, latent_dim, base_filters, seed=seed),
+            discriminator
+            or dcgan_discriminator(
+                image_shape, base_filters, discriminator_normalization, seed=seed
+            ),
+            image_shape=image_shape,
+            latent_dim=latent_dim,
+            own=own,
+            seed=seed,
+            **kwargs,
+        )
+        self.base_filters = base_filters
+        self.discriminator_normalization = discriminator_normalization
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "base_filters": self.base_filters,
+            "discriminator_normalization": self.discriminator_normalization,
+        }

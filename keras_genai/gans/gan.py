@@ -1,0 +1,495 @@
+"""What every GAN here shares: two players, their objective, their phases, sampling.
+
+1406.2661, Algorithm 1: the discriminator learns to tell real from generated, the
+generator to be taken for real.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_genai import engine
+from keras_genai.engine import random
+from keras_genai.losses import adversarial, penalties
+
+
+class GAN(engine.GenerativeModel):
+    """A generator and a discriminator that train against each other with `fit()`.
+
+    `DCGAN` and `CGAN` make their networks and pass them here. Networks of your own
+    can be handed to either.
+
+    Args:
+        generator: built network, latents `(B, latent_dim)` (with labels: the list
+            `[latents, labels]`) -> images `(B, H, W, C)` in [-1, 1].
+        discriminator: built network, images (with labels: `[images, labels]`) ->
+            logits `(B, 1)`. No sigmoid at the end.
+        image_shape: `(H, W, C)`.
+        latent_dim: size of the latent vector, at least 1.
+        loss: `"minimax"`, `"non_saturating"`, `"least_squares"`, `"hinge"` or
+            `"wasserstein"`, or a `kg.losses.Adversarial`.
+        penalties: dict name -> weight, of `"r1"`, `"r2"`, `"wgan_gp"`, `"dragan"`.
+        penalty_interval: n: the penalties are computed on every n-th step and count
+            n times there (1912.04958, section 3.1).
+        discriminator_steps: batches that the discriminator sees for each turn of the
+            generator (WGAN: 5).
+        generator_steps: updates of the generator at its turn.
+        label_smoothing: s in [0, 1): the target of real images is 1 - s
+            (1606.03498, section 3.4).
+        augment: a layer, or list of layers, of differentiable operations, applied to
+            real and generated images before the discriminator (2006.10738).
+        ema_decay: decay of the average of the generator that `generate` uses, or
+            None for no average.
+        num_classes: K of the labels, or None for a model without labels.
+        own: dict name -> the network that the user handed in, or None: those are
+            saved with the configuration, the others are made anew from it.
+        seed: integer >= 0.
+    """
+
+    def __init__(
+        self,
+        generator,
+        discriminator,
+        *,
+        image_shape,
+        latent_dim,
+        loss="non_saturating",
+        penalties=None,
+        penalty_interval=1,
+        discriminator_steps=1,
+        generator_steps=1,
+        label_smoothing=0.0,
+        augment=None,
+        ema_decay=None,
+        num_classes=None,
+        own=None,
+        seed=0,
+        **kwargs,
+    ):
+        super().__init__(seed=seed, **kwargs)
+        self._own = [name for name, network in (own or {}).items() if network]
+        self.image_shape = tuple(image_shape)
+        self.latent_dim = latent_dim
+        self.num_classes = num_classes
+        self.loss_name = loss
+        self.objective = adversarial.get(loss)
+        self.penalties = _check_penalties(penalties)
+        for name, value in (
+            ("penalty_interval", penalty_interval),
+            ("discriminator_steps", discriminator_steps),
+            ("generator_steps", generator_steps),
+        ):
+            check_positive(name, value)
+        self.penalty_interval = penalty_interval
+        self.discriminator_steps = discriminator_steps
+        self.generator_steps = generator_steps
+        self.label_smoothing = self._check_smoothing(label_smoothing)
+        self.augment = _layers(augment)
+        self.ema_decay = ema_decay
+        self.generator = generator
+        self.discriminator = discriminator
+        self._check_networks()
+        self.set_players(
+            "discriminator", "generator", ema="generator", ema_decay=ema_decay
+        )
+
+    # Checks
+
+    def _check_smoothing(self, value):
+        if isinstance(value, bool) or not 0.0 <= value < 1.0:
+            raise ValueError(f"label_smoothing must be in [0, 1); got {value!r}.")
+        if value and not self.objective.smoothing:
+            raise ValueError(
+                f"label_smoothing={value} has no meaning for the loss "
+                f"{self.objective.name!r}, which has no target for real images: use "
+                "0.0, or a loss with targets ('minimax', 'non_saturating', "
+                "'least_squares')."
+            )
+        return value
+
+    def _check_networks(self):
+        latents = keras.KerasTensor((None, self.latent_dim))
+        images = keras.KerasTensor((None, *self.image_shape))
+        labels = keras.KerasTensor((None,), dtype="int32")
+        made = self.generator(self._with_labels(latents, labels))
+        if tuple(made.shape[1:]) != self.image_shape:
+            raise ValueError(
+                f"The generator must make images of image_shape {self.image_shape}; "
+                f"it makes {tuple(made.shape[1:])}."
+            )
+        judged = self.discriminator(self._with_labels(images, labels))
+        if judged.shape[-1] != 1:
+            raise ValueError(
+                "The discriminator must return logits (B, 1) or a map of logits "
+                f"(B, h, w, 1); it returns {tuple(judged.shape)}."
+            )
+
+    def check_data(self, x, condition, weight):
+        check_images(x, self.image_shape)
+        if self.num_classes is None:
+            if condition is not None:
+                raise ValueError(
+                    f"{type(self).__name__} takes no labels, but fit was given some. "
+                    "Leave them out, or train a kg.CGAN(num_classes=...)."
+                )
+        else:
+            check_labels(condition, self.num_classes, len(x))
+        if weight is not None and np.shape(weight) != (len(x),):
+            raise ValueError(
+                f"sample_weight must have shape ({len(x)},), one for each image; got "
+                f"{np.shape(weight)}."
+            )
+
+    # Training
+
+    def default_optimizer(self, player):
+        """Adam(2e-4, beta_1=0.5) (1511.06434, section 4)."""
+        del player
+        return keras.optimizers.Adam(2e-4, beta_1=0.5)
+
+    def _with_labels(self, x, labels):
+        return x if self.num_classes is None else [x, labels]
+
+    def _judge(self, images, labels, training):
+        """Logits of images, augmented while training."""
+        if training:
+            for layer in self.augment:
+                images = layer(images, training=True)
+        inputs = self._with_labels(images, labels)
+        return self.discriminator(inputs, training=training)
+
+    def _latents(self, stream, batch):
+        return self.noise.normal(f"{stream}/latents", (batch, self.latent_dim))
+
+    def discriminator_loss(self, real, labels, weight, fake):
+        """The objective of the discriminator with its penalties, a scalar."""
+        loss = self.objective.discriminator(
+            self._judge(real, labels, training=True),
+            self._judge(fake, labels, training=True),
+            weight=weight,
+            label_smoothing=self.label_smoothing,
+        )
+        if not self.penalties:
+            return loss
+        interval = self.penalty_interval
+        return loss + self.every(
+            interval,
+            lambda: interval * self._penalty(real, labels, fake),
+            lambda: ops.zeros((), loss.dtype),
+        )
+
+    def _penalty(self, real, labels, fake):
+        def critic(images):
+            return self._judge(images, labels, training=True)
+
+        batch = ops.shape(real)[0]
+        total = 0.0
+        for name, weight in self.penalties.items():
+            if name == "r1":
+                value = penalties.r1(critic, real)
+            elif name == "r2":
+                value = penalties.r2(critic, fake)
+            else:
+                alpha = self.noise.uniform(f"penalty/{name}/alpha", (batch, 1, 1, 1))
+                if name == "wgan_gp":
+                    value = penalties.wgan_gp(critic, real, fake, alpha)
+                else:  # 1705.07215, the perturbation of the authors' code
+                    shape = (batch, *self.image_shape)
+                    noise = self.noise.uniform("penalty/dragan/noise", shape)
+                    spread = 0.5 * ops.std(real)
+                    value = penalties.dragan(critic, real, spread * noise, alpha)
+            total = total + weight * value
+        return total
+
+    def generator_loss(self, latents, labels, weight):
+        """The objective of the generator, a scalar."""
+        fake = self.generator(self._with_labels(latents, labels), training=True)
+        for layer in self.augment:
+            fake = layer(fake, training=True)
+        # The discriminator's batch statistics are its own phase's.
+        inputs = self._with_labels(fake, labels)
+        logits = engine.with_values(
+            (), lambda: self.discriminator(inputs, training=True)
+        )
+        return self.objective.generator(logits, weight=weight)
+
+    def train_step(self, data):
+        real, labels, weight = _tensors(data)
+        batch = ops.shape(real)[0]
+        latents = self._latents("discriminator", batch)
+        with engine.without_gradients():
+            fake = engine.with_values(
+                (),
+                lambda: self.generator(
+                    self._with_labels(latents, labels), training=True
+                ),
+            )
+        fake = ops.stop_gradient(ops.cast(fake, "float32"))
+        self.minimize(
+            "discriminator",
+            lambda: self.discriminator_loss(real, labels, weight, fake),
+        )
+
+        def generator_turn():
+            for turn in range(self.generator_steps):
+                latents = self._latents(f"generator/{turn}", batch)
+                loss = self.minimize(
+                    "generator",
+                    lambda latents=latents: self.generator_loss(
+                        latents, labels, weight
+                    ),
+                )
+            return loss
+
+        steps = self.discriminator_steps
+        self.every(steps, generator_turn, lambda: ops.zeros(()), phase=steps - 1)
+
+    def test_step(self, data):
+        real, labels, weight = _tensors(data)
+        # One draw for each batch of this evaluation, whatever the training has drawn.
+        batch_number = ops.cast(self._trackers[0].count.value, "int32")
+        key = random.key(self.seed, "evaluate/latents", batch_number)
+        latents = random.normal(key, (ops.shape(real)[0], self.latent_dim))
+        fake = self.generator(self._with_labels(latents, labels), training=False)
+        fake_logits = self._judge(fake, labels, training=False)
+        loss = self.objective.discriminator(
+            self._judge(real, labels, training=False), fake_logits, weight=weight
+        )
+        self.track("discriminator", loss)
+        self.track("generator", self.objective.generator(fake_logits, weight=weight))
+
+    # Sampling
+
+    def call(self, latents, labels=None, training=False):
+        """Images of latents `(B, latent_dim)`, by the average where one is kept."""
+
+        def images():
+            inputs = self._with_labels(latents, labels)
+            return self.generator(inputs, training=training)
+
+        return self.ema.run(images) if self.averaged("generator") else images()
+
+    def _sampling_variables(self):
+        own = list(self.generator.variables)
+        return own + (self.ema.variables if self.averaged("generator") else [])
+
+    def generate(self, n=None, seed=0, *, labels=None, batch_size=64, verbose=0):
+        """Samples images.
+
+        Sample i depends on the seed and on i alone, not on `batch_size`:
+        `generate(16, seed=0)[:8]` equals `generate(8, seed=0)`.
+
+        Args:
+            n: how many, at least 1; may be left out when labels are given.
+            seed: integer >= 0. The same seed and weights give the same images on
+                every backend.
+            labels: integers `(n,)` in [0, num_classes), for a model with labels; by
+                default drawn uniformly from the seed.
+            batch_size: images in one pass.
+            verbose: 1 shows a progress bar.
+
+        Returns:
+            NumPy float32 `(n, H, W, C)` in [-1, 1].
+        """
+        if labels is not None and self.num_classes is None:
+            raise ValueError(f"{type(self).__name__} takes no labels.")
+        if n is None and labels is not None:
+            n = len(labels)
+        check_positive("n", n)
+        check_positive("batch_size", batch_size)
+        if labels is not None:
+            labels = np.asarray(labels)
+            check_labels(labels, self.num_classes, n)
+        elif self.num_classes is not None:
+            key = random.key(random.check_seed(seed), "generate/labels")
+            labels = random.randint(key, (n,), 0, self.num_classes)
+            labels = ops.convert_to_numpy(labels)
+        size = min(n, batch_size)
+        key = random.key(random.check_seed(seed), "generate/latents")
+        bar = keras.utils.Progbar(n, verbose=verbose, unit_name="image")
+        images = []
+        for start in range(0, n, size):
+            images.append(self._generate_batch(key, start, size, labels))
+            bar.update(min(start + size, n))
+        return np.concatenate(images)[:n]
+
+    def _generate_batch(self, key, start, size, labels):
+        def draw(key, offset, *labels):
+            latents = random.normal(
+                (key[0], key[1]), (size, self.latent_dim), offset=offset
+            )
+            return self(latents, *labels, training=False)
+
+        arguments = [
+            ops.convert_to_tensor(np.array(key, "int32")),
+            ops.convert_to_tensor(start, "int32"),
+        ]
+        if labels is not None:
+            # The last batch is filled up, so that no new shape is compiled.
+            batch = np.resize(labels[start : start + size], size)
+            arguments.append(ops.convert_to_tensor(batch, "int32"))
+        return self.run_compiled(
+            f"generate/{size}", draw, self._sampling_variables(), *arguments
+        )
+
+    def export_signatures(self):
+        """What `export` writes: name -> (function, its inputs); the first serves."""
+        labelled = [("labels", (None,), "int32")] if self.num_classes else []
+        latents = ("latents", (None, self.latent_dim), "float32")
+        seed = ("seed", (), "int32")
+
+        def generate(latents, labels=None):
+            return {"images": self(latents, labels, training=False)}
+
+        def generate_seeded(seed, last):
+            count = ops.shape(last)[0] if labelled else last
+            key = random.key(seed, "generate/latents")
+            drawn = random.normal(key, (count, self.latent_dim))
+            return generate(drawn, last if labelled else None)
+
+        return {
+            "generate": (generate, [latents, *labelled]),
+            "generate_seeded": (
+                generate_seeded,
+                [seed, *(labelled or [("n", (), "int32")])],
+            ),
+        }
+
+    # Configuration
+
+    def get_config(self):
+        return {
+            "image_shape": self.image_shape,
+            "latent_dim": self.latent_dim,
+            "loss": self.loss_name,
+            "penalties": dict(self.penalties),
+            "penalty_interval": self.penalty_interval,
+            "discriminator_steps": self.discriminator_steps,
+            "generator_steps": self.generator_steps,
+            "label_smoothing": self.label_smoothing,
+            "augment": [keras.saving.serialize_keras_object(x) for x in self.augment],
+            "ema_decay": self.ema_decay,
+            "seed": self.seed,
+            "name": self.name,
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+            **{
+                name: keras.saving.serialize_keras_object(getattr(self, name))
+                for name in self._own
+            },
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        for name in ("generator", "discriminator", "dtype"):
+            if isinstance(config.get(name), dict):
+                config[name] = keras.saving.deserialize_keras_object(config[name])
+        config["augment"] = [
+            keras.saving.deserialize_keras_object(item)
+            for item in config.get("augment", [])
+        ]
+        config["image_shape"] = tuple(config["image_shape"])
+        return cls(**config)
+
+
+def _tensors(data):
+    """The batch as tensors of the types that the networks take."""
+    real, labels, weight = data
+    real = ops.cast(ops.convert_to_tensor(real), "float32")
+    if labels is not None:
+        labels = ops.cast(ops.reshape(ops.convert_to_tensor(labels), (-1,)), "int32")
+    if weight is not None:
+        weight = ops.cast(ops.convert_to_tensor(weight), "float32")
+    return real, labels, weight
+
+
+def _layers(augment):
+    if augment is None:
+        return []
+    layers = list(augment) if isinstance(augment, (list, tuple)) else [augment]
+    for layer in layers:
+        if not isinstance(layer, keras.layers.Layer):
+            raise ValueError(
+                "augment must be a keras layer of differentiable operations, or a "
+                f"list of them, such as kg.gans.DiffAugment(); got {layer!r}."
+            )
+    return layers
+
+
+def _check_penalties(given):
+    given = dict(given or {})
+    for name, weight in given.items():
+        penalties.get(name)
+        if isinstance(weight, bool) or not weight > 0:
+            raise ValueError(
+                f"The weight of the penalty {name!r} must be a positive number; got "
+                f"{weight!r}."
+            )
+    return given
+
+
+def check_positive(name, value):
+    """Refuses anything but an integer of at least 1."""
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1; got {value!r}.")
+
+
+def check_image_shape(shape):
+    """Refuses an image shape that the default networks cannot make."""
+    ok = isinstance(shape, (tuple, list)) and len(shape) == 3
+    ok = ok and all(isinstance(n, (int, np.integer)) and n > 0 for n in shape)
+    if not ok or shape[0] % 4 or shape[1] % 4:
+        raise ValueError(
+            "image_shape must be (height, width, channels) with height and width "
+            f"divisible by 4; got {shape!r}."
+        )
+    if shape[2] > 4:
+        raise ValueError(
+            f"image_shape must have 1 to 4 channels, channels last; got {shape!r}."
+        )
+
+
+def check_images(images, shape):
+    """Refuses images of another shape, type or range."""
+    if np.ndim(images) != 4 or tuple(np.shape(images)[1:]) != tuple(shape):
+        raise ValueError(
+            f"Images must have the shape (N, {', '.join(map(str, shape))}), channels "
+            f"last; got {np.shape(images)}."
+            + (" Add the channel: images[..., None]." if np.ndim(images) == 3 else "")
+        )
+    scale = "Scale 8-bit images by images.astype('float32') / 127.5 - 1."
+    if not np.issubdtype(images.dtype, np.floating):
+        raise ValueError(
+            f"Images must be floats in [-1, 1]; got the type {images.dtype}. {scale}"
+        )
+    if len(images) == 0:
+        raise ValueError("The data holds no images; at least one is needed.")
+    low, high = float(images.min()), float(images.max())
+    if not (low >= -1.0 - 1e-3 and high <= 1.0 + 1e-3):
+        raise ValueError(
+            f"Images must lie in [-1, 1]; got values from {low:.6g} to {high:.6g}. "
+            f"{scale}"
+        )
+
+
+def check_labels(labels, num_classes, count):
+    """Refuses labels that are missing, of another shape or out of range."""
+    if labels is None:
+        raise ValueError(
+            f"Labels are missing: this model has {num_classes} classes. Give them as "
+            "fit(images, labels), integers (N,)."
+        )
+    if np.shape(labels) not in ((count,), (count, 1)):
+        raise ValueError(
+            f"Labels must be integers of the shape ({count},), one for each image; "
+            f"got the shape {np.shape(labels)}."
+            + (" For one-hot labels give labels.argmax(-1)." if labels.ndim == 2 else "")
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"Labels must be integers; got the type {labels.dtype}.")
+    if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
+        raise ValueError(
+            f"Labels must lie in [0, {num_classes}); got values from {labels.min()} "
+            f"to {labels.max()}."
+        )

@@ -1,0 +1,15 @@
+"""Layers shared by the families."""
+
+from keras_genai.layers.dropout import Dropout
+from keras_genai.layers.normalization import (
+    BatchNormalization,
+    ConditionalBatchNormalization,
+)
+from keras_genai.layers.spectral_normalization import SpectralNormalization
+
+__all__ = [
+    "BatchNormalization",
+    "ConditionalBatchNormalization",
+    "Dropout",
+    "SpectralNormalization",
+]

@@ -1,0 +1,108 @@
+"""The rules that hold the package together, checked on its source."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "keras_genai"
+BACKENDS = {"tensorflow", "jax", "torch"}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imported_backends(tree):
+    """(line, backend, whether inside a function) for each import of a backend."""
+
+    def visit(node, lazy):
+        lazy = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for name in imported_names(node):
+            backend = name.partition(".")[0]
+            if backend in BACKENDS:
+                yield node.lineno, backend, lazy
+        for child in ast.iter_child_nodes(node):
+            yield from visit(child, lazy)
+
+    return list(visit(tree, False))
+
+
+def imported_names(node):
+    """The modules that one syntax node imports, by statement or by function."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [node.module or ""] if node.level == 0 else []
+    if isinstance(node, ast.Call):
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else node.func
+        called = called.id if isinstance(called, ast.Name) else called
+        argument = node.args[0] if node.args else None
+        if called in ("import_module", "__import__", "LazyLoader", "LazyModule"):
+            if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                return [argument.value]
+    return []
+
+
+@pytest.mark.parametrize(
+    "source, found",
+    [
+        ("import torch", [(1, "torch", False)]),
+        ("import numpy, jax.numpy as jnp", [(1, "jax", False)]),
+        ("from tensorflow.nn import relu", [(1, "tensorflow", False)]),
+        ("def f():\n    import torch", [(2, "torch", True)]),
+        ("class A:\n    import jax", [(2, "jax", False)]),
+        ("if 1:\n    import importlib\n    importlib.import_module('jax.numpy')", 1),
+        ("torch = __import__('torch')", 1),
+        ("from keras_genai.engine import torch\nfrom .torch import x", []),
+        ("from keras import ops\nprint('import torch')", []),
+    ],
+)
+def test_the_search_sees_every_form_of_import(source, found):
+    seen = imported_backends(ast.parse(source))
+    assert (len(seen) if isinstance(found, int) else seen) == found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.name))
+def test_only_the_engine_names_a_backend(path):
+    part = path.relative_to(PACKAGE).parts[0]
+    if part == "engine":
+        return
+    for line, backend, lazy in imported_backends(ast.parse(path.read_text("utf-8"))):
+        # Converting and exporting exist for another library's files.
+        assert part in ("weights", "export") and lazy, (
+            f"{path}:{line} imports {backend}. Backends are named in "
+            "keras_genai/engine/ alone (weights/ and export/ may import one inside "
+            "a function)."
+        )
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.name))
+def test_every_public_module_says_what_it_is(path):
+    names = path.relative_to(PACKAGE).with_suffix("").parts
+    if not any(name.startswith("_") and name != "__init__" for name in names):
+        docstring = ast.get_docstring(ast.parse(path.read_text("utf-8")))
+        assert docstring, f"{path} has no docstring."
+
+
+def test_the_import_brings_in_no_other_backend():
+    # Keras itself imports JAX where it is installed (for Orbax checkpoints), so what
+    # counts is what this package adds.
+    script = (
+        "import sys, keras\n"
+        "before = set(sys.modules)\n"
+        "import keras_genai\n"
+        "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before}))"
+    )
+    backend = keras.backend.backend()
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    added = set(done.stdout.split())
+    assert "keras_genai" in added
+    assert not added & ({"keras_cv", *BACKENDS} - {backend})

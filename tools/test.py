@@ -1,0 +1,278 @@
+"""Run every test on every backend, and count.
+
+    python tools/test.py
+    python tools/test.py --backend jax
+    python tools/test.py --backend torch tests/gans -k projection
+
+Makes or reuses `.venv` with all three backends, then runs: ruff; `pytest` once for
+each backend in a process of its own; and a training run in `.venv-jax` and
+`.venv-torch`, where no other backend can be imported. With arguments for pytest,
+only those tests. Ends with one line such as `412 passed, 0 failed, 3 skipped`, summed
+over all runs; the exit status is 0 only if nothing failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import _environment as environment
+
+ROOT = environment.ROOT
+# Where one backend is installed and no other, and what that takes.
+SINGLE_BACKEND = {"jax": ("jax", "keras"), "torch": ("torch", "keras")}
+# pytest's options that read what its cache of the last run holds.
+CACHE_OPTIONS = {"--lf", "--last-failed", "--ff", "--failed-first", "--nf"}
+CACHE_OPTIONS |= {"--new-first", "--sw", "--stepwise"}
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many tests ended in which way; an error counts as failed."""
+
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.passed + other.passed,
+            self.failed + other.failed,
+            self.skipped + other.skipped,
+        )
+
+    def __str__(self) -> str:
+        text = f"{self.passed} passed, {self.failed} failed"
+        return f"{text}, {self.skipped} skipped" if self.skipped else text
+
+
+@dataclass(frozen=True)
+class Step:
+    """One process to run, and how its outcome is counted from its exit status."""
+
+    title: str
+    command: list[str]
+    count: Callable[[int], Counts]
+    variables: dict[str, str]
+
+
+def main() -> int:
+    """Prepare the environments, run the steps, print the counts."""
+    options, pytest_arguments = parse(sys.argv[1:])
+    backends = [options.backend] if options.backend else list(environment.BACKENDS)
+    started = time.monotonic()
+    try:
+        python = environment.prepare(ROOT / ".venv", list(environment.GROUPS))
+        alone = {}
+        if not pytest_arguments:
+            for backend in [name for name in backends if name in SINGLE_BACKEND]:
+                alone[backend] = environment.prepare(
+                    ROOT / f".venv-{backend}", SINGLE_BACKEND[backend]
+                )
+        if options.with_data:
+            fetch_data(python)
+    except SystemExit as stopped:
+        print(f"\n{stopped}\n{Counts(failed=1)}")
+        return 1
+    with tempfile.TemporaryDirectory() as folder:
+        steps = []
+        if not pytest_arguments:
+            steps += ruff_steps(python)
+        steps += [
+            pytest_step(python, backend, pytest_arguments, Path(folder), options.jobs)
+            for backend in backends
+        ]
+        steps += [single_backend_step(alone[name], name) for name in alone]
+        total = run(steps, options.jobs)
+    print(f"\nAll steps: {time.monotonic() - started:.0f} s\n{total}", flush=True)
+    return 1 if total.failed else 0
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of this tool, and what is left for pytest."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [options] [pytest arguments]",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--backend", choices=environment.BACKENDS, help="only this backend"
+    )
+    parser.add_argument(
+        "--with-data", action="store_true", help="first fetch the data tests can use"
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="run N steps at a time, each with its share of the cores (default: 1)",
+    )
+    options, rest = parser.parse_known_args(arguments)
+    if options.jobs < 1:
+        parser.error(f"--jobs must be at least 1; got {options.jobs}")
+    return options, [argument for argument in rest if argument != "--"]
+
+
+def fetch_data(python: Path) -> None:
+    """Fetch the data that is not in the package."""
+    tool = ROOT / "tools" / "fetch_data.py"
+    if not tool.exists():
+        print("No test of this version needs data from outside the package.")
+        return
+    done = subprocess.run(
+        [str(python), str(tool), "--all"],
+        cwd=ROOT,
+        env=environment.child_environment(),
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit("The data could not be fetched.")
+
+
+def ruff_steps(python: Path) -> list[Step]:
+    """The linter and the formatter's check."""
+    return [
+        Step(
+            " ".join(["ruff", *arguments]),
+            [str(python), "-m", "ruff", *arguments],
+            count_status,
+            {},
+        )
+        for arguments in (["check", "."], ["format", "--check", "."])
+    ]
+
+
+def pytest_step(
+    python: Path, backend: str, arguments: list[str], folder: Path, jobs: int
+) -> Step:
+    """All tests (or those the arguments choose) on one backend."""
+    report = folder / f"{backend}.xml"
+    command = [str(python), "-m", "pytest", "-q", "-rs", "--durations=10"]
+    command += ["--durations-min=5", f"--junitxml={report}"]
+    # Backends that run at once would write over each other's cache.
+    if not CACHE_OPTIONS.intersection(arguments):
+        command += ["-p", "no:cacheprovider"]
+    variables = {"KERAS_BACKEND": backend, "MPLBACKEND": "Agg"}
+    if jobs > 1:
+        variables |= thread_limits(max(1, (os.cpu_count() or 1) // jobs))
+    return Step(
+        f"pytest on {backend}",
+        command + (arguments or ["tests"]),
+        lambda status: count_report(report, status),
+        variables,
+    )
+
+
+def single_backend_step(python: Path, backend: str) -> Step:
+    """A short training run where no other backend is installed."""
+    return Step(
+        f"{backend} alone, in .venv-{backend}",
+        [str(python), str(ROOT / "tools" / "single_backend_check.py")],
+        count_status,
+        {"KERAS_BACKEND": backend},
+    )
+
+
+def thread_limits(threads: int) -> dict[str, str]:
+    """The variables that hold each backend to so many threads."""
+    limits = {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "TF_NUM_INTRAOP_THREADS": str(threads),
+        "TF_NUM_INTEROP_THREADS": str(threads),
+    }
+    if threads == 1:
+        given = os.environ.get("XLA_FLAGS", "")
+        limits["XLA_FLAGS"] = f"{given} --xla_cpu_multi_thread_eigen=false".strip()
+    return limits
+
+
+def run(steps: list[Step], jobs: int) -> Counts:
+    """Run the steps, at most `jobs` at a time; what they counted together."""
+    total = Counts()
+    with ThreadPoolExecutor(jobs) as pool:
+        for step, counts in zip(
+            steps, pool.map(lambda step: run_step(step, jobs == 1), steps), strict=True
+        ):
+            print(f"{step.title}: {counts}", flush=True)
+            total += counts
+    return total
+
+
+def run_step(step: Step, show_at_once: bool) -> Counts:
+    """Run one step; its output comes as it is made, or whole at the end."""
+    if show_at_once:
+        print(f"\n=== {step.title}", flush=True)
+    started = time.monotonic()
+    done = subprocess.run(
+        step.command,
+        cwd=ROOT,
+        env=environment.child_environment(**step.variables),
+        stdout=None if show_at_once else subprocess.PIPE,
+        stderr=None if show_at_once else subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    seconds = time.monotonic() - started
+    if not show_at_once:
+        print(f"\n=== {step.title}\n{done.stdout}", end="", flush=True)
+    print(f"{step.title}: {seconds:.0f} s", flush=True)
+    return step.count(done.returncode)
+
+
+def count_status(status: int) -> Counts:
+    """A process that is one check: passed if its exit status is 0."""
+    return Counts(failed=1) if status else Counts(passed=1)
+
+
+def count_report(report: Path, status: int) -> Counts:
+    """Count the tests in pytest's JUnit report.
+
+    A run that leaves no report, or that ends badly after all its tests passed, has
+    failed once more than its report says.
+    """
+    try:
+        cases = ET.parse(report).getroot().iter("testcase")
+        outcomes = {}
+        for case in cases:
+            # A test that passes or fails and then fails to clean up is there twice;
+            # the worse outcome counts, which is also the first in the alphabet.
+            name = (case.get("classname"), case.get("name"))
+            outcomes[name] = min(outcomes.get(name, "skipped"), outcome(case))
+    except (OSError, ET.ParseError):
+        print(f"pytest ended with status {status} and without a report.")
+        return Counts(failed=1)
+    found = list(outcomes.values())
+    counts = Counts(*(found.count(each) for each in ("passed", "failed", "skipped")))
+    if status and not counts.failed:
+        why = "no test was chosen" if status == 5 else f"exit status {status}"
+        print(f"pytest failed although no test did: {why}.")
+        counts += Counts(failed=1)
+    return counts
+
+
+def outcome(case: ET.Element) -> str:
+    """How one test case of a JUnit report ended."""
+    tags = {child.tag for child in case}
+    if tags & {"failure", "error"}:
+        return "failed"
+    return "skipped" if "skipped" in tags else "passed"
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
