@@ -48,7 +48,7 @@ class EMA(keras.layers.Layer):
                 trainable=False,
                 autocast=False,
             )
-            weight.assign(variable.value)
+            weight.assign(ops.convert_to_numpy(variable.value))  # a copy
             self.shadow.append(weight)
         self.built = True
 

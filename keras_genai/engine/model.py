@@ -8,6 +8,7 @@ from keras_genai.engine import backend_ops, random
 from keras_genai.engine import data as data_lib
 from keras_genai.engine.ema import EMA
 from keras_genai.engine.optimizer import PlayersOptimizer
+from keras_genai.engine.precision import widen
 
 
 class _EpochNumber(keras.callbacks.Callback):
@@ -233,6 +234,20 @@ class GenerativeModel(backend_ops.Trainer, keras.Model):
             named = {f"{name}_optimizer": o for name, o in optimizers.items()}
             self.compile(**named, **config)
 
+    # Keras saves no metrics: their state is stored beside the model's own weights.
+
+    def _own_variables(self):
+        metrics = [v for tracker in self._trackers for v in tracker.variables]
+        return [self.not_finite, *metrics]
+
+    def save_own_variables(self, store):
+        for i, variable in enumerate(self._own_variables()):
+            store[str(i)] = backend_ops.to_host(variable)
+
+    def load_own_variables(self, store):
+        for i, variable in enumerate(self._own_variables()):
+            variable.assign(store[str(i)])
+
     # One step
 
     def minimize(self, player, loss_fn):
@@ -250,10 +265,10 @@ class GenerativeModel(backend_ops.Trainer, keras.Model):
         optimizer = self.optimizers[player]
 
         def whole_loss():
-            loss = ops.cast(loss_fn(), "float32")
+            loss = widen(loss_fn())
             for variable in variables:
                 if variable.regularizer is not None:
-                    loss = loss + ops.cast(variable.regularizer(variable), "float32")
+                    loss = loss + widen(variable.regularizer(variable))
             return loss
 
         loss, gradients = backend_ops.value_and_gradients(

@@ -33,8 +33,6 @@ class PlayersOptimizer(keras.optimizers.Optimizer):
 
     def __init__(self, players, name="players_optimizer"):
         super().__init__(learning_rate=0.0, name=name)
-        # Behind two underscores Keras's saving does not walk into the players:
-        # their variables are saved once, through `variables` below.
         self.__dict__["__players"] = dict(players)
 
     @property
@@ -82,6 +80,14 @@ class PlayersOptimizer(keras.optimizers.Optimizer):
         for optimizer in self.optimizers:
             own = {id(v) for v in optimizer._trainable_variables}
             optimizer.finalize_variable_values([v for v in var_list if id(v) in own])
+
+    # Keras's saving walks into `optimizers`, and stores each there, once.
+
+    def save_own_variables(self, store):
+        del store
+
+    def load_own_variables(self, store):
+        del store
 
     def get_config(self):
         return {

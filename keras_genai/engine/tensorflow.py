@@ -25,9 +25,12 @@ def value_and_gradients(loss_fn, variables, scale=None):
         loss = loss_fn()
         scaled = loss if scale is None else scale(loss)
     values = [v.value for v in variables]
-    return loss, tape.gradient(
+    gradients_ = tape.gradient(
         scaled, values, unconnected_gradients=tf.UnconnectedGradients.ZERO
     )
+    # An embedding's gradient comes in slices, which Keras's optimizers on TensorFlow
+    # treat otherwise than the whole gradient that the other backends give.
+    return loss, [tf.convert_to_tensor(gradient) for gradient in gradients_]
 
 
 def gradients(fn, x):

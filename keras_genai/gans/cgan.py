@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.gans.dcgan import Part, downsample, judge, upsample
+from keras_genai.gans.dcgan import Part, downsample, judge, upsample, wide
 from keras_genai.gans.gan import GAN, check_image_shape, check_positive
 
 GENERATOR_CONDITIONINGS = ("concatenation", "conditional_batch_norm")
@@ -95,7 +95,7 @@ def cgan_discriminator(
         layer = part.embedding("label", num_classes, features.shape[-1])
         if normalization == "spectral_norm":
             layer = part.spectral(layer)
-        logits = Projection(dtype="float32", name="projection")(
+        logits = Projection(dtype=wide(), name="projection")(
             [logits, features, layer(labels)]
         )
     return keras.Model([images, labels], logits, name="discriminator")

@@ -38,6 +38,11 @@ def stages_of(image_shape):
     return stages
 
 
+def wide():
+    """The type of what leaves a network: never half precision."""
+    return "float64" if keras.config.floatx() == "float64" else "float32"
+
+
 class Part:
     """Makes the layers of one network, each with its own initial weights.
 
@@ -129,7 +134,7 @@ def upsample(part, x, labels, image_shape, base_filters, num_classes=None):
         x = part.convolution(f"up_{stage}", filters, True, use_bias=False)(x)
         x = activate(f"up_{stage}_norm", x)  # (B, 2h, 2w, filters)
     x = part.convolution("to_image", image_shape[-1], True)(x)  # (B, H, W, C)
-    return keras.layers.Activation("tanh", dtype="float32", name="images")(x)
+    return keras.layers.Activation("tanh", dtype=wide(), name="images")(x)
 
 
 def dcgan_discriminator(
@@ -178,7 +183,7 @@ def judge(part, features, normalization):
     logits = (part.spectral(layer) if normalization == "spectral_norm" else layer)(
         features
     )
-    return keras.layers.Activation("linear", dtype="float32", name="logits")(logits)
+    return keras.layers.Activation("linear", dtype=wide(), name="logits")(logits)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine import random
+from keras_genai.engine.precision import widen
 from keras_genai.losses import adversarial, penalties
 
 
@@ -224,7 +225,7 @@ class GAN(engine.GenerativeModel):
                     self._with_labels(latents, labels), training=True
                 ),
             )
-        fake = ops.stop_gradient(ops.cast(fake, "float32"))
+        fake = ops.stop_gradient(widen(fake))
         self.minimize(
             "discriminator",
             lambda: self.discriminator_loss(real, labels, weight, fake),
@@ -395,11 +396,11 @@ class GAN(engine.GenerativeModel):
 def _tensors(data):
     """The batch as tensors of the types that the networks take."""
     real, labels, weight = data
-    real = ops.cast(ops.convert_to_tensor(real), "float32")
+    real = ops.cast(ops.convert_to_tensor(real), keras.config.floatx())
     if labels is not None:
         labels = ops.cast(ops.reshape(ops.convert_to_tensor(labels), (-1,)), "int32")
     if weight is not None:
-        weight = ops.cast(ops.convert_to_tensor(weight), "float32")
+        weight = ops.cast(ops.convert_to_tensor(weight), keras.config.floatx())
     return real, labels, weight
 
 

@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.engine.precision import widen
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -79,7 +80,7 @@ class BatchNormalization(keras.layers.Layer):
         return self._normalize(inputs, gamma, beta, training)
 
     def _normalize(self, inputs, gamma, beta, training):
-        x = ops.cast(inputs, "float32")
+        x = widen(inputs)
         if gamma is None:
             gamma = ops.ones_like(self.moving_mean.value)
         if beta is None:
@@ -144,7 +145,7 @@ class ConditionalBatchNormalization(BatchNormalization):
         shape = (-1, *[1] * (len(inputs.shape) - 2), inputs.shape[-1])
         gamma = ops.reshape(ops.take(self.gamma.value, labels, axis=0), shape)
         beta = ops.reshape(ops.take(self.beta.value, labels, axis=0), shape)
-        x = ops.cast(x, "float32") * gamma + beta
+        x = widen(x) * gamma + beta
         return ops.cast(x, self.compute_dtype)
 
     def get_config(self):

@@ -20,15 +20,9 @@ the logarithm of a saturated sigmoid is not.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import keras
 from keras import ops
 
-
-def widen(x):
-    """The tensor in float32 where it came in half precision, else as it is."""
-    x = ops.convert_to_tensor(x)
-    exact = keras.backend.standardize_dtype(x.dtype) in ("float32", "float64")
-    return x if exact else ops.cast(x, "float32")
+from keras_genai.engine.precision import widen
 
 
 def per_sample(values):

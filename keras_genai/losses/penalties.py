@@ -17,7 +17,8 @@ from collections.abc import Callable
 from keras import ops
 
 from keras_genai import engine
-from keras_genai.losses.adversarial import per_sample, widen
+from keras_genai.engine.precision import widen
+from keras_genai.losses.adversarial import per_sample
 
 
 def _squared_norms(critic, x):
