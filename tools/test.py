@@ -199,21 +199,29 @@ def thread_limits(threads: int) -> dict[str, str]:
 
 
 def run(steps: list[Step], jobs: int) -> Counts:
-    """Run the steps, at most `jobs` at a time; what they counted together."""
+    """Run the steps, at most `jobs` at a time; what they counted together.
+
+    One at a time, a step's output comes as it is made; several at a time, whole and
+    in the order of the steps.
+    """
     total = Counts()
     with ThreadPoolExecutor(jobs) as pool:
-        for step, counts in zip(
-            steps, pool.map(lambda step: run_step(step, jobs == 1), steps), strict=True
-        ):
-            print(f"{step.title}: {counts}", flush=True)
+        # The plain map runs a step only once the one before has been told of.
+        each = map if jobs == 1 else pool.map
+        ended = each(lambda step: run_step(step, show_at_once=jobs == 1), steps)
+        for step, (status, seconds, output) in zip(steps, ended, strict=True):
+            if jobs > 1:
+                print(f"\n=== {step.title}\n{output}", end="")
+            counts = step.count(status)
+            print(f"{step.title}: {counts} in {seconds:.0f} s", flush=True)
             total += counts
     return total
 
 
-def run_step(step: Step, show_at_once: bool) -> Counts:
-    """Run one step; its output comes as it is made, or whole at the end."""
-    if show_at_once:
-        print(f"\n=== {step.title}", flush=True)
+def run_step(step: Step, show_at_once: bool) -> tuple[int, float, str]:
+    """Run one step; its exit status, its seconds, its output if it was not shown."""
+    mark = "\n===" if show_at_once else "Started:"
+    print(f"{mark} {step.title}", flush=True)
     started = time.monotonic()
     done = subprocess.run(
         step.command,
@@ -225,11 +233,7 @@ def run_step(step: Step, show_at_once: bool) -> Counts:
         errors="replace",
         check=False,
     )
-    seconds = time.monotonic() - started
-    if not show_at_once:
-        print(f"\n=== {step.title}\n{done.stdout}", end="", flush=True)
-    print(f"{step.title}: {seconds:.0f} s", flush=True)
-    return step.count(done.returncode)
+    return done.returncode, time.monotonic() - started, done.stdout or ""
 
 
 def count_status(status: int) -> Counts:

@@ -147,8 +147,9 @@ class Resume(keras.callbacks.Callback):
 def _write(path, meta, arrays):
     """Writes beside the file, then moves it there in one step."""
     # Types that NumPy does not know (bfloat16) are stored as their bits.
-    plain = [a.view(f"uint{8 * a.itemsize}") if a.dtype.kind == "V" else a
-             for a in arrays]
+    plain = [
+        a.view(f"uint{8 * a.itemsize}") if a.dtype.kind == "V" else a for a in arrays
+    ]
     meta = {**meta, "count": len(arrays)}
     text = np.frombuffer(json.dumps(meta).encode(), np.uint8)
     temporary = path.with_name(path.name + f".{os.getpid()}.tmp")

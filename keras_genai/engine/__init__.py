@@ -32,7 +32,6 @@ backend_ops = importlib.import_module(f"keras_genai.engine.{_name}")
 value_and_gradients = backend_ops.value_and_gradients
 gradients = backend_ops.gradients
 cond = backend_ops.cond
-with_values = backend_ops.with_values
 without_gradients = backend_ops.without_gradients
 jit = backend_ops.jit
 apply_gradients = backend_ops.apply_gradients
@@ -43,6 +42,7 @@ from keras_genai.engine import initializers, random  # noqa: E402
 from keras_genai.engine.ema import EMA  # noqa: E402
 from keras_genai.engine.model import GenerativeModel  # noqa: E402
 from keras_genai.engine.optimizer import PlayersOptimizer  # noqa: E402
+from keras_genai.engine.scope import with_values  # noqa: E402
 
 __all__ = [
     "EMA",

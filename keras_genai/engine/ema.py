@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_genai.engine import backend_ops
 from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.engine.scope import with_values
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -78,7 +79,7 @@ class EMA(keras.layers.Layer):
             (variable, shadow.value)
             for variable, shadow in zip(self._values(), self.shadow, strict=True)
         ]
-        return backend_ops.with_values(pairs, fn)
+        return with_values(pairs, fn)
 
 
 def check_decay(decay):

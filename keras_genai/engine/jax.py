@@ -12,35 +12,9 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
-from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.distribution import distribution_lib
 
-
-class Scope(keras.StatelessScope):
-    """A `keras.StatelessScope` that nests and remembers which variables changed.
-
-    Args:
-        pairs: `(variable, value)` pairs that hold inside the scope, over the
-            values of the scope around it.
-    """
-
-    def __init__(self, pairs=()):
-        super().__init__(initialize_variables=False)
-        outer = get_stateless_scope()
-        if outer is not None:
-            self.state_mapping = dict(outer.state_mapping)
-        for variable, value in pairs:
-            self.state_mapping[id(variable)] = value
-        self.updated = {}
-
-    def add_update(self, update):
-        variable, value = update
-        self.updated[id(variable)] = variable
-        self.state_mapping[id(variable)] = value
-
-    def updates(self):
-        """The updated values by the variable's id: a tree that JAX can return."""
-        return {key: self.state_mapping[key] for key in self.updated}
+from keras_genai.engine.scope import Scope
 
 
 def _publish(variables, values):
@@ -113,12 +87,6 @@ def cond(pred, true_fn, false_fn):
     output, updates = jax.lax.cond(pred, branch(true_fn), branch(false_fn))
     _publish(touched, updates)
     return output
-
-
-def with_values(pairs, fn):
-    """See `keras_genai.engine.tensorflow.with_values`."""
-    with Scope(pairs):
-        return fn()
 
 
 def without_gradients():

@@ -190,9 +190,7 @@ class GenerativeModel(backend_ops.Trainer, keras.Model):
                     "weights: make one instance for each."
                 )
             own = {id(v) for v in self.players[name].trainable_variables}
-            if item.built and any(
-                id(v) not in own for v in item._trainable_variables
-            ):
+            if item.built and any(id(v) not in own for v in item._trainable_variables):
                 raise ValueError(
                     f"The optimizer given for {name} was already used for other "
                     "weights. Make a new instance."
@@ -400,7 +398,7 @@ class GenerativeModel(backend_ops.Trainer, keras.Model):
             steps_per_epoch = None
         else:
             batch, x = data_lib.peek(x)
-            self.check_data(*data_lib.to_numpy(data_lib.unpack(batch)))
+            self.check_data(*map(data_lib.to_numpy, data_lib.unpack(batch)))
             validation = {"validation_split": validation_split}
             kwargs |= {k: v for k, v in validation.items() if v}
         if isinstance(callbacks, keras.callbacks.Callback):
@@ -446,7 +444,7 @@ class GenerativeModel(backend_ops.Trainer, keras.Model):
         first = ops.convert_to_numpy(self.not_finite)
         found = [
             f"the {name}'s at step {step}"
-            for name, step in zip(self._names, first, strict=True)
+            for step, name in sorted(zip(first, self._names, strict=True))
             if step >= 0
         ]
         raise FloatingPointError(

@@ -13,7 +13,23 @@ counter `(offset + b, j // 2)`.
 
 `bits`, `uniform` over [0, 1), `randint`, `bernoulli` and `permutation` are equal to
 the bit on every backend; where a logarithm or a cosine is taken the last digits may
-differ. All is computed in float32 and cast at the end.
+differ. All is computed in float32 and cast at the end. The draws share arguments:
+
+- `key`: the pair of words that `key(seed, stream, step)` returns.
+- `shape`: shape of the result. The leading axis numbers the samples, `()` is one
+  sample, `(n,)` is n samples of one element. Dimensions may be scalar tensors.
+- `dtype`: dtype of the result; Keras's `floatx` by default.
+- `offset`: number of the first sample, an integer or an int32 scalar tensor.
+- `host`: True draws a NumPy array, equal to the bit in every process whatever its
+  backend (float32 by default); the key and the arguments must be Python numbers.
+
+Example:
+
+```python
+k = key(seed=0, stream="latent", step=3)
+z = normal(k, (16, 64))
+z[8:] == normal(k, (8, 64), offset=8)  # all True
+```
 """
 
 import functools
@@ -31,6 +47,8 @@ from keras_genai.engine.optimizer import PACKAGE
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 _WORD = 0xFFFFFFFF
+# Up to here NumPy is the fastest: op by op a backend spends its time in dispatch.
+_HOST_BLOCKS = 2**15
 
 
 def threefry2x32(key, counter):
@@ -93,10 +111,8 @@ def check_seed(seed):
     Raises:
         ValueError: unless it is an integer in [0, 2**63).
     """
-    if not isinstance(seed, bool | np.bool_) and hasattr(seed, "__index__"):
-        number = operator.index(seed)
-        if 0 <= number < 2**63:
-            return number
+    if _is_integer(seed) and 0 <= seed < 2**63:
+        return int(seed)
     raise ValueError(f"seed must be an integer in [0, 2**63); got {seed!r}.")
 
 
@@ -115,12 +131,6 @@ def key(seed, stream="", step=0):
 
     Raises:
         ValueError: for a seed that is negative, too large or not an integer.
-
-    Example:
-
-    ```python
-    z = normal(key(0, "latent", step=3), (16, 64))
-    ```
     """
     if not isinstance(stream, str):
         raise ValueError(f"stream must be a string, a name; got {stream!r}.")
@@ -129,11 +139,7 @@ def key(seed, stream="", step=0):
         seed = check_seed(seed)
         if not _is_tensor(step):
             return _host_key(seed, stream, operator.index(step))
-    words = (
-        (ops.cast(seed, "int32"), 0)
-        if _is_tensor(seed)
-        else (_signed(seed), seed >> 32)
-    )
+    words = (_int32(seed), 0) if _is_tensor(seed) else (_signed(seed), seed >> 32)
     return threefry2x32(words, (_int32(_hash(stream)), _int32(step)))
 
 
@@ -150,7 +156,15 @@ def _hash(stream):
 
 
 def _is_tensor(x):
-    return ops.is_tensor(x) or isinstance(x, keras.Variable | keras.KerasTensor)
+    return ops.is_tensor(x) or isinstance(x, keras.Variable)
+
+
+def _is_integer(x):
+    return isinstance(x, int | np.integer) and not isinstance(x, bool)
+
+
+def _is_number(x):
+    return isinstance(x, float | np.floating) or _is_integer(x)
 
 
 def _concrete(x):
@@ -161,8 +175,7 @@ def _concrete(x):
 
 
 def _int32(x):
-    x = x if _is_tensor(x) else _signed(operator.index(x))
-    return ops.cast(ops.convert_to_tensor(x), "int32")
+    return ops.cast(x if _is_tensor(x) else _signed(operator.index(x)), "int32")
 
 
 # Words for samples
@@ -172,73 +185,75 @@ def _words(key, shape, offset, host):
     """The two words of every block of a draw, each `(samples, blocks)`."""
     samples, size = _sizes(shape)
     blocks = (size + 1) // 2
-    if host:
-        if not all(isinstance(word, int) for word in key):
-            raise ValueError(
-                "host=True draws in NumPy and needs a key of Python integers: call "
-                "key() with an integer seed and step; got tensors."
-            )
-        counter = (
-            (np.arange(samples) + operator.index(offset)).astype(np.int32)[:, None],
-            np.arange(blocks, dtype=np.int32)[None],
+    numbers = all(map(_is_integer, (*key, samples, blocks, offset)))
+    if host and not numbers:
+        raise ValueError(
+            "host=True draws in NumPy, from a key, shape and offset of Python "
+            "integers: call key() with an integer seed and step; got tensors."
         )
-    else:
-        first = ops.arange(samples, dtype="int32")
-        if _is_tensor(offset) or offset:
-            first = first + _int32(offset)
-        second = ops.arange(blocks, dtype="int32")
-        counter = (ops.expand_dims(first, 1), ops.expand_dims(second, 0))
-    return threefry2x32(key, counter)
+    if host or (numbers and samples * blocks <= _HOST_BLOCKS):
+        first = (np.arange(samples) + _signed(int(offset))).astype("int32")
+        second = np.arange(blocks, dtype="int32")
+        words = threefry2x32(key, (first[:, None], second[None]))
+        return words if host else tuple(map(ops.convert_to_tensor, words))
+    first = ops.arange(samples, dtype="int32") + _int32(offset)
+    second = ops.arange(blocks, dtype="int32")
+    return threefry2x32(key, (ops.expand_dims(first, 1), ops.expand_dims(second, 0)))
 
 
 def _sizes(shape):
     """The number of samples and of the elements in each (tensors if dynamic)."""
-    if None in tuple(shape):
+    shape = [int(n) if _is_integer(n) else n for n in shape]
+    if any(n is None or isinstance(n, int) and n < 0 for n in shape):
         raise ValueError(
-            f"shape must hold numbers, from `ops.shape(x)` if a dimension is only "
-            f"known later; got {tuple(shape)}."
+            "shape must hold numbers >= 0 (for a dimension that is only known later, "
+            f"the tensor `ops.shape(x)[axis]`); got {tuple(shape)}."
         )
     size = functools.reduce(operator.mul, shape[1:], 1)
-    return (shape[0] if len(shape) else 1), size
+    return (shape[0] if shape else 1), size
 
 
 def _interleave(even, odd, shape):
-    """Puts the elements `(samples, blocks)` of even and odd number into `shape`."""
+    """Puts elements `(samples, blocks)` of even and odd number into `shape`."""
     xp = np if isinstance(even, np.ndarray) else ops
     samples, size = _sizes(shape)
-    if isinstance(size, int) and size == 1:
+    known = isinstance(size, int)
+    if known and size == 1:
         return xp.reshape(even, shape)
     x = xp.stack([even, odd], axis=-1)  # (samples, blocks, 2)
     x = xp.reshape(x, (samples, (size + 1) // 2 * 2))
-    if not isinstance(size, int) or size % 2:
+    if not known or size % 2:
         x = x[:, :size]
     return xp.reshape(x, shape)
 
 
-def _cast(x, dtype):
-    return x.astype(dtype) if isinstance(x, np.ndarray) else ops.cast(x, dtype)
+def _floats(x):
+    """Integers of at most 24 bits as floats: float64 in NumPy, else float32."""
+    if isinstance(x, np.ndarray | np.integer):
+        return x.astype("float64")
+    return ops.cast(x, "float32")
 
 
 def _fine_unit(x):
-    """A float32 in (0, 1] from 32 bits, finest near 0, where tails are made.
+    """A number in (0, 1] from 32 bits, finest near 0, where tails are made.
 
     Products are by powers of two, hence exact: a fused multiply-add changes nothing.
     """
-    high = _cast(_shift_right(x, 8), "float32")
-    low = _cast(x & 255, "float32")
-    return (high + (low + 0.5) * 2.0**-8) * 2.0**-24
+    high = _floats(_shift_right(x, 8)) + (_floats(x & 255) + 0.5) * 2.0**-8
+    if isinstance(high, np.ndarray):  # rounded where the tensors are rounded
+        high = high.astype("float32").astype("float64")
+    return high * 2.0**-24
 
 
-def _affine(x, scale, shift, dtype, host):
-    """`shift + scale * x` in the accuracy of `x`, without the trivial parts."""
-    if _is_tensor(scale) or not np.array_equal(scale, 1.0):
-        x = x * (scale if host else ops.cast(scale, "float32"))
-    if _is_tensor(shift) or not np.array_equal(shift, 0.0):
-        x = x + (shift if host else ops.cast(shift, "float32"))
-    return np.asarray(x, dtype or "float32") if host else _to(x, dtype)
-
-
-def _to(x, dtype):
+def _finish(x, scale, shift, dtype):
+    """`shift + scale * x` without the trivial parts, cast once at the end."""
+    host = isinstance(x, np.ndarray | np.floating)
+    if not (_is_number(scale) and scale == 1):
+        x = x * (float(scale) if _is_number(scale) else ops.cast(scale, "float32"))
+    if not (_is_number(shift) and shift == 0):
+        x = x + (float(shift) if _is_number(shift) else ops.cast(shift, "float32"))
+    if host:
+        return np.asarray(x, dtype or "float32")
     return ops.cast(x, dtype or keras.config.floatx())
 
 
@@ -248,21 +263,8 @@ def _to(x, dtype):
 def bits(key, shape, offset=0, host=False):
     """Uniform 32-bit words.
 
-    Args:
-        key: what `key` returned.
-        shape: shape of the result; the leading axis numbers the samples. Dimensions
-            may be scalar tensors (`ops.shape(x)[0]`).
-        offset: number of the first sample, an integer or an int32 scalar tensor.
-        host: draw in NumPy; the key must be of Python integers.
-
     Returns:
-        int32 tensor (NumPy array if `host`) of that shape.
-
-    Example:
-
-    ```python
-    bits(key(0), (16, 3))[8:] == bits(key(0), (8, 3), offset=8)
-    ```
+        int32 tensor, or NumPy array, of that shape.
     """
     return _interleave(*_words(key, shape, offset, host), shape)
 
@@ -271,35 +273,34 @@ def uniform(key, shape, minval=0.0, maxval=1.0, dtype=None, offset=0, host=False
     """Uniform numbers in [minval, maxval), of 24 bits.
 
     Args:
-        key: what `key` returned.
-        shape: shape of the result; the leading axis numbers the samples.
+        key, shape, dtype, offset, host: see the module.
         minval: float, or tensor that broadcasts to `shape`.
         maxval: likewise, over `minval`. It is never returned, in any dtype.
-        dtype: dtype of the result; Keras's `floatx` by default.
-        offset: number of the first sample.
-        host: draw in NumPy (float32 by default); the key must be of integers.
 
     Returns:
         Tensor, or NumPy array, of that shape.
+
+    Raises:
+        ValueError: if the numbers `minval >= maxval`.
     """
-    x = _shift_right(bits(key, shape, offset, host), 8)
     # The product is exact: 24 bits times a power of two.
-    x = (x.astype("float64") if host else ops.cast(x, "float32")) * 2.0**-24
-    dtype = dtype or ("float32" if host else keras.config.floatx())
-    if _is_tensor(minval) or _is_tensor(maxval):
+    x = _floats(_shift_right(bits(key, shape, offset, host), 8)) * 2.0**-24
+    dtype = "float32" if host and dtype is None else dtype
+    dtype = keras.backend.standardize_dtype(dtype)
+    if not (_is_number(minval) and _is_number(maxval)):
         minval, maxval = ops.cast(minval, "float32"), ops.cast(maxval, "float32")
-        x = ops.cast(_affine(x, maxval - minval, minval, "float32", host), dtype)
+        x = _finish(x, maxval - minval, minval, dtype)
         return ops.where(x < ops.cast(maxval, dtype), x, ops.cast(minval, dtype))
-    if np.any(np.asarray(minval) >= np.asarray(maxval)):
+    if not minval < maxval:
         raise ValueError(f"minval must be under maxval; got {minval!r}, {maxval!r}.")
-    scale = np.subtract(maxval, minval)
-    x = _affine(x, scale, minval, "float64" if host else "float32", host)
-    if dtype != "float32" or scale != 1.0 or minval != 0.0:
+    x = _finish(x, maxval - minval, minval, "float64" if host else "float32")
+    if dtype != "float32" or (minval, maxval) != (0, 1):
         # Rounding must not reach maxval.
         x = (np if host else ops).minimum(x, _below(maxval, dtype))
     return np.asarray(x, dtype) if host else ops.cast(x, dtype)
 
 
+@functools.cache
 def _below(value, dtype):
     """The largest number of the dtype that is under `value`."""
     kind = np.dtype(dtype).type
@@ -312,38 +313,24 @@ def _below(value, dtype):
 def normal(key, shape, mean=0.0, stddev=1.0, dtype=None, offset=0, host=False):
     """Normal numbers by the transform of Box and Muller (1958).
 
-    Both words of a block make a radius (32 bits, so that |z| reaches 6.7) and an
-    angle (24 bits), and these two numbers: `r cos(a)`, `r sin(a)`.
+    The two words of a block make a radius (of 32 bits, so that |z| reaches 6.7) and
+    an angle (of 24), and these the two numbers `r cos(a)` and `r sin(a)`.
 
     Args:
-        key: what `key` returned.
-        shape: shape of the result; the leading axis numbers the samples.
+        key, shape, dtype, offset, host: see the module.
         mean: float, or tensor that broadcasts to `shape`.
         stddev: standard deviation, likewise.
-        dtype: dtype of the result; Keras's `floatx` by default.
-        offset: number of the first sample.
-        host: draw in NumPy (float32 by default); the key must be of integers.
 
     Returns:
         Tensor, or NumPy array, of that shape.
-
-    Example:
-
-    ```python
-    z = normal(key(seed=0, stream="latent"), (16, 64))
-    ```
     """
     xp = np if host else ops
     x0, x1 = _words(key, shape, offset, host)
-    u = _fine_unit(x0)
+    radius = xp.sqrt(-2.0 * xp.log(_fine_unit(x0)))
     # The arithmetic shift keeps the sign: the angle is in [-pi, pi).
-    turn = x1 >> 8 if host else ops.right_shift(x1, 8)
-    if host:
-        u, turn = u.astype("float64"), turn.astype("float64")
-    angle = (turn if host else ops.cast(turn, "float32")) * (2 * math.pi * 2.0**-24)
-    radius = xp.sqrt(-2.0 * xp.log(u))
+    angle = _floats(xp.right_shift(x1, 8)) * (2 * math.pi * 2.0**-24)
     z = _interleave(radius * xp.cos(angle), radius * xp.sin(angle), shape)
-    return _affine(z, stddev, mean, dtype, host)
+    return _finish(z, stddev, mean, dtype)
 
 
 def truncated_normal(
@@ -354,43 +341,28 @@ def truncated_normal(
     As in Keras, `stddev` is that of the normal before it is cut.
 
     Args:
-        key: what `key` returned.
-        shape: shape of the result; the leading axis numbers the samples.
+        key, shape, dtype, offset, host: see the module.
         mean: float, or tensor that broadcasts to `shape`.
         stddev: standard deviation before the cut, likewise.
-        dtype: dtype of the result; Keras's `floatx` by default.
-        offset: number of the first sample.
-        host: draw in NumPy (float32 by default); the key must be of integers.
 
     Returns:
         Tensor, or NumPy array, of that shape.
     """
-    x = bits(key, shape, offset, host)
-    # (-1, 1) symmetric around 0: a signed number of 24 bits and a half is exact.
-    if host:
-        x = ((x >> 8).astype("float64") + 0.5) * 2.0**-23
-        z = math.sqrt(2.0) * _erfinv(x * math.erf(math.sqrt(2.0)))
-    else:
-        x = (ops.cast(ops.right_shift(x, 8), "float32") + 0.5) * 2.0**-23
-        z = math.sqrt(2.0) * ops.erfinv(x * math.erf(math.sqrt(2.0)))
-        z = ops.clip(z, -2.0, 2.0)
-    return _affine(z, stddev, mean, dtype, host)
+    xp = np if host else ops
+    x = xp.right_shift(bits(key, shape, offset, host), 8)
+    # In (-1, 1), symmetric: a signed number of 24 bits and a half is exact.
+    x = (_floats(x) + 0.5) * 2.0**-23 * math.erf(math.sqrt(2.0))
+    z = math.sqrt(2.0) * (_erfinv(x) if host else ops.erfinv(x))
+    return _finish(xp.clip(z, -2.0, 2.0), stddev, mean, dtype)
 
 
 def _erfinv(x):
-    """The inverse error function for |x| < 0.9966 (Giles 2010, table 1)."""
+    """The inverse error function for |x| < 0.9966 (Giles 2010, table 5)."""
     w = -np.log1p(-x * x) - 2.5
-    y = np.zeros_like(w)
+    y = 2.81022636e-08
     for coefficient in (
-        2.81022636e-08,
-        3.43273939e-07,
-        -3.5233877e-06,
-        -4.39150654e-06,
-        0.00021858087,
-        -0.00125372503,
-        -0.00417768164,
-        0.246640727,
-        1.50140941,
+        *(3.43273939e-07, -3.5233877e-06, -4.39150654e-06, 0.00021858087),
+        *(-0.00125372503, -0.00417768164, 0.246640727, 1.50140941),
     ):
         y = y * w + coefficient
     return y * x
@@ -404,142 +376,135 @@ def randint(key, shape, minval, maxval, dtype="int32", offset=0):
     than 2**-32.
 
     Args:
-        key: what `key` returned.
-        shape: shape of the result; the leading axis numbers the samples.
+        key, shape, offset: see the module.
         minval: integer, or int32 tensor that broadcasts to `shape`.
         maxval: likewise, over `minval`.
         dtype: integer dtype of the result.
-        offset: number of the first sample.
 
     Returns:
         Integer tensor of that shape.
 
     Raises:
-        ValueError: if `minval >= maxval` or either is outside of int32.
+        ValueError: if the numbers `minval >= maxval` or leave int32.
     """
-    if _is_tensor(minval) or _is_tensor(maxval):
-        span = _int32(maxval) - _int32(minval)
-        high, low = _shift_right(span, 16), span & 0xFFFF
-    else:
-        minval, maxval = operator.index(minval), operator.index(maxval)
+    if _is_integer(minval) and _is_integer(maxval):
         if not -(2**31) <= minval < maxval <= 2**31:
             raise ValueError(
                 "minval must be under maxval, both within int32; got "
                 f"{minval!r} and {maxval!r}."
             )
-        high, low = divmod(maxval - minval, 2**16)
+        high, low = divmod(int(maxval) - int(minval), 2**16)
+    else:
+        span = _int32(maxval) - _int32(minval)
+        high, low = _shift_right(span, 16), span & 0xFFFF
     x = bits(key, shape, offset)
     upper, lower = _shift_right(x, 16), x & 0xFFFF
     # 32 bits times 32 bits by halves of 16; products wrap, as unsigned ones do.
     cross, other = upper * low, lower * high
     carry = _shift_right(lower * low, 16) + (cross & 0xFFFF) + (other & 0xFFFF)
     x = upper * high + _shift_right(cross, 16) + _shift_right(other, 16)
-    x = x + _shift_right(carry, 16)
-    if _is_tensor(minval) or minval:
-        x = x + _int32(minval)
-    return ops.cast(x, dtype)
+    return ops.cast(x + _shift_right(carry, 16) + _int32(minval), dtype)
 
 
 def bernoulli(key, shape, p=0.5, dtype="bool", offset=0):
     """True with probability `p`.
 
     Args:
-        key: what `key` returned.
-        shape: shape of the result; the leading axis numbers the samples.
+        key, shape, offset: see the module.
         p: probability, or a float tensor that broadcasts to `shape`.
         dtype: dtype of the result.
-        offset: number of the first sample.
 
     Returns:
         Tensor of that shape.
 
     Raises:
-        ValueError: if `p` is a number outside of [0, 1].
+        ValueError: if the number `p` is not in [0, 1].
     """
-    if not _is_tensor(p) and not np.all((np.asarray(p) >= 0) & (np.asarray(p) <= 1)):
+    if _is_number(p) and not 0 <= p <= 1:
         raise ValueError(f"p must be a probability, in [0, 1]; got {p!r}.")
     draw = uniform(key, shape, dtype="float32", offset=offset)
-    return ops.cast(draw < ops.cast(p, "float32"), dtype)
+    p = float(p) if _is_number(p) else ops.cast(p, "float32")
+    return ops.cast(draw < p, dtype)
 
 
 def gumbel(key, shape, dtype=None, offset=0):
-    """Standard Gumbel numbers, `-log(-log(u))`.
+    """Standard Gumbel numbers, `-log(-log(u))`, in [-2.9, 23].
 
     Args:
-        key: what `key` returned.
-        shape: shape of the result; the leading axis numbers the samples.
-        dtype: dtype of the result; Keras's `floatx` by default.
-        offset: number of the first sample.
+        key, shape, dtype, offset: see the module.
 
     Returns:
-        Tensor of that shape, values in [-2.9, 23].
+        Tensor of that shape.
     """
     # 1 - u is fine near 0, where the long upper tail is made; it must not be 1.
     v = ops.minimum(_fine_unit(bits(key, shape, offset)), 1.0 - 2.0**-24)
-    return _to(-ops.log(-ops.log1p(-v)), dtype)
+    return _finish(-ops.log(-ops.log1p(-v)), 1.0, 0.0, dtype)
 
 
 def categorical(key, logits, offset=0):
     """Draws a class from the softmax of the logits, by the Gumbel maximum.
 
     Args:
-        key: what `key` returned.
+        key, offset: see the module.
         logits: `(B, ..., K)`; `-inf` excludes a class.
-        offset: number of the first sample.
 
     Returns:
         int32 tensor `(B, ...)` of classes in [0, K).
-
-    Example:
-
-    ```python
-    token = categorical(key(seed, "token", step), logits / temperature)
-    ```
     """
     noise = gumbel(key, ops.shape(logits), "float32", offset)
     return ops.cast(ops.argmax(ops.cast(logits, "float32") + noise, axis=-1), "int32")
 
 
 def permutation(key, n):
-    """A random order of the numbers under `n`: those of the sorted blocks.
+    """A random order of `range(n)`: the one that sorts the first n blocks.
 
     Args:
-        key: what `key` returned. Integers: the order is computed in NumPy (the same).
-        n: number of items, an integer.
+        key: see the module. Of integers, the order is computed in NumPy (the same).
+        n: number of items, a Python integer.
 
     Returns:
         int32 tensor `(n,)`, or NumPy array if the key is of Python integers.
     """
-    if isinstance(n, bool | np.bool_) or not hasattr(n, "__index__") or n < 0:
+    if not _is_integer(n) or n < 0:
         raise ValueError(f"n must be an integer >= 0; got {n!r}.")
-    host = all(isinstance(word, int) for word in key)
-    x0, x1 = _words(key, (operator.index(n),), 0, host)  # (n, 1)
+    x0, x1 = _words(key, (n,), 0, host=all(map(_is_integer, key)))  # (n, 1)
     return _lexicographic_order(x0[:, 0], x1[:, 0])
 
 
 def _lexicographic_order(x0, x1):
     """The order that sorts pairs of words; equal pairs (there are none) by index."""
     if isinstance(x0, np.ndarray):
-        return np.lexsort((x1, x0)).astype(np.int32)
+        return np.lexsort((x1, x0)).astype("int32")
     order = ops.argsort(x1)
     order = ops.take(order, ops.argsort(ops.take(x0, order)))  # stable on each backend
     return ops.cast(order, "int32")
+
+
+def _keyed(function):
+    """The method of `Noise` that draws by `function` from a stream."""
+
+    @functools.wraps(function)
+    def draw(self, stream, *args, offset=0, **kwargs):
+        offset = self.sample_offset + offset
+        return function(self.key(stream), *args, offset=offset, **kwargs)
+
+    return draw
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Noise(keras.layers.Layer):
     """Noise keyed by (seed, stream name, step, sample number), with a saved step.
 
-    Its draws are the functions of this module with the stream's name for the key.
-    The same stream at the same step draws the same numbers: call `advance` once for
-    each step, or give other names. It works under `tf.function`, `jax.jit` (in a
-    `StatelessScope`) and on PyTorch, in float32 whatever the dtype policy.
+    Its draws are the functions of this module with a stream's name for the key. The
+    same stream at the same step draws the same numbers: call `advance` after each
+    step, or give other names. It works under `tf.function`, `jax.jit` (in a
+    `StatelessScope`) and on PyTorch, and computes in float32 whatever the policy.
 
     Args:
         seed: integer in [0, 2**63).
 
     Attributes:
-        step: non-trainable int32 scalar weight, starts at 0, saved with the model.
+        step: non-trainable int32 scalar weight; starts at 0, saved with the model.
         sample_offset: number of the first sample of each draw, for a process that
             holds a part of the batch.
 
@@ -574,32 +539,13 @@ class Noise(keras.layers.Layer):
         """Adds to the step."""
         self.step.assign_add(amount)
 
-    def _draw(self, function, stream, args, kwargs):
-        offset = self.sample_offset + kwargs.pop("offset", 0)
-        return function(self.key(stream), *args, offset=offset, **kwargs)
-
-    def normal(self, stream, *args, **kwargs):
-        return self._draw(normal, stream, args, kwargs)
-
-    def uniform(self, stream, *args, **kwargs):
-        return self._draw(uniform, stream, args, kwargs)
-
-    def truncated_normal(self, stream, *args, **kwargs):
-        return self._draw(truncated_normal, stream, args, kwargs)
-
-    def randint(self, stream, *args, **kwargs):
-        return self._draw(randint, stream, args, kwargs)
-
-    def bernoulli(self, stream, *args, **kwargs):
-        return self._draw(bernoulli, stream, args, kwargs)
-
-    def categorical(self, stream, *args, **kwargs):
-        return self._draw(categorical, stream, args, kwargs)
-
-    def gumbel(self, stream, *args, **kwargs):
-        return self._draw(gumbel, stream, args, kwargs)
+    normal = _keyed(normal)
+    uniform = _keyed(uniform)
+    truncated_normal = _keyed(truncated_normal)
+    randint = _keyed(randint)
+    bernoulli = _keyed(bernoulli)
+    gumbel = _keyed(gumbel)
+    categorical = _keyed(categorical)
 
     def get_config(self):
-        config = super().get_config()
-        config.pop("dtype", None)
-        return {**config, "seed": self.seed}
+        return {**super().get_config(), "seed": self.seed}

@@ -67,24 +67,6 @@ def cond(pred, true_fn, false_fn):
     return tf.cond(tf.convert_to_tensor(pred), true_fn, false_fn)
 
 
-def with_values(pairs, fn):
-    """Runs `fn()` while variables read as other values.
-
-    Args:
-        pairs: `(keras.Variable, tensor)` pairs. Gradients flow into the tensors.
-            Updates that `fn` makes to variables are dropped.
-        fn: function of no arguments.
-
-    Returns:
-        What `fn` returns.
-    """
-    scope = keras.StatelessScope()
-    for variable, value in pairs:
-        scope.state_mapping[id(variable)] = value
-    with scope:
-        return fn()
-
-
 def without_gradients():
     """A context that records nothing: a tape that is not open records nothing."""
     return contextlib.nullcontext()

@@ -4,6 +4,10 @@ import keras
 import torch
 import torch.nn.functional as F
 
+from keras_genai.engine._torch_threefry import concrete_int, threefry2x32
+
+__all__ = ["concrete_int", "threefry2x32"]  # for `engine.random`
+
 
 def value_and_gradients(loss_fn, variables, scale=None):
     """See `keras_genai.engine.tensorflow.value_and_gradients`."""
@@ -31,15 +35,6 @@ def gradients(fn, x):
 def cond(pred, true_fn, false_fn):
     """See `keras_genai.engine.tensorflow.cond`."""
     return true_fn() if bool(pred) else false_fn()
-
-
-def with_values(pairs, fn):
-    """See `keras_genai.engine.tensorflow.with_values`."""
-    scope = keras.StatelessScope()
-    for variable, value in pairs:
-        scope.state_mapping[id(variable)] = value
-    with scope:
-        return fn()
 
 
 def without_gradients():

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_genai import engine
-from keras_genai.losses.adversarial import widen
+from keras_genai.engine.precision import widen
 
 
 def _brightness(images, u):

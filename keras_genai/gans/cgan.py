@@ -48,9 +48,7 @@ def cgan_generator(
         x = keras.layers.Concatenate()([latents, code])  # (B, 2 latent_dim)
         images = upsample(part, x, None, image_shape, base_filters)
     else:
-        images = upsample(
-            part, latents, labels, image_shape, base_filters, num_classes
-        )
+        images = upsample(part, latents, labels, image_shape, base_filters, num_classes)
     return keras.Model([latents, labels], images, name="generator")
 
 
@@ -134,6 +132,7 @@ class CGAN(GAN):
         generator_conditioning: `"concatenation"` (1411.1784) or
             `"conditional_batch_norm"` (1802.05637).
         discriminator_conditioning: `"concatenation"` or `"projection"`.
+        discriminator_filters: width of the discriminator, if it is another.
         discriminator_normalization: `"batch_norm"`, `"spectral_norm"` or None.
         generator: a network of your own: `[latents, labels]` -> images in [-1, 1].
         discriminator: a network of your own: `[images, labels]` -> logits `(B, 1)`.
@@ -167,6 +166,7 @@ class CGAN(GAN):
         latent_dim=100,
         *,
         base_filters=64,
+        discriminator_filters=None,
         generator_conditioning="concatenation",
         discriminator_conditioning="concatenation",
         discriminator_normalization="batch_norm",
@@ -179,6 +179,8 @@ class CGAN(GAN):
         check_positive("num_classes", num_classes)
         check_positive("latent_dim", latent_dim)
         check_positive("base_filters", base_filters)
+        if discriminator_filters is not None:
+            check_positive("discriminator_filters", discriminator_filters)
         image_shape = tuple(image_shape)
         own = {"generator": generator, "discriminator": discriminator}
         super().__init__(
@@ -195,7 +197,7 @@ class CGAN(GAN):
             or cgan_discriminator(
                 image_shape,
                 num_classes,
-                base_filters,
+                discriminator_filters or base_filters,
                 discriminator_conditioning,
                 discriminator_normalization,
                 seed=seed,
@@ -208,6 +210,7 @@ class CGAN(GAN):
             **kwargs,
         )
         self.base_filters = base_filters
+        self.discriminator_filters = discriminator_filters
         self.generator_conditioning = generator_conditioning
         self.discriminator_conditioning = discriminator_conditioning
         self.discriminator_normalization = discriminator_normalization
@@ -217,6 +220,7 @@ class CGAN(GAN):
             **super().get_config(),
             "num_classes": self.num_classes,
             "base_filters": self.base_filters,
+            "discriminator_filters": self.discriminator_filters,
             "generator_conditioning": self.generator_conditioning,
             "discriminator_conditioning": self.discriminator_conditioning,
             "discriminator_normalization": self.discriminator_normalization,

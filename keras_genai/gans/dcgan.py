@@ -198,6 +198,7 @@ class DCGAN(GAN):
         image_shape: `(H, W, C)`: H and W divisible by 4, C from 1 to 4.
         latent_dim: size of the latent vector (the paper: 100).
         base_filters: width of the networks (the paper's 64 x 64 model: 64 to 128).
+        discriminator_filters: width of the discriminator, if it is another.
         discriminator_normalization: `"batch_norm"`, `"spectral_norm"` or None.
         generator: a network of your own: latents -> images in [-1, 1].
         discriminator: a network of your own: images -> logits `(B, 1)`.
@@ -229,6 +230,7 @@ class DCGAN(GAN):
         latent_dim=100,
         *,
         base_filters=64,
+        discriminator_filters=None,
         discriminator_normalization="batch_norm",
         generator=None,
         discriminator=None,
@@ -238,6 +240,8 @@ class DCGAN(GAN):
         check_image_shape(image_shape)
         check_positive("latent_dim", latent_dim)
         check_positive("base_filters", base_filters)
+        if discriminator_filters is not None:
+            check_positive("discriminator_filters", discriminator_filters)
         image_shape = tuple(image_shape)
         own = {"generator": generator, "discriminator": discriminator}
         super().__init__(
@@ -245,7 +249,10 @@ class DCGAN(GAN):
             or dcgan_generator(image_shape, latent_dim, base_filters, seed=seed),
             discriminator
             or dcgan_discriminator(
-                image_shape, base_filters, discriminator_normalization, seed=seed
+                image_shape,
+                discriminator_filters or base_filters,
+                discriminator_normalization,
+                seed=seed,
             ),
             image_shape=image_shape,
             latent_dim=latent_dim,
@@ -254,11 +261,13 @@ class DCGAN(GAN):
             **kwargs,
         )
         self.base_filters = base_filters
+        self.discriminator_filters = discriminator_filters
         self.discriminator_normalization = discriminator_normalization
 
     def get_config(self):
         return {
             **super().get_config(),
             "base_filters": self.base_filters,
+            "discriminator_filters": self.discriminator_filters,
             "discriminator_normalization": self.discriminator_normalization,
         }

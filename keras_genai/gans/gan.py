@@ -485,7 +485,11 @@ def check_labels(labels, num_classes, count):
         raise ValueError(
             f"Labels must be integers of the shape ({count},), one for each image; "
             f"got the shape {np.shape(labels)}."
-            + (" For one-hot labels give labels.argmax(-1)." if labels.ndim == 2 else "")
+            + (
+                " For one-hot labels give labels.argmax(-1)."
+                if labels.ndim == 2
+                else ""
+            )
         )
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"Labels must be integers; got the type {labels.dtype}.")

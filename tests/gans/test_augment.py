@@ -54,7 +54,7 @@ def test_color_of_given_numbers():
         (augment._saturation, grey + (x - grey) * 2 * scale),
         (augment._contrast, mean + (x - mean) * (scale + 0.5)),
     ):
-        got = part(tensor(x), tensor(u))
+        got = engine.jit(part)(tensor(x), tensor(u))
         np.testing.assert_allclose(numpy(got), expected, atol=1e-6)
     one_channel = tensor(x[..., :1])
     np.testing.assert_array_equal(
@@ -74,7 +74,7 @@ def test_translation_of_every_shift(sides):
     x = images(len(moves), height, width, 2)
     steps = np.array([2 * limit_y + 1, 2 * limit_x + 1])
     u = (np.array(moves) + [limit_y, limit_x] + 0.5) / steps
-    got = numpy(augment._translation(tensor(x), tensor(u)))
+    got = numpy(engine.jit(augment._translation)(tensor(x), tensor(u)))
     for image, moved, (dy, dx) in zip(x, got, moves, strict=True):
         expected = np.zeros_like(image)
         ys, xs = np.arange(height) + dy, np.arange(width) + dx
@@ -88,12 +88,13 @@ def test_translation_of_every_shift(sides):
         np.testing.assert_array_equal(moved, expected)
 
 
-@pytest.mark.parametrize("side", [8, 9, 28])
+@pytest.mark.parametrize("side", [9, 28])
 def test_cutout_of_every_centre(side):
     size = int(side / 2 + 0.5)
     centres = np.arange(side + 1 - size % 2)
     u = np.repeat((centres + 0.5)[:, None] / len(centres), 2, axis=1)
-    got = numpy(augment._cutout(ones(len(centres), side, side, 3), tensor(u)))
+    x = ones(len(centres), side, side, 3)
+    got = numpy(engine.jit(augment._cutout)(x, tensor(u)))
     for image, centre in zip(got, centres, strict=True):
         expected = np.ones((side, side, 3))
         first, last = max(0, centre - size // 2), min(side, centre - size // 2 + size)
@@ -158,24 +159,21 @@ def test_cutout_area():
 
 
 def test_fresh_numbers_in_every_call():
-    layer, x = DiffAugment(seed=0), images(4, 8, 8, 3)
+    layer, x = DiffAugment("cutout", seed=0), images(4, 8, 8, 3)
     first, second = numpy(layer(tensor(x))), numpy(layer(tensor(x)))
     assert int(numpy(layer.noise.step.value)) == 2
     assert not np.allclose(first, second)
-    again = DiffAugment(seed=0)
-    np.testing.assert_allclose(at_step(again, 0, x), first, atol=1e-6)
-    np.testing.assert_allclose(at_step(again, 1, x), second, atol=1e-6)
-    assert not np.allclose(at_step(DiffAugment(seed=1), 0, x), first)
-    # Images of one batch get numbers of their own.
-    same = at_step(again, 0, np.repeat(x[:1], 4, 0))
-    assert all(not np.allclose(same[0], same[i]) for i in (1, 2, 3))
+    np.testing.assert_array_equal(at_step(layer, 0, x), first)
+    np.testing.assert_array_equal(at_step(layer, 1, x), second)
 
 
-def test_a_part_of_the_batch_gets_the_same_numbers():
-    x = images(8, 8, 8, 3)
-    whole = at_step(DiffAugment(seed=0), 0, x)
-    part = at_step(DiffAugment(seed=0), 0, x[:4])
-    np.testing.assert_allclose(whole[:4], part, atol=1e-6)
+def test_every_image_and_seed_gets_its_own_numbers():
+    layer, x = DiffAugment(seed=0), np.repeat(images(1, 8, 8, 3), 4, axis=0)
+    y = at_step(layer, 0, x)
+    assert all(not np.allclose(y[0], y[i]) for i in (1, 2, 3))
+    assert not np.allclose(at_step(DiffAugment(seed=1), 0, x), y)
+    # They go by the number of the image: half a batch is augmented as the whole is.
+    np.testing.assert_allclose(at_step(layer, 0, x[:2]), y[:2], atol=1e-6)
 
 
 def test_identity_in_inference():
@@ -184,7 +182,7 @@ def test_identity_in_inference():
     assert int(numpy(layer.noise.step.value)) == 0
 
 
-@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("channels", [1, 4])
 def test_shapes(channels):
     y = at_step(DiffAugment(seed=0), 0, images(3, 10, 14, channels))
     assert y.shape == (3, 10, 14, channels)
@@ -212,7 +210,9 @@ def affine():
 
     # The images of a batch do not depend on each other: all columns at once.
     basis = np.concatenate([np.zeros(shape), np.eye(n).reshape(n, *shape[1:])])
-    rows = numpy(transform(tensor(basis))).astype("float64").reshape(n + 1, n)
+    rows = (
+        numpy(engine.jit(transform)(tensor(basis))).astype("float64").reshape(n + 1, n)
+    )
     return transform, (rows[1:] - rows[0]).T, rows[0], x
 
 
@@ -220,7 +220,6 @@ def test_gradient(affine):
     """Once, and again as R1 through the augmentation takes it."""
     transform, a, b, x = affine
     t = a @ x.ravel() + b
-    np.testing.assert_allclose(numpy(transform(tensor(x))).ravel(), t, atol=1e-5)
 
     def gradient(x):
         return engine.gradients(lambda x: ops.sum(transform(x) ** 3) / 3.0, x)
@@ -230,7 +229,11 @@ def test_gradient(affine):
 
     once = a.T @ t**2
     twice = a.T @ (2 * t * (a @ once))
-    for function, expected in ((gradient, once), (gradient_of_squared_norm, twice)):
+    for function, expected in (
+        (transform, t),
+        (gradient, once),
+        (gradient_of_squared_norm, twice),
+    ):
         got = numpy(engine.jit(function)(tensor(x))).ravel()
         scale = np.abs(expected).max()
         assert scale > 0.1
@@ -266,14 +269,14 @@ def test_equal_on_every_backend(policy):
 
 def test_config_and_save(tmp_path):
     model = keras.Sequential([keras.Input((8, 8, 3)), DiffAugment("cutout", seed=2)])
-    x = tensor(images(4, 8, 8, 3))
-    model(x, training=True)
+    x = images(4, 8, 8, 3)
+    model.layers[0].noise.step.assign(5)
     model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    assert loaded.layers[0].policy == "cutout" and loaded.layers[0].seed == 2
-    np.testing.assert_array_equal(
-        numpy(loaded(x, training=True)), numpy(model(x, training=True))
-    )
+    layer = keras.saving.load_model(tmp_path / "model.keras").layers[0]
+    assert (layer.policy, layer.seed) == ("cutout", 2)
+    assert int(numpy(layer.noise.step.value)) == 5
+    expected = at_step(model.layers[0], 5, x)
+    np.testing.assert_array_equal(numpy(compiled(layer)(tensor(x))), expected)
 
 
 def test_errors():

@@ -142,12 +142,12 @@ def test_images_and_patches(name):
     def pooled(x):
         return ops.mean(patches(x), axis=(1, 2))  # (B, 1)
 
-    results = [
-        engine.value_and_gradients(
-            lambda c=c: penalties.get(name)(c, *arguments), [kernel]
+    def run(critic):
+        return engine.value_and_gradients(
+            lambda: penalties.get(name)(critic, *arguments), [kernel]
         )
-        for c in (patches, pooled)
-    ]
+
+    results = [engine.jit(lambda c=c: run(c), [kernel])() for c in (patches, pooled)]
     (value, slope), (other, other_slope) = results
     np.testing.assert_allclose(numpy(value), numpy(other), rtol=1e-5)
     np.testing.assert_allclose(numpy(slope[0]), numpy(other_slope[0]), rtol=1e-4)

@@ -1,0 +1,47 @@
+"""State scopes that nest."""
+
+import keras
+from keras.src.backend.common.stateless_scope import get_stateless_scope
+
+
+class Scope(keras.StatelessScope):
+    """A `keras.StatelessScope` that nests and remembers which variables changed.
+
+    Keras's own hides the scope around it; this one begins with that scope's values.
+
+    Args:
+        pairs: `(variable, value)` pairs that hold inside the scope.
+    """
+
+    def __init__(self, pairs=()):
+        super().__init__(initialize_variables=False)
+        outer = get_stateless_scope()
+        if outer is not None:
+            self.state_mapping = dict(outer.state_mapping)
+        for variable, value in pairs:
+            self.state_mapping[id(variable)] = value
+        self.updated = {}
+
+    def add_update(self, update):
+        variable, value = update
+        self.updated[id(variable)] = variable
+        self.state_mapping[id(variable)] = value
+
+    def updates(self):
+        """The updated values by the variable's id: a tree that can be returned."""
+        return {key: self.state_mapping[key] for key in self.updated}
+
+
+def with_values(pairs, fn):
+    """Runs `fn()` while variables read as other values.
+
+    Args:
+        pairs: `(keras.Variable, tensor)` pairs. Gradients flow into the tensors.
+            Updates that `fn` makes to variables are dropped.
+        fn: function of no arguments.
+
+    Returns:
+        What `fn` returns.
+    """
+    with Scope(pairs):
+        return fn()

@@ -1,0 +1,172 @@
+"""The engine's primitives against closed forms, with variables that change inside."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_genai import engine
+
+
+def host(x):
+    return ops.convert_to_numpy(x)
+
+
+@pytest.fixture
+def weight():
+    return keras.Variable(np.array([1.0, 2.0, 3.0], "float32"))
+
+
+@pytest.fixture
+def counter():
+    return keras.Variable(np.array(0.0, "float32"), trainable=False)
+
+
+def test_value_and_gradients_returns_the_loss_and_carries_updates(weight, counter):
+    def loss():
+        counter.assign(counter.value + 1.0)
+        return ops.sum(weight.value**3)
+
+    value, (gradient,) = engine.value_and_gradients(loss, [weight])
+    np.testing.assert_allclose(host(value), 36.0, rtol=1e-6)
+    np.testing.assert_allclose(host(gradient), [3.0, 12.0, 27.0], rtol=1e-6)
+    assert host(counter) == 1.0
+
+
+def test_value_and_gradients_scales_the_gradient_alone(weight):
+    value, (gradient,) = engine.value_and_gradients(
+        lambda: ops.sum(weight.value), [weight], lambda loss: 8.0 * loss
+    )
+    assert host(value) == 6.0
+    np.testing.assert_array_equal(host(gradient), [8.0, 8.0, 8.0])
+
+
+def test_a_variable_that_the_loss_ignores_has_gradient_zero(weight, counter):
+    other = keras.Variable(np.ones((2, 2), "float32"))
+    _, (_, gradient) = engine.value_and_gradients(
+        lambda: ops.sum(weight.value), [weight, other]
+    )
+    np.testing.assert_array_equal(host(gradient), np.zeros((2, 2)))
+
+
+def test_embedding_gradients_are_whole():
+    table = keras.Variable(np.ones((4, 2), "float32"))
+    rows = ops.convert_to_tensor(np.array([1, 1, 3], "int32"))
+    _, (gradient,) = engine.value_and_gradients(
+        lambda: ops.sum(ops.take(table.value, rows, axis=0)), [table]
+    )
+    np.testing.assert_array_equal(host(gradient)[:, 0], [0.0, 2.0, 0.0, 1.0])
+
+
+def test_gradients_are_differentiable_again(weight, counter):
+    x = ops.convert_to_tensor(np.array([1.0, 2.0, 0.5], "float32"))
+
+    def penalty():
+        def fn(x):
+            counter.assign(counter.value + 1.0)
+            return ops.sum(weight.value * x**2)
+
+        return ops.sum(ops.square(engine.gradients(fn, x)))  # sum (2 w x)^2
+
+    value, (gradient,) = engine.value_and_gradients(penalty, [weight])
+    w, x = host(weight), host(x)
+    np.testing.assert_allclose(host(value), np.sum((2 * w * x) ** 2), rtol=1e-6)
+    np.testing.assert_allclose(host(gradient), 8 * w * x**2, rtol=1e-6)
+    assert host(counter) == 1.0
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_cond_carries_the_variables_of_the_branch_taken(weight, counter, taken):
+    def step(pred):
+        def yes():
+            counter.assign(counter.value + 5.0)
+            return ops.sum(weight.value)
+
+        def no():
+            weight.assign(weight.value * 0.0)
+            return ops.zeros(())
+
+        return engine.cond(pred, yes, no)
+
+    out = step(ops.convert_to_tensor(taken))
+    assert host(out) == (6.0 if taken else 0.0)
+    assert host(counter) == (5.0 if taken else 0.0)
+    assert host(weight).sum() == (6.0 if taken else 0.0)
+
+
+def test_a_gradient_inside_a_branch_and_a_branch_inside_a_gradient(weight, counter):
+    def inner():
+        loss, (gradient,) = engine.value_and_gradients(
+            lambda: ops.sum(weight.value**2), [weight]
+        )
+        weight.assign(weight.value - 0.5 * gradient)
+        return loss
+
+    out = engine.cond(ops.convert_to_tensor(True), inner, lambda: ops.zeros(()))
+    np.testing.assert_allclose(host(out), 14.0)
+    np.testing.assert_allclose(host(weight), 0.0)
+
+    def loss():
+        return engine.cond(
+            ops.convert_to_tensor(True),
+            lambda: ops.sum(3.0 * weight.value),
+            lambda: ops.zeros(()),
+        )
+
+    _, (gradient,) = engine.value_and_gradients(loss, [weight])
+    np.testing.assert_allclose(host(gradient), 3.0)
+
+
+def test_with_values_reads_others_lets_gradients_through_and_drops_updates(
+    weight, counter
+):
+    def loss():
+        def fn():
+            counter.assign(counter.value + 1.0)
+            return ops.sum(weight.value)
+
+        return engine.with_values([(weight, 2.0 * weight.value)], fn)
+
+    value, (gradient,) = engine.value_and_gradients(loss, [weight])
+    assert host(value) == 12.0
+    np.testing.assert_array_equal(host(gradient), [2.0, 2.0, 2.0])
+    assert host(counter) == 0.0
+    np.testing.assert_array_equal(host(weight), [1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_jit_sees_the_present_values(weight, compiled):
+    run = engine.jit(lambda x: ops.sum(weight.value) + x, [weight], compiled=compiled)
+    one = ops.convert_to_tensor(np.float32(1.0))
+    assert host(run(one)) == 7.0
+    weight.assign(np.zeros(3, "float32"))
+    assert host(run(one)) == 1.0
+
+
+@pytest.mark.parametrize("shape", [(64, 5), (6, 4, 4, 3)])
+def test_batch_normalization_is_the_formula(shape):
+    rng = np.random.default_rng(0)
+    x = rng.normal(1.0, 2.0, shape).astype("float32")
+    scale, offset = rng.normal(size=(2, shape[-1])).astype("float32")
+    axes = tuple(range(len(shape) - 1))
+    y, mean, variance = engine.batch_normalization(
+        *map(ops.convert_to_tensor, (x, scale, offset)), 1e-5
+    )
+    x = x.astype("float64")
+    np.testing.assert_allclose(host(mean), x.mean(axes), atol=1e-5)
+    np.testing.assert_allclose(host(variance), x.var(axes), rtol=1e-5)
+    wanted = (x - x.mean(axes)) / np.sqrt(x.var(axes) + 1e-5) * scale + offset
+    np.testing.assert_allclose(host(y), wanted, atol=1e-5)
+
+
+def test_loss_scaling_steps_and_skips(weight):
+    optimizer = keras.optimizers.LossScaleOptimizer(
+        keras.optimizers.SGD(1.0), initial_scale=4.0
+    )
+    optimizer.build([weight])
+    four = ops.convert_to_tensor(np.full(3, 4.0, "float32"))
+    engine.apply_gradients(optimizer, [four], [weight])
+    np.testing.assert_array_equal(host(weight), [0.0, 1.0, 2.0])
+    engine.apply_gradients(optimizer, [four * np.float32("inf")], [weight])
+    np.testing.assert_array_equal(host(weight), [0.0, 1.0, 2.0])
+    assert host(optimizer.dynamic_scale) == 2.0
