@@ -4,7 +4,6 @@ Arrays become an `ArrayDataset`, whose order is a function of the seed and the
 epoch, the same on every backend; everything else keeps its own order.
 """
 
-import itertools
 import math
 
 import keras
@@ -128,4 +127,10 @@ def peek(x):
         batch = next(iterator)
     except StopIteration:
         raise ValueError("The data holds no batches; at least one is needed.") from None
-    return batch, itertools.chain([batch], iterator) if iterator is x else x
+    return batch, _chained(batch, iterator) if iterator is x else x
+
+
+def _chained(first, rest):
+    """A generator (Keras takes no other iterator) of the first batch and the rest."""
+    yield first
+    yield from rest

@@ -22,6 +22,7 @@ def cgan_generator(
     latent_dim,
     base_filters=64,
     conditioning="concatenation",
+    initialization="normal",
     seed=0,
 ):
     """A DCGAN generator that sees the label.
@@ -34,6 +35,7 @@ def cgan_generator(
         conditioning: `"concatenation"`: a learned embedding of the label, as long as
             the latents, beside them; `"conditional_batch_norm"`: a gain and an
             offset for each class in every normalization.
+        initialization: `"normal"` or `"glorot_uniform"`.
         seed: integer.
 
     Returns:
@@ -42,7 +44,7 @@ def cgan_generator(
     check_choice("generator_conditioning", conditioning, GENERATOR_CONDITIONINGS)
     latents = keras.Input((latent_dim,), name="latents")
     labels = keras.Input((), dtype="int32", name="labels")
-    part = Part("generator", seed)
+    part = Part("generator", seed, initialization)
     if conditioning == "concatenation":
         code = part.embedding("label", num_classes, latent_dim)(labels)
         x = keras.layers.Concatenate()([latents, code])  # (B, 2 latent_dim)
@@ -58,6 +60,7 @@ def cgan_discriminator(
     base_filters=64,
     conditioning="concatenation",
     normalization="batch_norm",
+    initialization="normal",
     seed=0,
 ):
     """A DCGAN discriminator that sees the label.
@@ -70,6 +73,7 @@ def cgan_discriminator(
             channel of the image; `"projection"`: the logit gains the inner product
             of an embedding of the label with the features (1802.05637, equation 3).
         normalization: `"batch_norm"`, `"spectral_norm"` or None.
+        initialization: `"normal"` or `"glorot_uniform"`.
         seed: integer.
 
     Returns:
@@ -81,7 +85,7 @@ def cgan_discriminator(
     height, width, _ = image_shape
     images = keras.Input(image_shape, name="images")
     labels = keras.Input((), dtype="int32", name="labels")
-    part = Part("discriminator", seed)
+    part = Part("discriminator", seed, initialization)
     x = images
     if conditioning == "concatenation":
         plane = part.embedding("label", num_classes, height * width)(labels)
@@ -134,6 +138,7 @@ class CGAN(GAN):
         discriminator_conditioning: `"concatenation"` or `"projection"`.
         discriminator_filters: width of the discriminator, if it is another.
         discriminator_normalization: `"batch_norm"`, `"spectral_norm"` or None.
+        initialization: `"normal"`, the paper's, or `"glorot_uniform"`.
         generator: a network of your own: `[latents, labels]` -> images in [-1, 1].
         discriminator: a network of your own: `[images, labels]` -> logits `(B, 1)`.
         seed: integer >= 0: initial weights, noise and shuffling follow from it.
@@ -170,6 +175,7 @@ class CGAN(GAN):
         generator_conditioning="concatenation",
         discriminator_conditioning="concatenation",
         discriminator_normalization="batch_norm",
+        initialization="normal",
         generator=None,
         discriminator=None,
         seed=0,
@@ -191,6 +197,7 @@ class CGAN(GAN):
                 latent_dim,
                 base_filters,
                 generator_conditioning,
+                initialization,
                 seed=seed,
             ),
             discriminator
@@ -200,6 +207,7 @@ class CGAN(GAN):
                 discriminator_filters or base_filters,
                 discriminator_conditioning,
                 discriminator_normalization,
+                initialization,
                 seed=seed,
             ),
             image_shape=image_shape,
@@ -214,6 +222,7 @@ class CGAN(GAN):
         self.generator_conditioning = generator_conditioning
         self.discriminator_conditioning = discriminator_conditioning
         self.discriminator_normalization = discriminator_normalization
+        self.initialization = initialization
 
     def get_config(self):
         return {
@@ -224,4 +233,5 @@ class CGAN(GAN):
             "generator_conditioning": self.generator_conditioning,
             "discriminator_conditioning": self.discriminator_conditioning,
             "discriminator_normalization": self.discriminator_normalization,
+            "initialization": self.initialization,
         }

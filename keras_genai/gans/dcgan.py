@@ -9,7 +9,7 @@ beta_1 = 0.5, images in [-1, 1]. Kernels are 4 x 4, as in the authors' code.
 
 import keras
 
-from keras_genai.engine.initializers import Normal
+from keras_genai.engine.initializers import Normal, VarianceScaling
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.gans.gan import GAN, check_image_shape, check_positive
 from keras_genai.layers import (
@@ -19,6 +19,7 @@ from keras_genai.layers import (
 )
 
 NORMALIZATIONS = ("batch_norm", "spectral_norm", None)
+INITIALIZATIONS = ("normal", "glorot_uniform")
 
 
 def stages_of(image_shape):
@@ -49,18 +50,30 @@ class Part:
     Args:
         name: `"generator"` or `"discriminator"`: part of every weight's stream.
         seed: the model's.
+        initialization: `"normal"`, the paper's N(0, 0.02) and N(1, 0.02) for gains,
+            or `"glorot_uniform"`, Keras's, with gains of 1.
     """
 
-    def __init__(self, name, seed):
+    def __init__(self, name, seed, initialization="normal"):
+        if initialization not in INITIALIZATIONS:
+            raise ValueError(
+                f"initialization must be one of {', '.join(INITIALIZATIONS)}; got "
+                f"{initialization!r}."
+            )
         self.name = name
         self.seed = seed
+        self.initialization = initialization
 
-    def normal(self, layer, mean=0.0):
+    def kernel(self, layer):
         stream = f"{self.name}/{layer}"
-        return Normal(0.02, mean=mean, seed=self.seed, stream=stream)
+        if self.initialization == "normal":
+            return Normal(0.02, seed=self.seed, stream=stream)
+        return VarianceScaling(seed=self.seed, stream=stream)
 
     def batch_norm(self, layer, x, labels=None, num_classes=None):
-        gamma = self.normal(layer, mean=1.0)
+        deviation = 0.02 if self.initialization == "normal" else 0.0
+        stream = f"{self.name}/{layer}"
+        gamma = Normal(deviation, mean=1.0, seed=self.seed, stream=stream)
         if labels is None:
             return BatchNormalization(gamma_initializer=gamma, name=layer)(x)
         return ConditionalBatchNormalization(
@@ -68,13 +81,13 @@ class Part:
         )(x, labels)
 
     def dense(self, layer, units, **kwargs):
-        kernel = self.normal(layer)
+        kernel = self.kernel(layer)
         return keras.layers.Dense(
             units, kernel_initializer=kernel, name=layer, **kwargs
         )
 
     def embedding(self, layer, count, size):
-        table = self.normal(layer)
+        table = self.kernel(layer)
         return keras.layers.Embedding(
             count, size, embeddings_initializer=table, name=layer
         )
@@ -86,7 +99,7 @@ class Part:
             4,
             strides=2,
             padding="same",
-            kernel_initializer=self.normal(layer),
+            kernel_initializer=self.kernel(layer),
             name=layer,
             **kwargs,
         )
@@ -98,7 +111,9 @@ class Part:
         )
 
 
-def dcgan_generator(image_shape, latent_dim, base_filters=64, seed=0):
+def dcgan_generator(
+    image_shape, latent_dim, base_filters=64, initialization="normal", seed=0
+):
     """The generator of figure 1 for any image whose sides divide by 4.
 
     Args:
@@ -106,13 +121,15 @@ def dcgan_generator(image_shape, latent_dim, base_filters=64, seed=0):
         latent_dim: size of the latent vector.
         base_filters: channels before the last layer; they double with each stage
             towards the latents (64 for 64 x 64: 512, 256, 128, 64).
+        initialization: see `Part`.
         seed: integer.
 
     Returns:
         `keras.Model`, `(B, latent_dim)` -> `(B, H, W, C)` in [-1, 1].
     """
     latents = keras.Input((latent_dim,), name="latents")
-    images = upsample(Part("generator", seed), latents, None, image_shape, base_filters)
+    part = Part("generator", seed, initialization)
+    images = upsample(part, latents, None, image_shape, base_filters)
     return keras.Model(latents, images, name="generator")
 
 
@@ -138,7 +155,11 @@ def upsample(part, x, labels, image_shape, base_filters, num_classes=None):
 
 
 def dcgan_discriminator(
-    image_shape, base_filters=64, normalization="batch_norm", seed=0
+    image_shape,
+    base_filters=64,
+    normalization="batch_norm",
+    initialization="normal",
+    seed=0,
 ):
     """The discriminator: strided convolutions to one logit.
 
@@ -147,13 +168,14 @@ def dcgan_discriminator(
         base_filters: channels of the first layer; they double with each stage.
         normalization: `"batch_norm"` (the paper), `"spectral_norm"` (1802.05957) or
             None.
+        initialization: see `Part`.
         seed: integer.
 
     Returns:
         `keras.Model`, `(B, H, W, C)` -> `(B, 1)`.
     """
     images = keras.Input(image_shape, name="images")
-    part = Part("discriminator", seed)
+    part = Part("discriminator", seed, initialization)
     features = downsample(part, images, base_filters, normalization)
     logits = judge(part, features, normalization)
     return keras.Model(images, logits, name="discriminator")
@@ -200,6 +222,7 @@ class DCGAN(GAN):
         base_filters: width of the networks (the paper's 64 x 64 model: 64 to 128).
         discriminator_filters: width of the discriminator, if it is another.
         discriminator_normalization: `"batch_norm"`, `"spectral_norm"` or None.
+        initialization: `"normal"`, the paper's, or `"glorot_uniform"`.
         generator: a network of your own: latents -> images in [-1, 1].
         discriminator: a network of your own: images -> logits `(B, 1)`.
         seed: integer >= 0: initial weights, noise and shuffling follow from it.
@@ -232,6 +255,7 @@ class DCGAN(GAN):
         base_filters=64,
         discriminator_filters=None,
         discriminator_normalization="batch_norm",
+        initialization="normal",
         generator=None,
         discriminator=None,
         seed=0,
@@ -246,12 +270,15 @@ class DCGAN(GAN):
         own = {"generator": generator, "discriminator": discriminator}
         super().__init__(
             generator
-            or dcgan_generator(image_shape, latent_dim, base_filters, seed=seed),
+            or dcgan_generator(
+                image_shape, latent_dim, base_filters, initialization, seed=seed
+            ),
             discriminator
             or dcgan_discriminator(
                 image_shape,
                 discriminator_filters or base_filters,
                 discriminator_normalization,
+                initialization,
                 seed=seed,
             ),
             image_shape=image_shape,
@@ -263,6 +290,7 @@ class DCGAN(GAN):
         self.base_filters = base_filters
         self.discriminator_filters = discriminator_filters
         self.discriminator_normalization = discriminator_normalization
+        self.initialization = initialization
 
     def get_config(self):
         return {
@@ -270,4 +298,5 @@ class DCGAN(GAN):
             "base_filters": self.base_filters,
             "discriminator_filters": self.discriminator_filters,
             "discriminator_normalization": self.discriminator_normalization,
+            "initialization": self.initialization,
         }

@@ -411,7 +411,7 @@ class TensorFlow(OnTensorFlow, Own):
     def _steps(self, steps):
         for _ in range(steps):
             logs = self.model.train_function(self.iterator)
-        logs.get_value()["loss"].numpy()
+        logs["loss"].numpy()
 
 
 class TensorFlowNative(OnTensorFlow, Native):
@@ -486,6 +486,7 @@ class Jax(OnJax, Own):
     def _steps(self, steps):
         # As Keras's fit: the state leaves the model, goes round, and comes back.
         state = self._state()
+        self.model._jax_state_synced = False
         for _ in range(steps):
             logs, state = self.model.train_function(state, self.batches)
         self.jax.block_until_ready(state)

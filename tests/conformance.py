@@ -1,0 +1,838 @@
+"""The battery that every model passes, by one call:
+
+    TestDCGAN = conformance.battery("dcgan", factory, batch)
+
+`factory()` makes a fresh, uncompiled model with fewer than 50,000 parameters,
+`batch(n)` the first n samples `(x, condition)` as NumPy arrays (drawn by
+`engine.random` on the host, which is the same everywhere). pytest then reports each
+check of each model by name. A check that a model cannot meet is listed with its
+reason, `exceptions={"gradients": "..."}`, and shown as skipped with that reason.
+
+The golden losses and samples are in `tests/golden/`, written by `tools/golden.py`.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import types
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_genai as kg
+from keras_genai import engine
+
+BACKEND = keras.backend.backend()
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TOLERANCE = 1e-4  # |difference| <= 1e-4 max(1, |reference|)
+MAX_PARAMETERS = 50_000
+BATCH = 8
+STEPS = 5
+SAVED_AFTER = 3
+SAMPLES = 4
+
+BACKEND_EXCEPTIONS = {
+    "torch": {
+        "no_retrace": "PyTorch runs the step eagerly: there is nothing to retrace."
+    }
+}
+
+
+# Golden files
+
+
+GOLDENS = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Golden:
+    """Committed numbers, with a hash of the configuration that they belong to.
+
+    Args:
+        name: of the file `tests/golden/<name>.json`.
+        configuration: function -> JSON: all that the numbers follow from.
+        compute: function -> dict name -> array.
+    """
+
+    name: str
+    configuration: Callable
+    compute: Callable
+
+    def __post_init__(self):
+        GOLDENS[self.name] = self
+
+    @property
+    def path(self):
+        return ROOT / "tests" / "golden" / f"{self.name}.json"
+
+    def digest(self):
+        text = json.dumps(self.configuration(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def read(self):
+        """The committed arrays; fails where they are of another configuration."""
+        command = f"KERAS_BACKEND=jax python tools/golden.py {self.name}"
+        if not self.path.exists():
+            pytest.fail(f"{self.path} is missing. Write it: {command}")
+        stored = json.loads(self.path.read_text("utf-8"))
+        if stored["configuration"] != self.digest():
+            pytest.fail(
+                f"{self.path} was made from another configuration of {self.name}. If "
+                f"the change is wanted, write it anew and say why in the commit: "
+                f"{command}"
+            )
+        return {
+            name: np.array(item["values"], "float64").reshape(item["shape"])
+            for name, item in stored["arrays"].items()
+        }
+
+    def write(self):
+        """Computes the arrays and writes the file."""
+        arrays = {
+            name: {
+                "shape": list(np.shape(array)),
+                # Nine digits hold a float32 exactly.
+                "values": [float(f"{x:.9g}") for x in np.ravel(array)],
+            }
+            for name, array in self.compute().items()
+        }
+        lines = ",\n  ".join(
+            f"{json.dumps(name)}: {json.dumps(item)}" for name, item in arrays.items()
+        )
+        self.path.parent.mkdir(exist_ok=True)
+        self.path.write_text(
+            f'{{"backend": {json.dumps(BACKEND)},\n'
+            f' "configuration": {json.dumps(self.digest())},\n'
+            f' "arrays": {{\n  {lines}}}}}\n',
+            "utf-8",
+        )
+
+
+def assert_golden(got, reference, what, tolerance=TOLERANCE):
+    """`|got - reference| <= tolerance max(1, |reference|)`, element by element."""
+    got, reference = np.asarray(got, "float64"), np.asarray(reference, "float64")
+    assert got.shape == reference.shape, f"{what}: {got.shape}, not {reference.shape}"
+    error = np.abs(got - reference) / np.maximum(1.0, np.abs(reference))
+    assert np.all(error <= tolerance), (
+        f"{what}: off by {np.nanmax(error):.3g}, more than {tolerance:.3g}.\n"
+        f"got       {got.ravel()[:12]}\nreference {reference.ravel()[:12]}"
+    )
+
+
+def describe(model, *arrays):
+    """What the numbers of a compiled model follow from, as JSON: for `Golden`.
+
+    Keras's own entries that are None and those that say where a class lives are left
+    out, and the names that depend on how many models the process has made.
+    """
+    config = dict(model.get_config())
+    config.pop("name", None)
+    data = [np.ascontiguousarray(a) for a in arrays if a is not None]
+    return {
+        "model": type(model).__name__,
+        "config": _plain(config),
+        "compile": _plain(model.get_compile_config()),
+        "variables": [[list(v.shape), str(v.dtype)] for v in model.variables],
+        "data": [hashlib.sha256(a.tobytes()).hexdigest() for a in data],
+    }
+
+
+def _plain(item):
+    if isinstance(item, dict):
+        dropped = ("module", "registered_name", "build_config", "dtype")
+        return {
+            str(k): _plain(v)
+            for k, v in item.items()
+            if v is not None and k not in dropped
+        }
+    if isinstance(item, list | tuple):
+        return [_plain(x) for x in item]
+    return item.item() if isinstance(item, np.generic) else item
+
+
+# Parts of the checks
+
+
+def host(x):
+    """A copy in NumPy."""
+    return np.array(ops.convert_to_numpy(x))
+
+
+def uniform(name, shape, low=-1.0, high=1.0):
+    """Data for a battery: uniform numbers that are the same everywhere."""
+    key = engine.random.key(0, f"conformance/{name}")
+    return engine.random.uniform(key, shape, low, high, host=True)
+
+
+def integers(name, shape, high):
+    """Data for a battery: integers in [0, high) that are the same everywhere."""
+    key = engine.random.key(0, f"conformance/{name}")
+    return host(engine.random.randint(key, shape, 0, high))
+
+
+def state(model):
+    """Every variable that a saved model holds, in one list."""
+    optimizer = model.optimizer.variables if model.compiled else []
+    return [*model.variables, *optimizer, *model.metrics_variables]
+
+
+def values(variables):
+    """Copies of the values, by the variable's id."""
+    return {id(v): host(v.value) for v in variables}
+
+
+def restore(variables, stored):
+    for variable in variables:
+        variable.assign(stored[id(variable)])
+
+
+def same_bits(a, b):
+    return a.dtype == b.dtype and a.tobytes() == b.tobytes()
+
+
+def assert_same_state(got, reference):
+    """Every variable of two models has the same bits."""
+    pairs = list(zip(state(got), state(reference), strict=True))
+    differing = [
+        b.path for a, b in pairs if not same_bits(host(a.value), host(b.value))
+    ]
+    assert not differing, f"{len(differing)} of {len(pairs)} differ: {differing}"
+
+
+@contextlib.contextmanager
+def policy(name, floatx="float32"):
+    """Another dtype policy, and then the old one."""
+    old_policy, old_floatx = keras.config.dtype_policy(), keras.config.floatx()
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(old_floatx)
+        keras.config.set_dtype_policy(old_policy)
+
+
+def rows(data, start, stop):
+    """Samples `start` to `stop` of `(x, condition)`."""
+    return tuple(
+        None
+        if part is None
+        else keras.tree.map_structure(lambda a: a[start:stop], part)
+        for part in data
+    )
+
+
+def train(model, data, first, last):
+    """The logs of steps `first` to `last`, each on its own batch, by name."""
+    logs = [
+        model.train_on_batch(
+            *rows(data, step * BATCH, (step + 1) * BATCH), return_dict=True
+        )
+        for step in range(first, last)
+    ]
+    return {name: np.array([log[name] for log in logs]) for name in logs[0]}
+
+
+def without_branches(model, always=False):
+    """Replaces `model.every` by a choice in Python, so that no branch is traced."""
+
+    def every(interval, fn, otherwise, phase=0):
+        due = always or int(host(model.noise.step.value)) % interval == phase
+        return fn() if due else otherwise()
+
+    model.every = every
+
+
+def noise_steps(model):
+    """The counters of noise that belong to no player: augmentations draw by them."""
+    players = {id(v) for net in model.players.values() for v in net.variables}
+    counters = [
+        layer.step
+        for layer in model._flatten_layers()
+        if isinstance(layer, engine.random.Noise)
+    ]
+    return {id(v) for v in counters} - players
+
+
+@dataclasses.dataclass
+class Phase:
+    """One call of `minimize`: what every variable was before and after."""
+
+    player: str
+    before: dict
+    after: dict
+    gradients: list  # (variable, gradient)
+
+
+def record_phases(model, monkeypatch):
+    """Makes `minimize` record a `Phase` at each call; returns the growing list."""
+    phases, gradients = [], []
+    minimize, apply = model.minimize, engine.backend_ops.apply_gradients
+
+    def recording_apply(optimizer, gradients_, variables):
+        gradients[:] = [
+            (v, host(g)) for v, g in zip(variables, gradients_, strict=True)
+        ]
+        apply(optimizer, gradients_, variables)
+
+    def recording_minimize(player, loss_fn):
+        before = values(model.variables)
+        loss = minimize(player, loss_fn)
+        phases.append(Phase(player, before, values(model.variables), gradients[:]))
+        return loss
+
+    monkeypatch.setattr(engine.backend_ops, "apply_gradients", recording_apply)
+    monkeypatch.setattr(model, "minimize", recording_minimize)
+    return phases
+
+
+def changed(before, after):
+    return {key for key in before if not same_bits(before[key], after[key])}
+
+
+def count_calls(fn, counts):
+    @functools.wraps(fn)
+    def counted(*args, **kwargs):
+        counts.append(1)
+        return fn(*args, **kwargs)
+
+    return counted
+
+
+# Gradients
+
+
+def gradient_errors(model, data, prepare=None):
+    """Every player's directional derivatives against central differences.
+
+    At a point beside the initial weights: there, biases are zero, and a cut-out
+    region lies exactly on the kink of a rectifier.
+
+    Args:
+        model: in float64, compiled.
+        data: `(x, condition)`.
+        prepare: optional function of the model, called at that point.
+
+    Returns:
+        dict player -> list of errors, each relative to the root of the sum of the
+        squared terms of its derivative.
+    """
+    draw = np.random.default_rng(0)
+
+    def sizes(variables):
+        return [max(float(np.std(host(v.value))), 0.05) for v in variables]
+
+    def directions(variables):
+        return [
+            size * draw.standard_normal(v.shape)
+            for v, size in zip(variables, sizes(variables), strict=True)
+        ]
+
+    trainable = model.trainable_variables
+    for variable, step in zip(trainable, directions(trainable), strict=True):
+        variable.assign(host(variable.value) + 0.3 * step)
+    if prepare is not None:
+        prepare(model)
+    errors = {}
+
+    def probe(player, loss_fn):
+        variables = model.players[player].trainable_variables
+        # The loss moves statistics and noise; each evaluation begins with the same.
+        point = values(model.variables)
+
+        def loss_at(step, direction):
+            restore(model.variables, point)
+            for v, d in zip(variables, direction, strict=True):
+                v.assign(point[id(v)] + step * d)
+            return float(host(loss_fn()))
+
+        loss, gradients = engine.value_and_gradients(loss_fn, variables)
+        gradients = [host(g) for g in gradients]
+        assert all(g.dtype == "float64" for g in gradients), "computed in less"
+        errors[player] = []
+        for _ in range(2):
+            direction = directions(variables)
+            terms = np.concatenate(
+                [(g * d).ravel() for g, d in zip(gradients, direction, strict=True)]
+            )
+            h = 1e-6
+            difference = (loss_at(h, direction) - loss_at(-h, direction)) / (2 * h)
+            scale = np.sqrt(np.sum(terms**2))
+            assert scale > 0, f"{player}: the gradient is zero"
+            errors[player].append(abs(terms.sum() - difference) / scale)
+        restore(model.variables, point)
+        return loss
+
+    model.minimize = probe
+    without_branches(model, always=True)
+    model.train_step((*data, None))
+    return errors
+
+
+@functools.cache
+def _x64_outcomes(path):
+    """The gradient checks of a test file in a child, where JAX has float64.
+
+    Returns:
+        dict class name -> what went wrong (empty: nothing).
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        report = pathlib.Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-k", "test_gradients"]
+        command += ["-p", "no:cacheprovider", f"--junitxml={report}", str(path)]
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "KERAS_BACKEND": BACKEND, "JAX_ENABLE_X64": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert report.exists(), done.stdout + done.stderr
+        cases = ET.parse(report).getroot().iter("testcase")
+        return {
+            case.get("classname").rpartition(".")[2]: "\n".join(
+                part.text or part.get("message") or part.tag
+                for part in case
+                if part.tag in ("failure", "error")
+            )
+            for case in cases
+        }
+
+
+# The battery
+
+
+class Runs:
+    """What several checks look at, made once: networks, steps and compilations."""
+
+    def __init__(self, factory, batch, compile):
+        self._factory, self._batch, self._compile = factory, batch, compile
+
+    def fresh(self, **kwargs):
+        """A new model, compiled."""
+        model = self._factory()
+        count = sum(net.count_params() for net in model.players.values())
+        assert count < MAX_PARAMETERS, (
+            f"The battery is for tiny networks, of fewer than {MAX_PARAMETERS:,} "
+            f"parameters; the factory's have {count:,}."
+        )
+        model.compile(**{**self._compile(), **kwargs})
+        return model
+
+    @functools.cached_property
+    def data(self):
+        return self._batch(STEPS * BATCH)
+
+    @functools.cached_property
+    def trained(self):
+        """Five steps on from a seed, saved on the way."""
+        model = self.fresh()
+        fresh = model.generate(SAMPLES, seed=1)
+        losses = train(model, self.data, 0, SAVED_AFTER)
+        saved = Saved(model)
+        later = train(model, self.data, SAVED_AFTER, STEPS)
+        losses = {name: np.concatenate([losses[name], later[name]]) for name in losses}
+        return types.SimpleNamespace(
+            model=model,
+            saved=saved,
+            losses=losses,
+            arrays={
+                **{f"{name}": array for name, array in losses.items()},
+                "generate: fresh": fresh,
+                "generate: trained": model.generate(SAMPLES, seed=1),
+            },
+        )
+
+    @functools.cached_property
+    def eager(self):
+        """Three steps with `run_eagerly`."""
+        model = self.fresh(run_eagerly=True)
+        losses = train(model, self.data, 0, SAVED_AFTER)
+        return types.SimpleNamespace(model=model, losses=losses)
+
+    @functools.cached_property
+    def fitted(self):
+        """Four calls of `fit` with the settings of the optimizers that change steps.
+
+        Accumulation over two steps, clipping, a schedule; one batch twice, then three
+        epochs of a whole and a partial batch, then two epochs of both.
+        """
+        model = self._factory()
+
+        def optimizer():
+            rate = keras.optimizers.schedules.ExponentialDecay(1e-2, 1, 0.9)
+            return keras.optimizers.Adam(
+                rate, clipnorm=1.0, gradient_accumulation_steps=2
+            )
+
+        names = list(model.players)
+        one = len(names) == 1
+        model.compile(
+            **{"optimizer" if one else f"{n}_optimizer": optimizer() for n in names}
+        )
+        traces, weights, logs = [], [values(model.trainable_variables)], []
+        model.train_step = count_calls(model.train_step, traces)
+        counts = []
+        partial = BATCH // 2
+        for size, epochs in ((BATCH, 1), (BATCH, 1), (BATCH + partial, 3)):
+            logs.append(self._fit(model, size, epochs))
+            weights.append(values(model.trainable_variables))
+            counts.append(len(traces))
+        logs.append(self._fit(model, BATCH + partial, 2))
+        counts.append(len(traces))
+        return types.SimpleNamespace(
+            model=model, weights=weights, traces=counts, logs=logs
+        )
+
+    def _fit(self, model, size, epochs):
+        x, condition = rows(self.data, 0, size)
+        history = model.fit(
+            x, condition, batch_size=BATCH, epochs=epochs, verbose=0
+        ).history
+        return history
+
+    def mixed(self, name):
+        """Five steps under a policy of mixed precision: `(model, losses)`."""
+        with policy(name):
+            model = self.fresh()
+            return model, train(model, self.data, 0, STEPS)
+
+
+class Saved:
+    """A model's file with what it should hold."""
+
+    def __init__(self, model):
+        self.state = [host(v.value) for v in state(model)]
+        self.paths = [v.path for v in state(model)]
+        self.samples = model.generate(SAMPLES, seed=1)
+        self.config = copy.deepcopy(model.get_compile_config())
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "model.keras"
+            model.save(path)
+            self.file = path.read_bytes()
+
+    def load(self):
+        """The model of the file, every variable compared to the bit."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "model.keras"
+            path.write_bytes(self.file)
+            model = kg.load_model(path)
+        loaded = [host(v.value) for v in state(model)]
+        differing = [
+            path
+            for path, a, b in zip(self.paths, loaded, self.state, strict=True)
+            if not same_bits(a, b)
+        ]
+        assert not differing, f"these were not restored: {differing}"
+        assert as_json(model.get_compile_config()) == as_json(self.config)
+        return model
+
+
+def as_json(config):
+    return json.loads(json.dumps(config))
+
+
+class Battery:
+    """The checks; `battery` makes the subclass of a model."""
+
+    runs: Runs
+    golden: Golden
+    exceptions: dict
+    prepare_gradients: Callable | None
+    value_range: tuple
+
+    @pytest.fixture(autouse=True)
+    def _skip_exceptions(self, request):
+        name = request.node.originalname.removeprefix("test_")
+        if name in self.exceptions:
+            pytest.skip(self.exceptions[name])
+
+    # Steps
+
+    def test_golden_losses(self):
+        """Five steps from one seed give the committed losses."""
+        reference = self.golden.read()
+        for name, losses in self.runs.trained.losses.items():
+            assert_golden(losses, reference[name], name)
+
+    def test_golden_samples(self):
+        """The same weights, and then the same steps, give the same samples."""
+        reference, arrays = self.golden.read(), self.runs.trained.arrays
+        for name in ("generate: fresh", "generate: trained"):
+            assert_golden(arrays[name], reference[name], name)
+
+    def test_phases(self, monkeypatch):
+        """Each player's phase changes its own variables, and only those."""
+        model = self.runs.eager.model
+        phases = record_phases(model, monkeypatch)
+        monkeypatch.setattr(model, "every", None)
+        without_branches(model)
+        first = values(model.variables)
+        train(model, self.runs.data, SAVED_AFTER, STEPS)
+        paths = {id(v): v.path for v in model.variables}
+        counters = noise_steps(model) | {id(model.not_finite)}
+        own = {
+            name: {id(v) for v in net.variables} for name, net in model.players.items()
+        }
+        everyones = set().union(*own.values())
+        assert {phase.player for phase in phases} == set(own), "a player had no phase"
+        last = first
+        with_gradient = set()
+        for phase in phases:
+            stray = changed(last, phase.before) & everyones
+            assert not stray, f"changed between phases: {[paths[k] for k in stray]}"
+            wrong = changed(phase.before, phase.after) - own[phase.player] - counters
+            assert not wrong, (
+                f"the phase of {phase.player} changed {[paths[k] for k in wrong]}"
+            )
+            with_gradient |= {id(v) for v, g in phase.gradients if np.any(g != 0)}
+            last = phase.after
+        stray = changed(last, values(model.variables)) & everyones
+        assert not stray, f"changed after the phases: {[paths[k] for k in stray]}"
+        # At the end and not after each phase: an optimizer may gather gradients.
+        still = with_gradient - changed(first, last)
+        assert not still, f"did not move: {[paths[k] for k in still]}"
+        for name, net in model.players.items():
+            assert with_gradient & {id(v) for v in net.trainable_variables}, name
+
+    def test_run_eagerly(self):
+        """Without compilation the losses are the same."""
+        for name, losses in self.runs.eager.losses.items():
+            assert_golden(losses, self.runs.trained.losses[name][:SAVED_AFTER], name)
+
+    def test_no_retrace(self):
+        """The step is traced once for each shape of a batch, at most twice."""
+        once, twice, epochs, again = self.runs.fitted.traces
+        assert twice == once, "the same batch was traced again"
+        assert epochs <= 2, f"{epochs} traces for a whole and a partial batch"
+        assert again == epochs, "shapes already seen were traced again"
+
+    def test_generate_does_not_retrace(self, monkeypatch):
+        """`generate` with the same n is compiled once, whatever the weights."""
+        if BACKEND in BACKEND_EXCEPTIONS:
+            pytest.skip(BACKEND_EXCEPTIONS[BACKEND]["no_retrace"])
+        model, traces = self.runs.fitted.model, []
+        run = model.run_compiled
+
+        def counted(name, fn, variables, *args):
+            return run(name, count_calls(fn, traces), variables, *args)
+
+        monkeypatch.setattr(model, "run_compiled", counted)
+        first = model.generate(SAMPLES, seed=1)
+        count = len(traces)
+        assert count >= 1
+        assert np.array_equal(model.generate(SAMPLES, seed=1), first)
+        model.generate(SAMPLES, seed=2)
+        assert len(traces) == count, "the same n was traced again"
+
+    def test_optimizer_settings(self):
+        """Accumulation, clipping and a schedule work for every player."""
+        run = self.runs.fitted
+        for logs in run.logs:
+            for name, losses in logs.items():
+                assert np.all(np.isfinite(losses)), f"{name} {losses}"
+        start, one_step, _, end = run.weights
+        assert not changed(start, one_step), "weights moved before the second gradient"
+        moved = changed(start, end)
+        for name, network in run.model.players.items():
+            assert moved & {id(v) for v in network.trainable_variables}, name
+            assert float(host(run.model.optimizers[name].learning_rate)) < 1e-2
+        assert all(np.all(np.isfinite(array)) for array in end.values())
+
+    def test_evaluate(self):
+        """`evaluate` gives finite losses, the same again, and changes nothing."""
+        model = self.runs.trained.model
+        before = values(state(model))
+        x, condition = rows(self.runs.data, 0, 2 * BATCH)
+
+        def evaluate():
+            return model.evaluate(
+                x, condition, batch_size=BATCH, verbose=0, return_dict=True
+            )
+
+        logs = evaluate()
+        assert set(logs) == set(self.runs.trained.losses)
+        assert all(np.isfinite(value) for value in logs.values()), logs
+        assert evaluate() == logs
+        metrics = {id(v) for v in model.metrics_variables}
+        assert not changed(before, values(state(model))) - metrics
+
+    # Saving
+
+    def test_save(self):
+        """A loaded model is the saved one to the bit, and so are its samples."""
+        saved = self.runs.trained.saved
+        np.testing.assert_array_equal(
+            saved.load().generate(SAMPLES, seed=1), saved.samples
+        )
+
+    def test_resume(self):
+        """N steps, save, load and N more are the unbroken run to the bit."""
+        run = self.runs.trained
+        model = run.saved.load()
+        losses = train(model, self.runs.data, SAVED_AFTER, STEPS)
+        assert_same_state(model, run.model)
+        for name, array in losses.items():
+            np.testing.assert_array_equal(array, run.losses[name][SAVED_AFTER:])
+
+    def test_config(self):
+        """The configuration is JSON and makes the same model again."""
+        model = self.runs.trained.model
+        config = as_json(model.get_config())
+        again = type(model).from_config(copy.deepcopy(config))
+        assert as_json(again.get_config()) == config
+        again = type(model).from_config(model.get_config())
+        assert again.get_config() == model.get_config()
+        shapes = [(tuple(v.shape), v.dtype) for v in model.variables]
+        assert [(tuple(v.shape), v.dtype) for v in again.variables] == shapes
+
+    def test_summary(self):
+        """`summary()` names every player."""
+        lines = []
+        self.runs.trained.model.summary(print_fn=lines.append)
+        for network in self.runs.trained.model.players.values():
+            assert network.name in "\n".join(lines)
+
+    # Precision
+
+    def _check_mixed(self, name):
+        model, losses = self.runs.mixed(name)
+        for loss, array in losses.items():
+            reference = self.runs.trained.losses[loss]
+            assert np.all(np.isfinite(array)), f"{loss} {array}"
+            assert_golden(array, reference, loss, tolerance=0.05)
+        for variable in model.trainable_variables:
+            assert variable.dtype == "float32", variable.path
+            assert np.all(np.isfinite(host(variable.value))), variable.path
+        computed = {layer.compute_dtype for layer in model._flatten_layers()}
+        assert name.removeprefix("mixed_") in computed, "computed in full precision"
+        with policy(name):
+            samples = model.generate(SAMPLES)
+            assert samples.dtype == np.float32
+            assert np.all(np.isfinite(samples))
+        return model
+
+    def test_mixed_float16(self):
+        """Under float16 every player has loss scaling of its own, and it is saved."""
+        model = self._check_mixed("mixed_float16")
+        optimizers = list(model.optimizers.values())
+        assert len({id(optimizer) for optimizer in optimizers}) == len(model.players)
+        for optimizer in optimizers:
+            assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        saved = Saved(model)
+        loaded = saved.load()  # under the policy float32: the file knows its own
+        np.testing.assert_array_equal(loaded.generate(SAMPLES, seed=1), saved.samples)
+
+    def test_mixed_bfloat16(self):
+        self._check_mixed("mixed_bfloat16")
+
+    def test_gradients(self, request):
+        """Gradients agree with float64 central differences, penalties included."""
+        if BACKEND == "jax" and os.environ.get("JAX_ENABLE_X64") != "1":
+            outcome = _x64_outcomes(request.node.path)
+            wrong = outcome[request.node.getparent(pytest.Class).name]
+            if wrong:
+                pytest.fail(f"in a child with JAX_ENABLE_X64=1:\n{wrong}")
+            return
+        with policy("float64", "float64"):
+            model = self.runs.fresh(run_eagerly=True)
+            data = rows(self.runs.data, 0, BATCH)
+            errors = gradient_errors(model, data, self.prepare_gradients)
+        assert set(errors) == set(model.players)
+        for player, relative in errors.items():
+            assert max(relative) <= 1e-5, f"{player}: {relative}"
+
+    # Samples
+
+    def test_generate(self):
+        """Shapes, types and ranges; sample i depends on the seed and i alone."""
+        model = self.runs.trained.model
+        samples = model.generate(16, batch_size=8)
+        assert isinstance(samples, np.ndarray)
+        assert samples.dtype == np.float32
+        assert samples.shape[0] == 16
+        assert np.all(np.isfinite(samples))
+        low, high = self.value_range
+        assert low <= samples.min() <= samples.max() <= high
+        fewer = model.generate(8, batch_size=3)
+        assert fewer.shape == (8, *samples.shape[1:])
+        np.testing.assert_allclose(samples[:8], fewer, rtol=0, atol=1e-6)
+        assert not np.array_equal(model.generate(8, seed=1, batch_size=3), fewer)
+        with pytest.raises(ValueError, match="n must be"):
+            model.generate(0)
+
+
+CHECKS = tuple(
+    name.removeprefix("test_") for name in vars(Battery) if name.startswith("test_")
+)
+
+
+def battery(
+    name,
+    factory,
+    batch,
+    *,
+    compile=dict,
+    exceptions=None,
+    prepare_gradients=None,
+    value_range=(-1.0, 1.0),
+):
+    """The class of checks of one model, for pytest to collect.
+
+    Args:
+        name: of the golden file.
+        factory: function -> a fresh, uncompiled model with networks of fewer than
+            50,000 parameters in all.
+        batch: function n -> `(x, condition)`, NumPy arrays of n samples; None for no
+            condition.
+        compile: function -> the arguments of `compile`, with new optimizers.
+        exceptions: dict check -> reason, for checks that this model cannot meet.
+        prepare_gradients: function of the model, called at the point where its
+            gradients are checked, for state that must have converged there.
+        value_range: smallest and largest value of a sample.
+
+    Returns:
+        A class; its name in the test module must begin with `Test`.
+    """
+    exceptions = dict(exceptions or {})
+    for check, reason in exceptions.items():
+        if check not in CHECKS:
+            raise ValueError(
+                f"{name}: there is no check {check!r} to except; the checks are "
+                f"{', '.join(CHECKS)}."
+            )
+        if not (isinstance(reason, str) and reason.strip()):
+            raise ValueError(f"{name}: give the reason of the exception {check!r}.")
+    runs = Runs(factory, batch, compile)
+    if name in GOLDENS:
+        raise ValueError(f"There are two batteries of the name {name!r}.")
+    golden = Golden(
+        name,
+        lambda: describe(runs.fresh(), *keras.tree.flatten(runs.data)),
+        lambda: runs.trained.arrays,
+    )
+    return type(
+        f"Test_{name}",
+        (Battery,),
+        {
+            "runs": runs,
+            "golden": golden,
+            "exceptions": {**BACKEND_EXCEPTIONS.get(BACKEND, {}), **exceptions},
+            "prepare_gradients": staticmethod(prepare_gradients)
+            if prepare_gradients
+            else None,
+            "value_range": value_range,
+        },
+    )
