@@ -118,6 +118,13 @@ class GAN(engine.GenerativeModel):
                 f"The generator must make images of image_shape {self.image_shape}; "
                 f"it makes {tuple(made.shape[1:])}."
             )
+        for layer in self.augment:
+            images = layer(images)
+        if tuple(images.shape[1:]) != self.image_shape:
+            raise ValueError(
+                f"augment must keep the images' shape {self.image_shape}; it makes "
+                f"{tuple(images.shape[1:])}."
+            )
         judged = self.discriminator(self._with_labels(images, labels))
         if judged.shape[-1] != 1:
             raise ValueError(
