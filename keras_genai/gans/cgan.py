@@ -34,23 +34,26 @@ def cgan_generator(
         base_filters: see `dcgan_generator`.
         conditioning: `"concatenation"`: a learned embedding of the label, as long as
             the latents, beside them; `"conditional_batch_norm"`: a gain and an
-            offset for each class in every normalization.
+            offset for each class in every normalization; or both, in a tuple (as
+            1809.11096 has both).
         initialization: `"normal"` or `"glorot_uniform"`.
         seed: integer.
 
     Returns:
         `keras.Model`, `[(B, latent_dim), (B,)]` -> `(B, H, W, C)` in [-1, 1].
     """
-    check_choice("generator_conditioning", conditioning, GENERATOR_CONDITIONINGS)
+    ways = (conditioning,) if isinstance(conditioning, str) else tuple(conditioning)
+    for way in ways or (None,):
+        check_choice("generator_conditioning", way, GENERATOR_CONDITIONINGS)
     latents = keras.Input((latent_dim,), name="latents")
     labels = keras.Input((), dtype="int32", name="labels")
     part = Part("generator", seed, initialization)
-    if conditioning == "concatenation":
+    x = latents
+    if "concatenation" in ways:
         code = part.embedding("label", num_classes, latent_dim)(labels)
         x = keras.layers.Concatenate()([latents, code])  # (B, 2 latent_dim)
-        images = upsample(part, x, None, image_shape, base_filters)
-    else:
-        images = upsample(part, latents, labels, image_shape, base_filters, num_classes)
+    norm_labels = labels if "conditional_batch_norm" in ways else None
+    images = upsample(part, x, norm_labels, image_shape, base_filters, num_classes)
     return keras.Model([latents, labels], images, name="generator")
 
 
@@ -133,8 +136,8 @@ class CGAN(GAN):
         num_classes: K, at least 2; labels are integers in [0, K).
         latent_dim: size of the latent vector.
         base_filters: width of the networks.
-        generator_conditioning: `"concatenation"` (1411.1784) or
-            `"conditional_batch_norm"` (1802.05637).
+        generator_conditioning: `"concatenation"` (1411.1784),
+            `"conditional_batch_norm"` (1802.05637), or a tuple of both.
         discriminator_conditioning: `"concatenation"` or `"projection"`.
         discriminator_filters: width of the discriminator, if it is another.
         discriminator_normalization: `"batch_norm"`, `"spectral_norm"` or None.
