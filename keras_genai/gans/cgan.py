@@ -222,7 +222,11 @@ class CGAN(GAN):
         )
         self.base_filters = base_filters
         self.discriminator_filters = discriminator_filters
-        self.generator_conditioning = generator_conditioning
+        self.generator_conditioning = (
+            generator_conditioning
+            if isinstance(generator_conditioning, str)
+            else list(generator_conditioning)
+        )
         self.discriminator_conditioning = discriminator_conditioning
         self.discriminator_normalization = discriminator_normalization
         self.initialization = initialization
