@@ -74,7 +74,12 @@ def main() -> int:
     output.mkdir(parents=True, exist_ok=True)
     command = [str(python), __file__, "--stage", "train", "--output", str(output)]
     command += ["--epochs", str(options.epochs), "--seed", str(options.seed)]
-    variables = environment.child_environment(KERAS_BACKEND=backend, MPLBACKEND="Agg")
+    variables = environment.child_environment(
+        KERAS_BACKEND=backend,
+        MPLBACKEND="Agg",
+        # TensorFlow reports, as an error, an optimisation of its graph that it skips.
+        TF_CPP_MIN_LOG_LEVEL="3",
+    )
     return subprocess.run(command, env=variables, check=False).returncode
 
 
