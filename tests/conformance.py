@@ -42,7 +42,7 @@ MAX_PARAMETERS = 50_000
 BATCH = 8
 STEPS = 5
 SAVED_AFTER = 3
-SAMPLES = 4
+SAMPLES = 2
 
 BACKEND_EXCEPTIONS = {
     "torch": {
@@ -104,8 +104,7 @@ class Golden:
         arrays = {
             name: {
                 "shape": list(np.shape(array)),
-                # Nine digits hold a float32 exactly.
-                "values": [float(f"{x:.9g}") for x in np.ravel(array)],
+                "values": [float(f"{x:.7g}") for x in np.ravel(array)],
             }
             for name, array in self.compute().items()
         }
@@ -135,28 +134,32 @@ def assert_golden(got, reference, what, tolerance=TOLERANCE):
 def describe(model, *arrays):
     """What the numbers of a compiled model follow from, as JSON: for `Golden`.
 
-    Keras's own entries that are None and those that say where a class lives are left
-    out, and the names that depend on how many models the process has made.
+    Without Keras's entries that are None, those that say where a class lives, and
+    names, which depend on how many models the process has made.
     """
-    config = dict(model.get_config())
-    config.pop("name", None)
     data = [np.ascontiguousarray(a) for a in arrays if a is not None]
     return {
         "model": type(model).__name__,
-        "config": _plain(config),
+        "config": _plain(model.get_config()),
         "compile": _plain(model.get_compile_config()),
         "variables": [[list(v.shape), str(v.dtype)] for v in model.variables],
         "data": [hashlib.sha256(a.tobytes()).hexdigest() for a in data],
     }
 
 
+_NOT_DESCRIBED = {
+    *("name", "inbound_nodes", "input_layers", "output_layers"),
+    *("module", "registered_name", "build_config", "dtype"),
+    *("jit_compile", "run_eagerly", "steps_per_execution"),
+}
+
+
 def _plain(item):
     if isinstance(item, dict):
-        dropped = ("module", "registered_name", "build_config", "dtype")
         return {
-            str(k): _plain(v)
-            for k, v in item.items()
-            if v is not None and k not in dropped
+            str(key): _plain(value)
+            for key, value in item.items()
+            if value is not None and key not in _NOT_DESCRIBED
         }
     if isinstance(item, list | tuple):
         return [_plain(x) for x in item]
@@ -577,7 +580,9 @@ class Battery:
         """The same weights, and then the same steps, give the same samples."""
         reference, arrays = self.golden.read(), self.runs.trained.arrays
         for name in ("generate: fresh", "generate: trained"):
-            assert_golden(arrays[name], reference[name], name)
+            # Networks this small make faint images: measured by their own size.
+            scale = max(1e-6, np.abs(reference[name]).max())
+            assert_golden(arrays[name] / scale, reference[name] / scale, name)
 
     def test_phases(self, monkeypatch):
         """Each player's phase changes its own variables, and only those."""

@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.gans.dcgan import Part, downsample, judge, upsample, wide
-from keras_genai.gans.gan import GAN, check_image_shape, check_positive
+from keras_genai.gans.gan import GAN, check_image_shape, check_positive, dtype_policy
 
 GENERATOR_CONDITIONINGS = ("concatenation", "conditional_batch_norm")
 DISCRIMINATOR_CONDITIONINGS = ("concatenation", "projection")
@@ -192,9 +192,8 @@ class CGAN(GAN):
             check_positive("discriminator_filters", discriminator_filters)
         image_shape = tuple(image_shape)
         own = {"generator": generator, "discriminator": discriminator}
-        super().__init__(
-            generator
-            or cgan_generator(
+        with dtype_policy(kwargs.get("dtype")):
+            generator = generator or cgan_generator(
                 image_shape,
                 num_classes,
                 latent_dim,
@@ -202,9 +201,8 @@ class CGAN(GAN):
                 generator_conditioning,
                 initialization,
                 seed=seed,
-            ),
-            discriminator
-            or cgan_discriminator(
+            )
+            discriminator = discriminator or cgan_discriminator(
                 image_shape,
                 num_classes,
                 discriminator_filters or base_filters,
@@ -212,7 +210,10 @@ class CGAN(GAN):
                 discriminator_normalization,
                 initialization,
                 seed=seed,
-            ),
+            )
+        super().__init__(
+            generator,
+            discriminator,
             image_shape=image_shape,
             latent_dim=latent_dim,
             num_classes=num_classes,

@@ -11,7 +11,7 @@ import keras
 
 from keras_genai.engine.initializers import Normal, VarianceScaling
 from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.gans.gan import GAN, check_image_shape, check_positive
+from keras_genai.gans.gan import GAN, check_image_shape, check_positive, dtype_policy
 from keras_genai.layers import (
     BatchNormalization,
     ConditionalBatchNormalization,
@@ -268,19 +268,20 @@ class DCGAN(GAN):
             check_positive("discriminator_filters", discriminator_filters)
         image_shape = tuple(image_shape)
         own = {"generator": generator, "discriminator": discriminator}
-        super().__init__(
-            generator
-            or dcgan_generator(
+        with dtype_policy(kwargs.get("dtype")):
+            generator = generator or dcgan_generator(
                 image_shape, latent_dim, base_filters, initialization, seed=seed
-            ),
-            discriminator
-            or dcgan_discriminator(
+            )
+            discriminator = discriminator or dcgan_discriminator(
                 image_shape,
                 discriminator_filters or base_filters,
                 discriminator_normalization,
                 initialization,
                 seed=seed,
-            ),
+            )
+        super().__init__(
+            generator,
+            discriminator,
             image_shape=image_shape,
             latent_dim=latent_dim,
             own=own,

@@ -4,6 +4,8 @@
 generator to be taken for real.
 """
 
+import contextlib
+
 import keras
 import numpy as np
 from keras import ops
@@ -269,7 +271,12 @@ class GAN(engine.GenerativeModel):
     # Sampling
 
     def call(self, latents, labels=None, training=False):
-        """Images of latents `(B, latent_dim)`, by the average where one is kept."""
+        """Images of latents `(B, latent_dim)`, by the average where one is kept.
+
+        `predict` gives both in one list: `model.predict([latents, labels])`.
+        """
+        if isinstance(latents, (list, tuple)):
+            latents, labels = latents
 
         def images():
             inputs = self._with_labels(latents, labels)
@@ -409,6 +416,17 @@ def _tensors(data):
     if weight is not None:
         weight = ops.cast(ops.convert_to_tensor(weight), keras.config.floatx())
     return real, labels, weight
+
+
+@contextlib.contextmanager
+def dtype_policy(policy):
+    """Layers made inside have that policy; None leaves the global one."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy or before)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _layers(augment):

@@ -233,3 +233,21 @@ def test_networks_handed_in_are_checked():
     )
     with pytest.raises(ValueError, match="logits"):
         kg.DCGAN((8, 8, 1), 4, discriminator=classes)
+
+
+def test_dtype_reaches_the_networks_and_the_file(tmp_path):
+    model = cgan(dtype="mixed_float16")
+    layer = model.generator.get_layer("up_1")
+    assert (layer.compute_dtype, layer.kernel.dtype) == ("float16", "float32")
+    assert keras.config.dtype_policy().name == "float32"
+    model.save(tmp_path / "half.keras")
+    again = kg.load_model(tmp_path / "half.keras")
+    assert again.generator.get_layer("up_1").compute_dtype == "float16"
+    np.testing.assert_array_equal(again.generate(2), model.generate(2))
+
+
+def test_predict_takes_latents_and_labels(labelled):
+    latents, labels = np.zeros((3, 4), "float32"), np.arange(3, dtype="int32")
+    called = ops.convert_to_numpy(labelled(latents, labels))
+    predicted = labelled.predict([latents, labels], verbose=0)
+    np.testing.assert_allclose(predicted, called, atol=1e-6)
