@@ -131,15 +131,18 @@ class Worker:
             self.process.wait(timeout=30)
         except subprocess.TimeoutExpired:
             self.process.kill()
+        self.process.stdout.close()
 
     def _answer(self) -> dict:
         line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit(
-                f"A benchmark process ended with status {self.process.wait()}: "
-                f"{' '.join(self.process.args)}"
-            )
-        return json.loads(line)
+        if line:
+            return json.loads(line)
+        self.process.stdin.close()
+        self.process.stdout.close()
+        raise SystemExit(
+            f"A benchmark process ended with status {self.process.wait()}: "
+            f"{' '.join(self.process.args)}"
+        )
 
 
 def measure(workers: dict[str, Worker], tasks: Iterable[str], rounds: int, steps: int):

@@ -44,14 +44,14 @@ def exact_singular_vectors(model):
 
 TestDCGAN = conformance.battery(
     "dcgan",
-    lambda: kg.DCGAN(image_shape=(16, 16, 3), latent_dim=8, base_filters=4, seed=1),
-    images("dcgan", 16, 16, 3),
+    lambda: kg.DCGAN(image_shape=(8, 8, 3), latent_dim=8, base_filters=4, seed=1),
+    images("dcgan", 8, 8, 3),
 )
 
 TestCGAN = conformance.battery(
     "cgan",
     lambda: kg.CGAN(
-        image_shape=(8, 8, 1),
+        image_shape=(8, 8, 3),
         num_classes=CLASSES,
         latent_dim=8,
         base_filters=4,
@@ -59,13 +59,13 @@ TestCGAN = conformance.battery(
         label_smoothing=0.1,
         seed=2,
     ),
-    labelled_images("cgan", 8, 8, 1),
+    labelled_images("cgan", 8, 8, 3),
 )
 
 TestCGANProjection = conformance.battery(
     "cgan_projection",
     lambda: kg.CGAN(
-        image_shape=(16, 16, 3),
+        image_shape=(8, 8, 3),
         num_classes=CLASSES,
         latent_dim=8,
         base_filters=4,
@@ -79,14 +79,14 @@ TestCGANProjection = conformance.battery(
         penalty_interval=2,
         seed=3,
     ),
-    labelled_images("cgan_projection", 16, 16, 3),
+    labelled_images("cgan_projection", 8, 8, 3),
     prepare_gradients=exact_singular_vectors,
 )
 
 TestWassersteinGAN = conformance.battery(
     "wasserstein",
     lambda: kg.DCGAN(
-        image_shape=(8, 8, 1),
+        image_shape=(8, 8, 3),
         latent_dim=8,
         base_filters=4,
         loss="wasserstein",
@@ -95,7 +95,7 @@ TestWassersteinGAN = conformance.battery(
         discriminator_normalization=None,
         seed=4,
     ),
-    images("wasserstein", 8, 8, 1),
+    images("wasserstein", 8, 8, 3),
     compile=lambda: {
         "discriminator_optimizer": keras.optimizers.Adam(1e-3, beta_1=0.0),
         "generator_optimizer": keras.optimizers.RMSprop(1e-3),
