@@ -11,7 +11,7 @@ _PARITY = 0x1BD11BDA
 
 
 def threefry2x32(key, counter):
-    """See `keras_genai.engine.random.threefry2x32`.
+    """See `keras_genai.engine.threefry.threefry2x32`.
 
     Args:
         key: pair of words, Python integers in int32 or int32 scalar tensors.

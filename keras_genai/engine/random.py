@@ -33,7 +33,6 @@ z[8:] == normal(k, (8, 64), offset=8)  # all True
 """
 
 import functools
-import hashlib
 import math
 import operator
 
@@ -41,141 +40,20 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai.engine import backend_ops
 from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.engine.threefry import (
+    check_seed,
+    is_integer,
+    is_number,
+    key,
+    shift_right,
+    signed,
+    threefry2x32,
+    to_int32,
+)
 
-_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-_PARITY = 0x1BD11BDA
-_WORD = 0xFFFFFFFF
 # Up to here NumPy is the fastest: op by op a backend spends its time in dispatch.
 _HOST_BLOCKS = 2**15
-
-
-def threefry2x32(key, counter):
-    """The 20-round Threefry-2x32 block function.
-
-    Args:
-        key: pair of 32-bit words, Python integers or int32 scalar tensors.
-        counter: pair of 32-bit words: Python integers, or int32 NumPy arrays or
-            int32 tensors that broadcast against each other.
-
-    Returns:
-        Pair of words of the broadcast shape, of the counter's kind (as Python
-        integers, only the low 32 bits have a meaning).
-    """
-    fused = getattr(backend_ops, "threefry2x32", None)
-    if fused and ops.is_tensor(counter[0]):
-        return fused(key, counter)
-    k0, k1 = key
-    x0, x1 = counter
-    schedule = (k0, k1, k0 ^ k1 ^ _PARITY)
-    x0 = x0 + k0
-    x1 = x1 + k1
-    for group in range(1, 6):
-        for distance in _ROTATIONS[(group - 1) % 2]:
-            x0 = x0 + x1
-            x1 = _rotate_left(x1, distance) ^ x0
-        x0 = x0 + schedule[group % 3]
-        x1 = x1 + _add(schedule[(group + 1) % 3], group)
-    return x0, x1
-
-
-def _rotate_left(x, distance):
-    if isinstance(x, int):
-        x &= _WORD
-        return (x << distance | x >> 32 - distance) & _WORD
-    left = x << distance if isinstance(x, np.ndarray) else ops.left_shift(x, distance)
-    return left | _shift_right(x, 32 - distance)
-
-
-def _shift_right(x, distance):
-    """The logical shift of int32 words: zeros come in from the left."""
-    shifted = (
-        x >> distance if isinstance(x, np.ndarray) else ops.right_shift(x, distance)
-    )
-    return shifted & ((1 << 32 - distance) - 1)
-
-
-def _add(word, number):
-    return _signed(word + number) if isinstance(word, int) else word + number
-
-
-def _signed(number):
-    """The low 32 bits of a Python integer, as the int32 that holds them."""
-    return (number + 0x80000000 & _WORD) - 0x80000000
-
-
-def check_seed(seed):
-    """Returns `seed` as a Python integer.
-
-    Raises:
-        ValueError: unless it is an integer in [0, 2**63).
-    """
-    if _is_integer(seed) and 0 <= seed < 2**63:
-        return int(seed)
-    raise ValueError(f"seed must be an integer in [0, 2**63); got {seed!r}.")
-
-
-def key(seed, stream="", step=0):
-    """The key of a stream of noise at a step.
-
-    `key = threefry(key=(seed's low word, high word), counter=(hash(stream), step))`.
-
-    Args:
-        seed: integer in [0, 2**63), or an int32 scalar tensor.
-        stream: name of what is drawn; other names give independent noise.
-        step: integer, or an int32 scalar tensor or variable.
-
-    Returns:
-        Pair of words: Python integers if the arguments are, else int32 scalars.
-
-    Raises:
-        ValueError: for a seed that is negative, too large or not an integer.
-    """
-    if not isinstance(stream, str):
-        raise ValueError(f"stream must be a string, a name; got {stream!r}.")
-    seed, step = _concrete(seed), _concrete(step)
-    if not _is_tensor(seed):
-        seed = check_seed(seed)
-        if not _is_tensor(step):
-            return _host_key(seed, stream, operator.index(step))
-    words = (_int32(seed), 0) if _is_tensor(seed) else (_signed(seed), seed >> 32)
-    return threefry2x32(words, (_int32(_hash(stream)), _int32(step)))
-
-
-@functools.lru_cache(maxsize=1024)
-def _host_key(seed, stream, step):
-    words = threefry2x32((_signed(seed), seed >> 32), (_hash(stream), _signed(step)))
-    return _signed(words[0]), _signed(words[1])
-
-
-@functools.cache
-def _hash(stream):
-    digest = hashlib.sha256(stream.encode()).digest()
-    return _signed(int.from_bytes(digest[:4], "little"))
-
-
-def _is_tensor(x):
-    return ops.is_tensor(x) or isinstance(x, keras.Variable)
-
-
-def _is_integer(x):
-    return isinstance(x, int | np.integer) and not isinstance(x, bool)
-
-
-def _is_number(x):
-    return isinstance(x, float | np.floating) or _is_integer(x)
-
-
-def _concrete(x):
-    """A variable as its value; a value that costs nothing to read as an integer."""
-    x = x.value if isinstance(x, keras.Variable) else x
-    read = getattr(backend_ops, "concrete_int", None)
-    return read(x) if read and ops.is_tensor(x) else x
-
-
-def _int32(x):
-    return ops.cast(x if _is_tensor(x) else _signed(operator.index(x)), "int32")
 
 
 # Words for samples
@@ -185,25 +63,25 @@ def _words(key, shape, offset, host):
     """The two words of every block of a draw, each `(samples, blocks)`."""
     samples, size = _sizes(shape)
     blocks = (size + 1) // 2
-    numbers = all(map(_is_integer, (*key, samples, blocks, offset)))
+    numbers = all(map(is_integer, (*key, samples, blocks, offset)))
     if host and not numbers:
         raise ValueError(
             "host=True draws in NumPy, from a key, shape and offset of Python "
             "integers: call key() with an integer seed and step; got tensors."
         )
     if host or (numbers and samples * blocks <= _HOST_BLOCKS):
-        first = (np.arange(samples) + _signed(int(offset))).astype("int32")
+        first = (np.arange(samples) + signed(int(offset))).astype("int32")
         second = np.arange(blocks, dtype="int32")
         words = threefry2x32(key, (first[:, None], second[None]))
         return words if host else tuple(map(ops.convert_to_tensor, words))
-    first = ops.arange(samples, dtype="int32") + _int32(offset)
+    first = ops.arange(samples, dtype="int32") + to_int32(offset)
     second = ops.arange(blocks, dtype="int32")
     return threefry2x32(key, (ops.expand_dims(first, 1), ops.expand_dims(second, 0)))
 
 
 def _sizes(shape):
     """The number of samples and of the elements in each (tensors if dynamic)."""
-    shape = [int(n) if _is_integer(n) else n for n in shape]
+    shape = [int(n) if is_integer(n) else n for n in shape]
     if any(n is None or isinstance(n, int) and n < 0 for n in shape):
         raise ValueError(
             "shape must hold numbers >= 0 (for a dimension that is only known later, "
@@ -241,7 +119,7 @@ def _fine_unit(x):
 
     Products are by powers of two, hence exact: a fused multiply-add changes nothing.
     """
-    high = _floats(_shift_right(x, 8)) + (_floats(x & 255) + 0.5) * 2.0**-8
+    high = _floats(shift_right(x, 8)) + (_floats(x & 255) + 0.5) * 2.0**-8
     if isinstance(high, np.ndarray):  # rounded where the tensors are rounded
         high = high.astype("float32").astype("float64")
     return high * 2.0**-24
@@ -250,10 +128,10 @@ def _fine_unit(x):
 def _finish(x, scale, shift, dtype):
     """`shift + scale * x` without the trivial parts, cast once at the end."""
     host = isinstance(x, np.ndarray | np.floating)
-    if not (_is_number(scale) and scale == 1):
-        x = x * (float(scale) if _is_number(scale) else ops.cast(scale, "float32"))
-    if not (_is_number(shift) and shift == 0):
-        x = x + (float(shift) if _is_number(shift) else ops.cast(shift, "float32"))
+    if not (is_number(scale) and scale == 1):
+        x = x * (float(scale) if is_number(scale) else ops.cast(scale, "float32"))
+    if not (is_number(shift) and shift == 0):
+        x = x + (float(shift) if is_number(shift) else ops.cast(shift, "float32"))
     if host:
         return np.asarray(x, dtype or "float32")
     return ops.cast(x, dtype or keras.config.floatx())
@@ -286,10 +164,10 @@ def uniform(key, shape, minval=0.0, maxval=1.0, dtype=None, offset=0, host=False
         ValueError: if the numbers `minval >= maxval`.
     """
     # The product is exact: 24 bits times a power of two.
-    x = _floats(_shift_right(bits(key, shape, offset, host), 8)) * 2.0**-24
+    x = _floats(shift_right(bits(key, shape, offset, host), 8)) * 2.0**-24
     dtype = "float32" if host and dtype is None else dtype
     dtype = keras.backend.standardize_dtype(dtype)
-    if not (_is_number(minval) and _is_number(maxval)):
+    if not (is_number(minval) and is_number(maxval)):
         minval, maxval = ops.cast(minval, "float32"), ops.cast(maxval, "float32")
         x = _finish(x, maxval - minval, minval, dtype)
         return ops.where(x < ops.cast(maxval, dtype), x, ops.cast(minval, dtype))
@@ -395,7 +273,7 @@ def randint(key, shape, minval, maxval, dtype="int32", offset=0):
     Raises:
         ValueError: if the numbers `minval >= maxval` or leave int32.
     """
-    if _is_integer(minval) and _is_integer(maxval):
+    if is_integer(minval) and is_integer(maxval):
         if not -(2**31) <= minval < maxval <= 2**31:
             raise ValueError(
                 "minval must be under maxval, both within int32; got "
@@ -403,15 +281,15 @@ def randint(key, shape, minval, maxval, dtype="int32", offset=0):
             )
         high, low = divmod(int(maxval) - int(minval), 2**16)
     else:
-        span = _int32(maxval) - _int32(minval)
-        high, low = _shift_right(span, 16), span & 0xFFFF
+        span = to_int32(maxval) - to_int32(minval)
+        high, low = shift_right(span, 16), span & 0xFFFF
     x = bits(key, shape, offset)
-    upper, lower = _shift_right(x, 16), x & 0xFFFF
+    upper, lower = shift_right(x, 16), x & 0xFFFF
     # 32 bits times 32 bits by halves of 16; products wrap, as unsigned ones do.
     cross, other = upper * low, lower * high
-    carry = _shift_right(lower * low, 16) + (cross & 0xFFFF) + (other & 0xFFFF)
-    x = upper * high + _shift_right(cross, 16) + _shift_right(other, 16)
-    return ops.cast(x + _shift_right(carry, 16) + _int32(minval), dtype)
+    carry = shift_right(lower * low, 16) + (cross & 0xFFFF) + (other & 0xFFFF)
+    x = upper * high + shift_right(cross, 16) + shift_right(other, 16)
+    return ops.cast(x + shift_right(carry, 16) + to_int32(minval), dtype)
 
 
 def bernoulli(key, shape, p=0.5, dtype="bool", offset=0):
@@ -428,10 +306,10 @@ def bernoulli(key, shape, p=0.5, dtype="bool", offset=0):
     Raises:
         ValueError: if the number `p` is not in [0, 1].
     """
-    if _is_number(p) and not 0 <= p <= 1:
+    if is_number(p) and not 0 <= p <= 1:
         raise ValueError(f"p must be a probability, in [0, 1]; got {p!r}.")
     draw = uniform(key, shape, dtype="float32", offset=offset)
-    p = float(p) if _is_number(p) else ops.cast(p, "float32")
+    p = float(p) if is_number(p) else ops.cast(p, "float32")
     return ops.cast(draw < p, dtype)
 
 
@@ -473,9 +351,9 @@ def permutation(key, n):
     Returns:
         int32 tensor `(n,)`, or NumPy array if the key is of Python integers.
     """
-    if not _is_integer(n) or n < 0:
+    if not is_integer(n) or n < 0:
         raise ValueError(f"n must be an integer >= 0; got {n!r}.")
-    x0, x1 = _words(key, (n,), 0, host=all(map(_is_integer, key)))  # (n, 1)
+    x0, x1 = _words(key, (n,), 0, host=all(map(is_integer, key)))  # (n, 1)
     return _lexicographic_order(x0[:, 0], x1[:, 0])
 
 

@@ -13,6 +13,7 @@ from keras import ops
 from keras_genai import engine
 from keras_genai.engine import random
 from keras_genai.engine.precision import widen
+from keras_genai.gans.checks import check_images, check_labels, check_positive
 from keras_genai.losses import adversarial, penalties
 
 
@@ -452,74 +453,3 @@ def _check_penalties(given):
                 f"{weight!r}."
             )
     return given
-
-
-def check_positive(name, value):
-    """Refuses anything but an integer of at least 1."""
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1; got {value!r}.")
-
-
-def check_image_shape(shape):
-    """Refuses an image shape that the default networks cannot make."""
-    ok = isinstance(shape, (tuple, list)) and len(shape) == 3
-    ok = ok and all(isinstance(n, (int, np.integer)) and n > 0 for n in shape)
-    if not ok or shape[0] % 4 or shape[1] % 4:
-        raise ValueError(
-            "image_shape must be (height, width, channels) with height and width "
-            f"divisible by 4; got {shape!r}."
-        )
-    if shape[2] > 4:
-        raise ValueError(
-            f"image_shape must have 1 to 4 channels, channels last; got {shape!r}."
-        )
-
-
-def check_images(images, shape):
-    """Refuses images of another shape, type or range."""
-    if np.ndim(images) != 4 or tuple(np.shape(images)[1:]) != tuple(shape):
-        raise ValueError(
-            f"Images must have the shape (N, {', '.join(map(str, shape))}), channels "
-            f"last; got {np.shape(images)}."
-            + (" Add the channel: images[..., None]." if np.ndim(images) == 3 else "")
-        )
-    scale = "Scale 8-bit images by images.astype('float32') / 127.5 - 1."
-    if not np.issubdtype(images.dtype, np.floating):
-        raise ValueError(
-            f"Images must be floats in [-1, 1]; got the type {images.dtype}. {scale}"
-        )
-    if len(images) == 0:
-        raise ValueError("The data holds no images; at least one is needed.")
-    low, high = float(images.min()), float(images.max())
-    if not (low >= -1.0 - 1e-3 and high <= 1.0 + 1e-3):
-        raise ValueError(
-            f"Images must lie in [-1, 1]; got values from {low:.6g} to {high:.6g}. "
-            f"{scale}"
-        )
-
-
-def check_labels(labels, num_classes, count):
-    """Refuses labels that are missing, of another shape or out of range."""
-    if labels is None:
-        raise ValueError(
-            f"Labels are missing: this model has {num_classes} classes. Give them as "
-            "fit(images, labels), integers (N,)."
-        )
-    if np.shape(labels) not in ((count,), (count, 1)):
-        raise ValueError(
-            f"Labels must be integers of the shape ({count},), one for each image; "
-            f"got the shape {np.shape(labels)}."
-            + (
-                " For one-hot labels give labels.argmax(-1)."
-                if labels.ndim == 2
-                else ""
-            )
-        )
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"Labels must be integers; got the type {labels.dtype}.")
-    if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
-        raise ValueError(
-            f"Labels must lie in [0, {num_classes}); got values from {labels.min()} "
-            f"to {labels.max()}."
-        )

@@ -1,4 +1,4 @@
-"""A run that is cut off and resumed ends with exactly the weights of one that is not."""
+"""A run that is cut off and resumed ends with the weights of one that is not."""
 
 import os
 import pathlib
