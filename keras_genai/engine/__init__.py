@@ -36,6 +36,7 @@ without_gradients = backend_ops.without_gradients
 jit = backend_ops.jit
 apply_gradients = backend_ops.apply_gradients
 batch_normalization = backend_ops.batch_normalization
+leaky_relu = backend_ops.leaky_relu
 to_host = backend_ops.to_host
 
 from keras_genai.engine import initializers, random  # noqa: E402
@@ -55,6 +56,7 @@ __all__ = [
     "gradients",
     "initializers",
     "jit",
+    "leaky_relu",
     "random",
     "to_host",
     "value_and_gradients",

@@ -132,6 +132,12 @@ def batch_normalization(x, scale, offset, epsilon):
     return (x - mean) * factor + offset, mean, variance
 
 
+def leaky_relu(x, slope):
+    """See `keras_genai.engine.tensorflow.leaky_relu`."""
+    # jax.nn.leaky_relu has derivative 1 at 0.
+    return jnp.where(x > 0, x, slope * x)
+
+
 def to_host(x):
     """A tensor as a NumPy array."""
     return np.asarray(x)

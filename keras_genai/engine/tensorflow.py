@@ -112,7 +112,7 @@ def batch_normalization(x, scale, offset, epsilon):
         `(y, mean, variance)`: `y` like `x`, the biased moments `(C,)`.
     """
     axes = list(range(x.shape.rank - 1))
-    if x.shape.rank != 4:
+    if x.shape.rank != 4 or x.dtype == tf.float64:  # the kernel has no float64
         mean, variance = tf.nn.moments(x, axes)
         y = tf.nn.batch_normalization(x, mean, variance, offset, scale, epsilon)
         return y, mean, variance
@@ -122,6 +122,19 @@ def batch_normalization(x, scale, offset, epsilon):
     # The kernel reports the unbiased variance n / (n - 1); undo that.
     count = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), x.dtype)
     return y, mean, variance * ((tf.maximum(count, 2.0) - 1.0) / count)
+
+
+def leaky_relu(x, slope):
+    """`x` where it is positive, else `slope x`; the derivative at 0 is the slope.
+
+    Args:
+        x: float tensor.
+        slope: float.
+
+    Returns:
+        Tensor like `x`.
+    """
+    return tf.nn.leaky_relu(x, slope)
 
 
 def to_host(x):

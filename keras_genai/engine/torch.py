@@ -74,6 +74,11 @@ def batch_normalization(x, scale, offset, epsilon):
     return y, mean, variance
 
 
+def leaky_relu(x, slope):
+    """See `keras_genai.engine.tensorflow.leaky_relu`."""
+    return F.leaky_relu(x, slope)
+
+
 def to_host(x):
     """A tensor as a NumPy array."""
     return keras.ops.convert_to_numpy(x)

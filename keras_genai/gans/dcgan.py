@@ -16,6 +16,7 @@ from keras_genai.gans.gan import GAN, dtype_policy
 from keras_genai.layers import (
     BatchNormalization,
     ConditionalBatchNormalization,
+    LeakyReLU,
     SpectralNormalization,
 )
 
@@ -196,7 +197,7 @@ def downsample(part, x, base_filters, normalization):
         x = (part.spectral(layer) if normalization == "spectral_norm" else layer)(x)
         if batch_norm:
             x = part.batch_norm(f"down_{stage}_norm", x)
-        x = keras.layers.LeakyReLU(0.2)(x)  # (B, h / 2, w / 2, filters)
+        x = LeakyReLU(0.2)(x)  # (B, h / 2, w / 2, filters)
     return keras.layers.Flatten()(x)
 
 

@@ -1,6 +1,7 @@
 """Layers shared by the families."""
 
 from keras_genai.layers.dropout import Dropout
+from keras_genai.layers.leaky_relu import LeakyReLU
 from keras_genai.layers.normalization import (
     BatchNormalization,
     ConditionalBatchNormalization,
@@ -11,5 +12,6 @@ __all__ = [
     "BatchNormalization",
     "ConditionalBatchNormalization",
     "Dropout",
+    "LeakyReLU",
     "SpectralNormalization",
 ]

@@ -111,26 +111,26 @@ def own_networks():
     """A DCGAN of networks that a user might hand in."""
     generator = keras.Sequential(
         [
-            keras.Input((6,)),
+            keras.Input((8,)),
             keras.layers.Dense(64, kernel_initializer=_initial("g/dense"), name="g_1"),
             keras.layers.Reshape((4, 4, 4), name="g_2"),  # (B, 4, 4, 4)
             layers.BatchNormalization(name="g_3"),
             keras.layers.Activation("silu", name="g_4"),
             keras.layers.UpSampling2D(name="g_5"),  # (B, 8, 8, 4)
             keras.layers.Conv2D(
-                2,
+                3,
                 3,
                 padding="same",
                 kernel_initializer=_initial("g/conv"),
                 name="g_6",
-            ),  # (B, 8, 8, 2)
+            ),  # (B, 8, 8, 3)
             keras.layers.Activation("tanh", dtype=_wide(), name="g_7"),
         ],
         name="sprite_maker",
     )
     discriminator = keras.Sequential(
         [
-            keras.Input((8, 8, 2)),
+            keras.Input((8, 8, 3)),
             keras.layers.Conv2D(
                 8,
                 3,
@@ -147,8 +147,8 @@ def own_networks():
         name="sprite_judge",
     )
     return kg.DCGAN(
-        image_shape=(8, 8, 2),
-        latent_dim=6,
+        image_shape=(8, 8, 3),
+        latent_dim=8,
         generator=generator,
         discriminator=discriminator,
         penalties={"dragan": 1.0, "r2": 0.5},
@@ -162,5 +162,5 @@ def _wide():
 
 
 TestOwnNetworks = conformance.battery(
-    "own_networks", own_networks, images("own_networks", 8, 8, 2)
+    "own_networks", own_networks, images("own_networks", 8, 8, 3)
 )
