@@ -518,7 +518,6 @@ class Runs:
         return model.fit(
             x, condition, batch_size=BATCH, epochs=epochs, verbose=0
         ).history
-        return history
 
     def mixed(self, name):
         """Five steps under a policy of mixed precision: `(model, losses)`."""

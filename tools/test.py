@@ -164,6 +164,11 @@ def pytest_step(
     if not CACHE_OPTIONS.intersection(arguments):
         command += ["-p", "no:cacheprovider"]
     variables = {"KERAS_BACKEND": backend, "MPLBACKEND": "Agg"}
+    # Tests build the same small models again and again: XLA compiles each once.
+    variables |= {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
+    }
     if jobs > 1:
         variables |= thread_limits(max(1, (os.cpu_count() or 1) // jobs))
     return Step(
