@@ -20,9 +20,7 @@ def test_the_projection_is_the_inner_product_with_the_embedding():
     x = rng.uniform(-1, 1, (5, 8, 8, 1)).astype("float32")
     table = rng.normal(size=discriminator.get_layer("label").embeddings.shape)
     discriminator.get_layer("label").embeddings.assign(table)
-    logits = [
-        host(discriminator([x, np.full(5, k, "int32")]))[:, 0] for k in range(3)
-    ]
+    logits = [host(discriminator([x, np.full(5, k, "int32")]))[:, 0] for k in range(3)]
     kernel = host(discriminator.get_layer("judge").kernel)
     # With the embedding of class 0 as the dense layer's weights, class 0 adds it twice.
     discriminator.get_layer("judge").kernel.assign(table[:1].T)
