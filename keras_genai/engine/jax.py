@@ -18,9 +18,13 @@ from keras_genai.engine.scope import Scope
 
 
 def _publish(variables, values):
-    """Hands updates on to the scope outside, or to the variables themselves."""
-    for key, value in values.items():
-        variables[key].assign(value)
+    """Hands updates on to the scope outside, or to the variables themselves.
+
+    In the order in which they were made: JAX sorts a dict by its keys, which are
+    addresses here, and a step traced in that order would be another program each time.
+    """
+    for key, variable in variables.items():
+        variable.assign(values[key])
 
 
 def value_and_gradients(loss_fn, variables, scale=None):
@@ -80,12 +84,12 @@ def cond(pred, true_fn, false_fn):
         def call():
             with Scope():
                 output = keras.tree.map_structure(jnp.asarray, fn())
-                return output, {key: v.value for key, v in touched.items()}
+                return output, [v.value for v in touched.values()]
 
         return call
 
     output, updates = jax.lax.cond(pred, branch(true_fn), branch(false_fn))
-    _publish(touched, updates)
+    _publish(touched, dict(zip(touched, updates, strict=True)))
     return output
 
 
