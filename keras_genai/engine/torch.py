@@ -64,14 +64,22 @@ def apply_gradients(optimizer, gradients_, variables):
 
 def batch_normalization(x, scale, offset, epsilon):
     """See `keras_genai.engine.tensorflow.batch_normalization`."""
-    # PyTorch wants the channels second: a view, not a copy.
+    # Statistics that move by a momentum of 1 are those of the batch: the kernel's own,
+    # not computed a second time. It reports the unbiased variance n / (n - 1).
+    mean, variance = torch.zeros_like(scale), torch.zeros_like(scale)
+    mean, variance = mean.detach(), variance.detach()
     y = F.batch_norm(
-        x.movedim(-1, 1), None, None, scale, offset, training=True, eps=epsilon
+        x.movedim(-1, 1),  # PyTorch wants the channels second: a view, not a copy
+        mean,
+        variance,
+        scale,
+        offset,
+        training=True,
+        momentum=1.0,
+        eps=epsilon,
     ).movedim(1, -1)
-    with torch.no_grad():
-        axes = tuple(range(x.ndim - 1))
-        variance, mean = torch.var_mean(x, axes, correction=0)
-    return y, mean, variance
+    count = x.numel() // x.shape[-1]
+    return y, mean, variance * ((count - 1) / count)
 
 
 def leaky_relu(x, slope):
