@@ -126,3 +126,30 @@ def _with_step(model, make, kind):
         return step(data[0])
 
     return torch.compile(one_step) if model.jit_compile else one_step
+
+
+def convolution(x, kernel, bias, strides):
+    """See `keras_genai.engine.jax.convolution`. Views alone: no layout is copied."""
+    x = x.permute(0, 3, 1, 2)
+    kernel = kernel.permute(3, 2, 0, 1)
+    pads = [
+        max((-(-n // s) - 1) * s + k - n, 0)
+        for n, k, s in zip(x.shape[2:], kernel.shape[2:], strides, strict=True)
+    ]
+    if any(pad % 2 for pad in pads):
+        ends = [side for p in reversed(pads) for side in (p // 2, p - p // 2)]
+        x, pads = F.pad(x, ends), [0, 0]
+    y = F.conv2d(x, kernel, bias, strides, [pad // 2 for pad in pads])
+    return y.permute(0, 2, 3, 1)
+
+
+def transposed_convolution(x, kernel, bias, strides):
+    """See `keras_genai.engine.jax.transposed_convolution`."""
+    height, width = (n * s for n, s in zip(x.shape[1:3], strides, strict=True))
+    x = x.permute(0, 3, 1, 2)
+    kernel = kernel.permute(3, 2, 0, 1)
+    extra = [k - s for k, s in zip(kernel.shape[2:], strides, strict=True)]
+    pads = [max(n, 0) // 2 for n in extra]
+    more = [max(-n, 0) for n in extra]
+    y = F.conv_transpose2d(x, kernel, bias, strides, pads, more)
+    return y[:, :, :height, :width].permute(0, 2, 3, 1)

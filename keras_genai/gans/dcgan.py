@@ -16,6 +16,8 @@ from keras_genai.gans.gan import GAN, dtype_policy
 from keras_genai.layers import (
     BatchNormalization,
     ConditionalBatchNormalization,
+    Conv2D,
+    Conv2DTranspose,
     LeakyReLU,
     SpectralNormalization,
 )
@@ -95,7 +97,7 @@ class Part:
         )
 
     def convolution(self, layer, filters, transposed=False, **kwargs):
-        kind = keras.layers.Conv2DTranspose if transposed else keras.layers.Conv2D
+        kind = Conv2DTranspose if transposed else Conv2D
         return kind(
             filters,
             4,

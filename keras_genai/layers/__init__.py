@@ -1,5 +1,6 @@
 """Layers shared by the families."""
 
+from keras_genai.layers.convolution import Conv2D, Conv2DTranspose
 from keras_genai.layers.dropout import Dropout
 from keras_genai.layers.leaky_relu import LeakyReLU
 from keras_genai.layers.normalization import (
@@ -11,6 +12,8 @@ from keras_genai.layers.spectral_normalization import SpectralNormalization
 __all__ = [
     "BatchNormalization",
     "ConditionalBatchNormalization",
+    "Conv2D",
+    "Conv2DTranspose",
     "Dropout",
     "LeakyReLU",
     "SpectralNormalization",

@@ -1,0 +1,44 @@
+"""Convolutions through the engine's kernels."""
+
+import keras
+from keras import ops
+
+from keras_genai import engine
+from keras_genai.engine.optimizer import PACKAGE
+
+
+class _Fused:
+    """Calls the engine's kernel in the common case, Keras's operation otherwise."""
+
+    kernel_name = None
+
+    def call(self, inputs):
+        kernel = getattr(engine.backend_ops, self.kernel_name, None)
+        if (
+            kernel is None
+            or self.data_format != "channels_last"
+            or self.padding != "same"
+            or set(self.dilation_rate) != {1}
+            or getattr(self, "groups", 1) != 1
+            or getattr(self, "output_padding", None) is not None
+        ):
+            return super().call(inputs)
+        # In the type that the layer computes in, as Keras's own operations read them.
+        weights = [ops.convert_to_tensor(self.kernel)]
+        weights.append(ops.convert_to_tensor(self.bias) if self.use_bias else None)
+        y = kernel(inputs, *weights, tuple(self.strides))
+        return y if self.activation is None else self.activation(y)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Conv2D(_Fused, keras.layers.Conv2D):
+    """`keras.layers.Conv2D` through the engine's kernel."""
+
+    kernel_name = "convolution"
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Conv2DTranspose(_Fused, keras.layers.Conv2DTranspose):
+    """`keras.layers.Conv2DTranspose` through the engine's kernel."""
+
+    kernel_name = "transposed_convolution"

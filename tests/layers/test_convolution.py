@@ -1,0 +1,69 @@
+"""The engine's convolutions against Keras's, with first and second derivatives."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_genai import engine, layers
+
+
+def host(x):
+    return ops.convert_to_numpy(x)
+
+
+@pytest.mark.parametrize(("size", "strides"), [(4, 2), (3, 1), (3, 2), (5, 2), (2, 2)])
+@pytest.mark.parametrize("name", ["Conv2D", "Conv2DTranspose"])
+@pytest.mark.parametrize("sides", [(6, 8), (7, 5)])
+def test_equals_keras(name, size, strides, sides):
+    rng = np.random.default_rng(0)
+    x = ops.convert_to_tensor(rng.normal(size=(2, *sides, 3)).astype("float32"))
+    arguments = {"filters": 4, "kernel_size": size, "strides": strides}
+    ours = getattr(layers, name)(**arguments, padding="same", activation="tanh")
+    theirs = getattr(keras.layers, name)(**arguments, padding="same", activation="tanh")
+    for layer in (ours, theirs):
+        layer.build(x.shape)
+    for variable, other in zip(ours.variables, theirs.variables, strict=True):
+        variable.assign(rng.normal(size=variable.shape))
+        other.assign(variable.value)
+
+    def everything(layer):
+        def fn(x):
+            return ops.sum(ops.square(layer(x)))
+
+        def penalty():
+            return ops.sum(ops.square(engine.gradients(fn, x)))
+
+        loss, gradients = engine.value_and_gradients(lambda: fn(x), layer.variables)
+        second, twice = engine.value_and_gradients(penalty, layer.variables)
+        return [layer(x), engine.gradients(fn, x), loss, *gradients, second, *twice]
+
+    for got, wanted in zip(everything(ours), everything(theirs), strict=True):
+        scale = max(1.0, np.abs(host(wanted)).max())
+        np.testing.assert_allclose(host(got), host(wanted), atol=2e-5 * scale)
+
+
+@pytest.mark.parametrize("name", ["Conv2D", "Conv2DTranspose"])
+def test_other_arguments_fall_back_on_keras(name):
+    x = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype("float32")
+    arguments = {"filters": 2, "kernel_size": 3, "padding": "valid", "use_bias": False}
+    ours = getattr(layers, name)(**arguments)
+    y = host(ours(x))
+    theirs = getattr(keras.layers, name)(**arguments)
+    theirs.build(x.shape)
+    theirs.kernel.assign(ours.kernel.value)
+    np.testing.assert_allclose(y, host(theirs(x)), atol=1e-5)
+    copy = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(ours)
+    )
+    assert type(copy) is type(ours) and copy.get_config() == ours.get_config()
+
+
+@pytest.mark.parametrize("name", ["Conv2D", "Conv2DTranspose"])
+def test_half_precision(name):
+    layer = getattr(layers, name)(
+        2, 4, strides=2, padding="same", dtype="mixed_bfloat16"
+    )
+    y = layer(np.ones((1, 4, 4, 1), "float32"))
+    assert keras.backend.standardize_dtype(y.dtype) == "bfloat16"
+    assert layer.kernel.dtype == "float32"
