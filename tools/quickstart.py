@@ -52,7 +52,7 @@ RECIPE = {
     "learning_rate": 2e-3,
     "adam": {"beta_1": 0.0, "beta_2": 0.99},
     "batch_size": 64,
-    "epochs": 11,
+    "epochs": 8,
     "samples_per_class": 10,
 }
 AGREEMENT = 1e-4  # how far the SavedModel may be from model.generate
