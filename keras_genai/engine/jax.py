@@ -20,24 +20,20 @@ from keras_genai.engine.scope import Scope
 
 
 def _publish(variables, values):
-    """Hands updates on to the scope outside, or to the variables themselves.
-
-    In the order in which they were made: JAX sorts a dict by its keys, which are
-    addresses here, and a step traced in that order would be another program each time.
-    """
-    for key, variable in variables.items():
-        variable.assign(values[key])
+    """Hands updates on to the scope outside, or to the variables themselves."""
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
 
 
 def value_and_gradients(loss_fn, variables, scale=None):
     """See `keras_genai.engine.tensorflow.value_and_gradients`."""
-    updated = {}
+    updated = []
 
     def call(values):
         with Scope(zip(variables, values, strict=True)) as scope:
             loss = loss_fn()
             scaled = loss if scale is None else scale(loss)
-        updated.update(scope.updated)
+        updated[:] = scope.updated.values()
         return scaled, (loss, scope.updates())
 
     values = [v.value for v in variables]
@@ -48,12 +44,12 @@ def value_and_gradients(loss_fn, variables, scale=None):
 
 def gradients(fn, x):
     """See `keras_genai.engine.tensorflow.gradients`."""
-    updated = {}
+    updated = []
 
     def call(x):
         with Scope() as scope:
             value = fn(x)
-        updated.update(scope.updated)
+        updated[:] = scope.updated.values()
         return value, scope.updates()
 
     gradient, updates = jax.grad(call, has_aux=True)(jnp.asarray(x))
@@ -91,7 +87,7 @@ def cond(pred, true_fn, false_fn):
         return call
 
     output, updates = jax.lax.cond(pred, branch(true_fn), branch(false_fn))
-    _publish(touched, dict(zip(touched, updates, strict=True)))
+    _publish(touched.values(), updates)
     return output
 
 

@@ -28,8 +28,12 @@ class Scope(keras.StatelessScope):
         self.state_mapping[id(variable)] = value
 
     def updates(self):
-        """The updated values by the variable's id: a tree that can be returned."""
-        return {key: self.state_mapping[key] for key in self.updated}
+        """The values of `updated`, in the order in which they were first updated.
+
+        A list: JAX sorts a dict by its keys, which are addresses, so a step traced
+        with one would be another program each time.
+        """
+        return [self.state_mapping[key] for key in self.updated]
 
 
 def with_values(pairs, fn):

@@ -212,3 +212,32 @@ def test_steps_per_execution():
 def test_bad_seeds_are_refused(seed):
     with pytest.raises(ValueError, match="seed"):
         kg.DCGAN((8, 8, 1), 4, base_filters=4, seed=seed)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX compiles by program")
+def test_the_same_model_traces_to_the_same_program():
+    """Nothing in the step may hang on addresses: the compile cache goes by its text."""
+
+    def program():
+        model = build(
+            discriminator_conditioning="projection",
+            discriminator_normalization="spectral_norm",
+            generator_conditioning="conditional_batch_norm",
+            augment=kg.gans.DiffAugment(),
+            penalties={"r1": 1.0},
+            penalty_interval=2,
+            ema_decay=0.9,
+        )
+        step = model._compiled_step(model._run_train_step, True)
+        names = ("trainable", "non_trainable", "optimizer", "metrics")
+        state = model._get_jax_state(**{f"{name}_variables": True for name in names})
+        return step.lower(state, tuple(a[:8] for a in data())).as_text(), model
+
+    # Memory freed out of order, so that each model's variables lie in another one.
+    scattered = [keras.Variable(0.0) for _ in range(600)]
+    made = []
+    for seed in range(3):
+        for i in np.random.default_rng(seed).permutation(600)[:200]:
+            scattered[i] = None
+        made.append(program())
+    assert len({text for text, _ in made}) == 1
