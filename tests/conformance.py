@@ -29,7 +29,6 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import pytest
-from keras import ops
 from keras.src.backend.common import dtypes
 
 import keras_genai as kg
@@ -172,7 +171,7 @@ def _plain(item):
 
 def host(x):
     """A copy in NumPy."""
-    return np.array(ops.convert_to_numpy(x))
+    return np.array(engine.to_host(x))
 
 
 def uniform(name, shape, low=-1.0, high=1.0):

@@ -98,7 +98,7 @@ def test_the_sum_over_steps(jobs, capfd):
 def test_arguments_that_are_not_the_tools_go_to_pytest():
     options, rest = runner.parse(["--backend", "jax", "-k", "cgan", "tests/gans", "-x"])
     assert options.backend == "jax"
-    assert options.jobs == 1
+    assert options.jobs == min(2, os.cpu_count())
     assert rest == ["-k", "cgan", "tests/gans", "-x"]
     step = runner.pytest_step(Path("python"), "jax", rest, Path("folder"), 1)
     assert step.command[-4:] == rest

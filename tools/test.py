@@ -114,9 +114,10 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--jobs",
         type=int,
-        default=1,
+        default=min(2, os.cpu_count() or 1),
         metavar="N",
-        help="run N steps at a time, each with its share of the cores (default: 1)",
+        help="run N steps at a time, each with its share of the cores (default: "
+        "%(default)s; with 1 their output comes as it is made)",
     )
     options, rest = parser.parse_known_args(arguments)
     if options.jobs < 1:

@@ -9,6 +9,8 @@ import zipfile
 import keras
 import numpy as np
 
+from keras_genai import engine
+
 _VERSION = 1
 
 
@@ -80,7 +82,8 @@ class Resume(keras.callbacks.Callback):
         self._written = time.monotonic()
         self._pending = None
         if not self.path.exists():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if engine.is_main_process():
+                self.path.parent.mkdir(parents=True, exist_ok=True)
             return
         meta, arrays = _read(self.path)
         stored, own = meta["fingerprint"], self._fingerprint()
@@ -136,12 +139,14 @@ class Resume(keras.callbacks.Callback):
         self._write(epoch + 1, 0)
 
     def _write(self, epoch, batch):
-        arrays = [keras.ops.convert_to_numpy(v.value) for v in self._variables()]
+        self._written = time.monotonic()
+        if not engine.is_main_process():
+            return
+        arrays = [engine.to_host(v.value) for v in self._variables()]
         if not all(np.all(np.isfinite(a)) for a in arrays if a.dtype.kind == "f"):
             return
         meta = {"fingerprint": self._fingerprint(), "epoch": epoch, "batch": batch}
         _write(self.path, meta, arrays)
-        self._written = time.monotonic()
 
 
 def _write(path, meta, arrays):

@@ -10,7 +10,9 @@ primitives alone:
 - `without_gradients()`: a context in which nothing is recorded.
 - `jit(fn, variables)`: a function of tensors, compiled once for each shape.
 - `apply_gradients(optimizer, gradients, variables)`: one optimizer step.
+- `is_main_process()`: whether this process writes the files of a run.
 - `batch_normalization(x, ...)`: normalisation by the batch, in one fused kernel.
+- `replicas`: sums, means and noise over devices that share a batch.
 
 The backend is Keras's own: `KERAS_BACKEND` chooses it before the first import.
 """
@@ -38,8 +40,9 @@ apply_gradients = backend_ops.apply_gradients
 batch_normalization = backend_ops.batch_normalization
 leaky_relu = backend_ops.leaky_relu
 to_host = backend_ops.to_host
+is_main_process = backend_ops.is_main_process
 
-from keras_genai.engine import initializers, random  # noqa: E402
+from keras_genai.engine import initializers, random, replicas  # noqa: E402
 from keras_genai.engine.ema import EMA  # noqa: E402
 from keras_genai.engine.model import GenerativeModel  # noqa: E402
 from keras_genai.engine.optimizer import PlayersOptimizer  # noqa: E402
@@ -55,9 +58,11 @@ __all__ = [
     "cond",
     "gradients",
     "initializers",
+    "is_main_process",
     "jit",
     "leaky_relu",
     "random",
+    "replicas",
     "to_host",
     "value_and_gradients",
     "with_values",

@@ -5,11 +5,13 @@ epoch, the same on every backend; everything else keeps its own order.
 """
 
 import math
+import warnings
 
 import keras
 import numpy as np
 
 from keras_genai.engine import random
+from keras_genai.engine.devices import Devices
 
 
 def unpack(data):
@@ -24,6 +26,12 @@ def unpack(data):
             f"got a tuple of {len(data)}."
         )
     return (*data, None, None)[:3]
+
+
+def rows(data):
+    """The number of samples in a batch, a scalar tensor where it is not known."""
+    leaf = next(leaf for leaf in keras.tree.flatten(data) if leaf is not None)
+    return keras.ops.shape(leaf)[0]
 
 
 def is_arrays(x):
@@ -61,13 +69,17 @@ class ArrayDataset(keras.utils.PyDataset):
         seed: integer.
         steps_per_epoch: batches in an epoch; the data is run through again and
             again, each pass in its own order. By default one pass.
+        devices: how the batches are divided, a `Devices`. By default not at all.
 
     Attributes:
         epoch: index of the epoch; set before each.
     """
 
-    def __init__(self, arrays, batch_size, shuffle, seed, steps_per_epoch=None):
+    def __init__(
+        self, arrays, batch_size, shuffle, seed, steps_per_epoch=None, devices=None
+    ):
         super().__init__()
+        self.devices = devices or Devices()
         sizes = {len(leaf) for leaf in keras.tree.flatten(arrays) if leaf is not None}
         if len(sizes) != 1:
             raise ValueError(
@@ -82,9 +94,35 @@ class ArrayDataset(keras.utils.PyDataset):
         self.shuffle = shuffle
         self.seed = seed
         self.batches = math.ceil(self.size / batch_size)
+        self._check_devices()
         self.steps = steps_per_epoch or self.batches
         self.epoch = 0
         self._order = (None, None)
+
+    def _check_devices(self):
+        """Refuses batches that cannot be divided; says what is left out of the last."""
+        devices, size = self.devices, min(self.batch_size, self.size)
+        if devices.usable(size) != size:
+            raise ValueError(
+                f"A batch of {size} samples cannot be divided over {devices.count} "
+                f"{devices.kind}: give a batch_size that is "
+                + (
+                    f"divisible by {devices.multiple}."
+                    if devices.multiple > 1
+                    else f"at least {devices.count}."
+                )
+            )
+        last = self.size - (self.batches - 1) * self.batch_size
+        left_out = last - devices.usable(last)
+        if left_out:
+            warnings.warn(
+                f"The last batch of a pass has {last} samples, which {devices.count} "
+                f"{devices.kind} cannot share: {left_out} of {self.size} samples, "
+                "others in each pass, are left out.",
+                stacklevel=4,
+            )
+        if left_out == last:
+            self.batches -= 1
 
     @property
     def num_batches(self):
@@ -102,6 +140,7 @@ class ArrayDataset(keras.utils.PyDataset):
     def __getitem__(self, index):
         number, batch = divmod(self.epoch * self.steps + index, self.batches)
         rows = self.order(number)[batch * self.batch_size :][: self.batch_size]
+        rows = self.devices.own(rows)
         x, condition, weight = (
             None if part is None else keras.tree.map_structure(lambda a: a[rows], part)
             for part in self.arrays

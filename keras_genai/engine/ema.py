@@ -38,7 +38,11 @@ class EMA(keras.layers.Layer):
         # Not tracked: the network belongs to the model, the shadow to this layer.
         self.__dict__["__network"] = network
         self.updates = self.add_weight(
-            shape=(), dtype="int32", initializer="zeros", trainable=False
+            shape=(),
+            dtype="int32",
+            initializer="zeros",
+            trainable=False,
+            aggregation="only_first_replica",
         )
         self.shadow = []
         for variable in self._values():
@@ -48,8 +52,9 @@ class EMA(keras.layers.Layer):
                 initializer="zeros",
                 trainable=False,
                 autocast=False,
+                aggregation="only_first_replica",
             )
-            weight.assign(ops.convert_to_numpy(variable.value))  # a copy
+            weight.assign(backend_ops.to_host(variable.value))  # a copy
             self.shadow.append(weight)
         self.built = True
 

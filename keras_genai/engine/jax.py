@@ -8,6 +8,7 @@ function as outputs.
 
 import contextlib
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ import numpy as np
 from jax.extend.random import threefry2x32_p
 from keras.src.distribution import distribution_lib
 
+from keras_genai.engine.devices import Devices
 from keras_genai.engine.scope import Scope
 
 
@@ -140,13 +142,68 @@ def leaky_relu(x, slope):
     return jnp.where(x > 0, x, slope * x)
 
 
+def replica():
+    """See `keras_genai.engine.tensorflow.replica`: the compiler divides the batch."""
+
+
+def is_main_process():
+    """See `keras_genai.engine.tensorflow.is_main_process`."""
+    return jax.process_index() == 0
+
+
+def check_distribution():
+    """See `keras_genai.engine.tensorflow.check_distribution`."""
+    if jax.process_count() > 1 and distribution_lib.distribution() is None:
+        raise ValueError(
+            "Several JAX processes train together through keras.distribution: call "
+            "keras.distribution.set_distribution(keras.distribution.DataParallel()) "
+            "before the model is made."
+        )
+
+
 def to_host(x):
     """A tensor as a NumPy array."""
     return np.asarray(x)
 
 
+@contextlib.contextmanager
+def _divided(x):
+    """Tells Keras that each process brings its own part of `x`, where it does."""
+    distribution = distribution_lib.distribution()
+    if distribution is None or not isinstance(x, keras.utils.PyDataset):
+        yield
+        return
+    before = distribution.auto_shard_dataset
+    distribution.auto_shard_dataset = False
+    try:
+        yield
+    finally:
+        distribution.auto_shard_dataset = before
+
+
 class Trainer:
     """Turns the stateful steps of a model into the stateless ones of JAX."""
+
+    def devices(self):
+        """See `keras_genai.engine.tensorflow.Trainer.devices`."""
+        distribution = distribution_lib.distribution()
+        if distribution is None:
+            return Devices()
+        mesh = distribution.device_mesh
+        shards = mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)]
+        index, count = jax.process_index(), jax.process_count()
+        return Devices("devices", shards, math.lcm(shards, count), (index, count))
+
+    def fit(self, x=None, *args, **kwargs):
+        with _divided(x):
+            return super().fit(x, *args, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        with _divided(x):
+            return super().evaluate(x, *args, **kwargs)
+
+    def synchronize(self):
+        """See `keras_genai.engine.tensorflow.Trainer.synchronize`."""
 
     def _stateless(self, step, with_optimizer):
         def variables():
@@ -178,6 +235,10 @@ class Trainer:
             spec = self._get_state_sharding_spec()
             shardings = (None, spec if with_optimizer else (*spec[:2], spec[3]))
         return jax.jit(call, donate_argnums=0, out_shardings=shardings)
+
+    def is_due(self, interval, phase):
+        """Whether it is known while tracing that a schedule is due: a branch asks."""
+        del interval, phase
 
     def make_train_function(self, force=False):
         if self.train_function is not None and not force:

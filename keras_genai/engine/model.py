@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai.engine import backend_ops, random
+from keras_genai.engine import backend_ops, random, replicas
 from keras_genai.engine import data as data_lib
 from keras_genai.engine.ema import EMA
 from keras_genai.engine.optimizer import PlayersOptimizer
@@ -62,6 +62,7 @@ class GenerativeModel(backend_ops.Trainer, keras.Model):
     """
 
     def __init__(self, seed=0, name=None, **kwargs):
+        backend_ops.check_distribution()
         super().__init__(name=name, **kwargs)
         self.seed = random.check_seed(seed)
         self.noise = random.Noise(self.seed, name="noise")
@@ -87,6 +88,7 @@ class GenerativeModel(backend_ops.Trainer, keras.Model):
             dtype="int32",
             initializer=keras.initializers.Constant(-1),
             trainable=False,
+            aggregation="only_first_replica",
         )
         if ema_decay is not None:
             self.ema = EMA(getattr(self, ema), ema_decay)
@@ -269,16 +271,24 @@ class GenerativeModel(backend_ops.Trainer, keras.Model):
                     loss = loss + widen(variable.regularizer(variable))
             return loss
 
-        loss, gradients = backend_ops.value_and_gradients(
-            whole_loss, variables, optimizer.scale_loss
-        )
+        share = replicas.share()
+
+        def scale(loss):
+            return optimizer.scale_loss(loss if share is None else share * loss)
+
+        loss, gradients = backend_ops.value_and_gradients(whole_loss, variables, scale)
+        loss = replicas.mean(loss)
+        gradients = replicas.total(gradients)
         backend_ops.apply_gradients(optimizer, gradients, variables)
-        self.track(player, loss)
+        self._track(player, loss)
         self._watch(player, loss)
         return loss
 
     def track(self, player, loss):
-        """Adds a loss to the mean that the logs show."""
+        """Adds a loss, a mean over the batch, to the mean that the logs show."""
+        self._track(player, replicas.mean(loss))
+
+    def _track(self, player, loss):
         self._trackers[self._names.index(player)].update_state(loss)
 
     def _watch(self, player, loss):
@@ -293,6 +303,9 @@ class GenerativeModel(backend_ops.Trainer, keras.Model):
         """`fn()` on the steps `phase`, `phase + interval`, ...; else `otherwise()`."""
         if interval == 1:
             return fn()
+        known = self.is_due(interval, phase)
+        if known is not None:
+            return fn() if known else otherwise()
         due = ops.equal(ops.mod(self.noise.step.value, interval), phase)
         return backend_ops.cond(due, fn, otherwise)
 
@@ -317,14 +330,18 @@ class GenerativeModel(backend_ops.Trainer, keras.Model):
         )
 
     def _run_train_step(self, data):
-        self.train_step(data_lib.unpack(data))
+        data = data_lib.unpack(data)
+        with replicas.part(data_lib.rows(data)):
+            self.train_step(data)
         if self.ema is not None:
             self.ema.update()
         self.noise.advance()
         return self.logs()
 
     def _run_test_step(self, data):
-        self.test_step(data_lib.unpack(data))
+        data = data_lib.unpack(data)
+        with replicas.part(data_lib.rows(data)):
+            self.test_step(data)
         return self.logs()
 
     def _take_skip(self):
@@ -383,6 +400,7 @@ class GenerativeModel(backend_ops.Trainer, keras.Model):
             FloatingPointError: when a loss is not finite; names player and step.
         """
         self._assert_compile_called("fit")
+        self.synchronize()
         self.not_finite.assign(np.full(len(self._names), -1, "int32"))
         dataset = None
         if data_lib.is_arrays(x):
@@ -392,8 +410,17 @@ class GenerativeModel(backend_ops.Trainer, keras.Model):
                 arrays, held_out = _split(arrays, validation_split)
                 validation_data = validation_data or held_out
             dataset = data_lib.ArrayDataset(
-                arrays, batch_size or 32, shuffle, self.seed, steps_per_epoch
+                arrays,
+                batch_size or 32,
+                shuffle,
+                self.seed,
+                steps_per_epoch,
+                self.devices(),
             )
+            size = kwargs.pop("validation_batch_size", None) or batch_size
+            held_out = data_lib.unpack(validation_data)
+            if data_lib.is_arrays(held_out[0]):
+                validation_data = self._in_order(self._arrays(*held_out), size)
             x, y, sample_weight, batch_size = dataset, None, None, None
             steps_per_epoch = None
         else:
@@ -403,6 +430,8 @@ class GenerativeModel(backend_ops.Trainer, keras.Model):
             kwargs |= {k: v for k, v in validation.items() if v}
         if isinstance(callbacks, keras.callbacks.Callback):
             callbacks = [callbacks]
+        if not backend_ops.is_main_process():
+            verbose = 0
         callbacks = [*(callbacks or []), _EpochNumber(dataset)]
         try:
             return super().fit(
@@ -458,9 +487,17 @@ class GenerativeModel(backend_ops.Trainer, keras.Model):
     def evaluate(self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs):
         """The losses on data, without training: see `keras.Model.evaluate`."""
         if data_lib.is_arrays(x):
-            x, y, sample_weight = self._arrays(x, y, sample_weight)
+            arrays = self._arrays(x, y, sample_weight)
+            x, y, sample_weight = self._in_order(arrays, batch_size), None, None
+            batch_size = None
         return super().evaluate(
             x, y, batch_size=batch_size, sample_weight=sample_weight, **kwargs
+        )
+
+    def _in_order(self, arrays, batch_size):
+        """Batches of arrays in their order, for an evaluation."""
+        return data_lib.ArrayDataset(
+            arrays, batch_size or 32, False, self.seed, devices=self.devices()
         )
 
     def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):

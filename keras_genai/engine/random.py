@@ -40,6 +40,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_genai.engine import replicas
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.threefry import (
     check_seed,
@@ -371,7 +372,7 @@ def _keyed(function):
 
     @functools.wraps(function)
     def draw(self, stream, *args, offset=0, **kwargs):
-        offset = self.sample_offset + offset
+        offset = replicas.offset() + offset
         return function(self.key(stream), *args, offset=offset, **kwargs)
 
     return draw
@@ -383,16 +384,16 @@ class Noise(keras.layers.Layer):
 
     Its draws are the functions of this module with a stream's name for the key. The
     same stream at the same step draws the same numbers: call `advance` after each
-    step, or give other names. It works under `tf.function`, `jax.jit` (in a
-    `StatelessScope`) and on PyTorch, and computes in float32 whatever the policy.
+    step, or give other names. In a step on a part of a batch (`engine.replicas`),
+    samples are numbered as in the whole batch. It works under `tf.function`,
+    `jax.jit` (in a `StatelessScope`) and on PyTorch, and computes in float32 whatever
+    the policy.
 
     Args:
         seed: integer in [0, 2**63).
 
     Attributes:
         step: non-trainable int32 scalar weight; starts at 0, saved with the model.
-        sample_offset: number of the first sample of each draw, for a process that
-            holds a part of the batch.
 
     Example:
 
@@ -406,7 +407,6 @@ class Noise(keras.layers.Layer):
     def __init__(self, seed, **kwargs):
         super().__init__(**{**kwargs, "dtype": "float32"})
         self.seed = check_seed(seed)
-        self.sample_offset = 0
         self.step = self.add_weight(
             name="step",
             shape=(),

@@ -1,9 +1,13 @@
 """The engine's primitives on TensorFlow. The contracts are written here once."""
 
 import contextlib
+import functools
 
 import keras
 import tensorflow as tf
+from keras.src.optimizers.base_optimizer import BaseOptimizer
+
+from keras_genai.engine.devices import Devices
 
 
 def value_and_gradients(loss_fn, variables, scale=None):
@@ -96,7 +100,58 @@ def apply_gradients(optimizer, gradients_, variables):
         gradients_: one tensor for each variable.
         variables: the variables to update.
     """
-    optimizer.apply(gradients_, variables)
+    if replica() is None:
+        optimizer.apply(gradients_, variables)
+        return
+    context = tf.distribute.get_replica_context()
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        # It goes over the replicas itself, and adds nothing up that is None.
+        inner = optimizer.inner_optimizer
+        with _replaced(inner, _all_reduce_sum_gradients=list):
+            optimizer.apply(gradients_, variables)
+        return
+    context.merge_call(
+        lambda strategy, *parts: _apply_once(strategy, optimizer, parts, variables),
+        args=gradients_,
+    )
+
+
+def _apply_once(strategy, optimizer, parts, variables):
+    """One step on all replicas together, from gradients that are summed already.
+
+    Keras would sum them again, after clipping each replica's own, and could not
+    accumulate them: that is a branch around a point where replicas meet.
+    """
+
+    def update(gradients_, variables, rate):
+        pairs = zip(
+            gradients_, [getattr(v, "value", v) for v in variables], strict=True
+        )
+        optimizer._distributed_tf_update_step(strategy, pairs, rate)
+
+    plain = BaseOptimizer
+    with _replaced(
+        optimizer,
+        _backend_update_step=update,
+        _apply_weight_decay=functools.partial(plain._apply_weight_decay, optimizer),
+        _backend_increment_gradient_accumulators=functools.partial(
+            plain._backend_increment_gradient_accumulators, optimizer
+        ),
+    ):
+        first = [strategy.experimental_local_results(part)[0] for part in parts]
+        optimizer.apply(first, variables)
+
+
+@contextlib.contextmanager
+def _replaced(optimizer, **methods):
+    """Other methods in an optimizer while a step is traced."""
+    for name, method in methods.items():
+        object.__setattr__(optimizer, name, method)
+    try:
+        yield
+    finally:
+        for name in methods:
+            object.__delattr__(optimizer, name)
 
 
 def batch_normalization(x, scale, offset, epsilon):
@@ -137,28 +192,124 @@ def leaky_relu(x, slope):
     return tf.nn.leaky_relu(x, slope)
 
 
+def replica():
+    """Which of several replicas this step runs on: `(index, count)`, or None for one.
+
+    None as well where the compiler sees the whole batch and divides the work itself.
+    """
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return None
+    return context.replica_id_in_sync_group, context.num_replicas_in_sync
+
+
+def replica_sum(tensors):
+    """Sums tensors over the replicas, differentiably (and so are the derivatives).
+
+    Args:
+        tensors: list of tensors, of the same shapes on every replica.
+
+    Returns:
+        List of the sums, equal on every replica.
+    """
+    context = tf.distribute.get_replica_context()
+    return list(context.all_reduce(tf.distribute.ReduceOp.SUM, list(tensors)))
+
+
+def is_main_process():
+    """Whether this process writes the files and shows the progress of a run."""
+    resolver = tf.distribute.get_strategy().cluster_resolver
+    return resolver is None or (resolver.task_id or 0) == 0
+
+
+def check_distribution():
+    """Refuses the ways to use several devices that this backend does not know.
+
+    Raises:
+        ValueError: `keras.distribution` is set, which is JAX's.
+    """
+    if keras.distribution.distribution() is not None:
+        raise ValueError(
+            "keras.distribution needs the JAX backend. On TensorFlow, make and "
+            "compile the model under tf.distribute.MirroredStrategy().scope()."
+        )
+
+
 def to_host(x):
     """A tensor as a NumPy array."""
-    return keras.ops.convert_to_numpy(x)
+    # A variable that a strategy mirrors is an array only after it is a tensor.
+    return keras.ops.convert_to_numpy(tf.convert_to_tensor(x))
 
 
 class Trainer:
     """Lets Keras's TensorFlow trainer run the engine's steps."""
 
+    def devices(self):
+        """How the batches of arrays are divided: an `engine.devices.Devices`."""
+        return Devices("replicas", self.distribute_strategy.num_replicas_in_sync)
+
+    def synchronize(self):
+        """Gives every process the variables of the first, before training."""
+
     def make_train_function(self, force=False):
         if self.train_function is not None and not force:
             return
-        run = self._make_function(self._run_train_step)
+        replicated = self.distribute_strategy.num_replicas_in_sync > 1
+        self._due = {} if replicated else None
+        runs = {}
 
         def function(iterator):
             if self._take_skip():
                 for _ in zip(range(self.steps_per_execution), iterator, strict=False):
                     pass
                 return {}
-            return run(iterator)
+            if not replicated:
+                if not runs:
+                    runs[()] = self._make_step_function(self._run_train_step)
+                return runs[()](iterator)
+            return self._run_scheduled(runs, iterator)
 
         self.train_function = function
 
+    def _make_step_function(self, step):
+        workers = tf.distribute.MultiWorkerMirroredStrategy
+        if isinstance(self.distribute_strategy, workers):
+            # Keras takes the mean of the logs of several workers over axis 0.
+            return self._make_function(
+                lambda data: {k: tf.reshape(v, (1,)) for k, v in step(data).items()}
+            )
+        return self._make_function(step)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Keras builds models here; ours are, and several workers fail at it."""
+
+    # Replicas meet in every sum, which TensorFlow forbids inside a `tf.cond`. So with
+    # several replicas what a step does every n steps is decided when it is traced:
+    # there is one function for each of the combinations that occur.
+
+    def _run_scheduled(self, runs, iterator):
+        step = int(self.noise.step.numpy())
+        for interval, phase in self._due:
+            self._due[interval, phase] = step % interval == phase
+        known = len(self._due)
+        key = tuple(self._due.values())
+        if key not in runs:
+            runs[key] = self._make_step_function(self._run_train_step)
+        self._traced_step = step
+        logs = runs[key](iterator)
+        if len(self._due) > known:  # met for the first time while it was traced
+            function = runs[key]
+            runs.clear()
+            runs[tuple(self._due.values())] = function
+        return logs
+
+    def is_due(self, interval, phase):
+        """Whether it is known now, while tracing, that a schedule is due; or None."""
+        if getattr(self, "_due", None) is None or replica() is None:
+            return None
+        due = self._traced_step % interval == phase
+        return self._due.setdefault((interval, phase), due)
+
     def make_test_function(self, force=False):
         if self.test_function is None or force:
-            self.test_function = self._make_function(self._run_test_step)
+            self.test_function = self._make_step_function(self._run_test_step)

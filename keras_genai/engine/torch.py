@@ -1,10 +1,14 @@
 """The engine's primitives on PyTorch."""
 
+import os
+
 import keras
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 
 from keras_genai.engine._torch_threefry import concrete_int, threefry2x32
+from keras_genai.engine.devices import Devices
 
 __all__ = ["concrete_int", "threefry2x32"]  # for `engine.random`
 
@@ -87,6 +91,70 @@ def leaky_relu(x, slope):
     return F.leaky_relu(x, slope)
 
 
+def replica():
+    """See `keras_genai.engine.tensorflow.replica`."""
+    rank, count = process()
+    return (rank, count) if count > 1 else None
+
+
+class _ReplicaSum(torch.autograd.Function):
+    """The sum over the processes; its derivative is the sum of their derivatives."""
+
+    @staticmethod
+    def forward(ctx, x):
+        x = x.detach().contiguous().clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _ReplicaSum.apply(gradient)
+
+
+def replica_sum(tensors):
+    """See `keras_genai.engine.tensorflow.replica_sum`.
+
+    One message for all tensors of a dtype.
+    """
+    tensors = [keras.ops.convert_to_tensor(x) for x in tensors]
+    sums = [None] * len(tensors)
+    for dtype in {x.dtype: None for x in tensors}:
+        places = [i for i, x in enumerate(tensors) if x.dtype == dtype]
+        flat = torch.cat([tensors[i].reshape(-1) for i in places])
+        parts = _ReplicaSum.apply(flat).split([tensors[i].numel() for i in places])
+        for i, part in zip(places, parts, strict=True):
+            sums[i] = part.reshape(tensors[i].shape)
+    return sums
+
+
+def is_main_process():
+    """See `keras_genai.engine.tensorflow.is_main_process`."""
+    return process()[0] == 0
+
+
+def check_distribution():
+    """See `keras_genai.engine.tensorflow.check_distribution`."""
+    if keras.distribution.distribution() is not None:
+        raise ValueError(
+            "keras.distribution needs the JAX backend. On PyTorch, start the same "
+            "program in several processes: torchrun --nproc-per-node=2 train.py"
+        )
+
+
+def process():
+    """`(rank, count)` of the processes that train together."""
+    if not dist.is_available():
+        return 0, 1
+    if not dist.is_initialized() and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        # Started by torchrun, which says who this is in the environment.
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        dist.init_process_group()
+    if not dist.is_initialized():
+        return 0, 1
+    return dist.get_rank(), dist.get_world_size()
+
+
 def to_host(x):
     """A tensor as a NumPy array."""
     return keras.ops.convert_to_numpy(x)
@@ -94,6 +162,21 @@ def to_host(x):
 
 class Trainer:
     """Lets Keras's PyTorch trainer run the engine's steps."""
+
+    def devices(self):
+        """See `keras_genai.engine.tensorflow.Trainer.devices`."""
+        rank, count = process()
+        return Devices("processes", count, 1, (rank, count))
+
+    def synchronize(self):
+        """See `keras_genai.engine.tensorflow.Trainer.synchronize`."""
+        if process()[1] > 1:
+            for variable in (*self.variables, *self.optimizer.variables):
+                dist.broadcast(variable.value.data, src=0)
+
+    def is_due(self, interval, phase):
+        """Whether it is known while tracing that a schedule is due: a branch asks."""
+        del interval, phase
 
     def make_train_function(self, force=False):
         if self.train_function is not None and not force:

@@ -207,7 +207,9 @@ class GAN(engine.GenerativeModel):
                 else:  # 1705.07215, the perturbation of the authors' code
                     shape = (batch, *self.image_shape)
                     noise = self.noise.uniform("penalty/dragan/noise", shape)
-                    spread = 0.5 * ops.std(real)
+                    center = engine.replicas.mean(ops.mean(real))
+                    variance = ops.mean(ops.square(real - center))
+                    spread = 0.5 * ops.sqrt(engine.replicas.mean(variance))
                     value = penalties.dragan(critic, real, spread * noise, alpha)
             total = total + weight * value
         return total
@@ -260,7 +262,8 @@ class GAN(engine.GenerativeModel):
         # One draw for each batch of this evaluation, whatever the training has drawn.
         batch_number = ops.cast(self._trackers[0].count.value, "int32")
         key = random.key(self.seed, "evaluate/latents", batch_number)
-        latents = random.normal(key, (ops.shape(real)[0], self.latent_dim))
+        shape = (ops.shape(real)[0], self.latent_dim)
+        latents = random.normal(key, shape, offset=engine.replicas.offset())
         fake = self.generator(self._with_labels(latents, labels), training=False)
         fake_logits = self._judge(fake, labels, training=False)
         loss = self.objective.discriminator(

@@ -14,7 +14,8 @@ class BatchNormalization(keras.layers.Layer):
 
     The mathematics of `keras.layers.BatchNormalization`, with the defaults of the
     GAN papers, the forward and backward pass each in one kernel of the backend, and
-    float32 statistics under mixed precision. The moving statistics follow
+    float32 statistics under mixed precision. Where several replicas train, the
+    statistics are those of the global batch. The moving statistics follow
     `moving <- m moving + (1 - m) batch`, with the biased variance.
 
     Args:
@@ -59,6 +60,7 @@ class BatchNormalization(keras.layers.Layer):
             initializer=initializer,
             trainable=trainable,
             autocast=False,
+            aggregation="none" if trainable else "only_first_replica",
         )
 
     def build(self, input_shape, *_):
@@ -86,7 +88,12 @@ class BatchNormalization(keras.layers.Layer):
         if beta is None:
             beta = ops.zeros_like(self.moving_mean.value)
         if training and self.trainable:
-            x, mean, variance = engine.batch_normalization(x, gamma, beta, self.epsilon)
+            normalize = (
+                engine.batch_normalization
+                if engine.replicas.share() is None
+                else _over_replicas
+            )
+            x, mean, variance = normalize(x, gamma, beta, self.epsilon)
             self._move(self.moving_mean, mean)
             self._move(self.moving_variance, variance)
         else:
@@ -111,6 +118,18 @@ class BatchNormalization(keras.layers.Layer):
             "scale": self.scale,
             "gamma_initializer": keras.initializers.serialize(self.gamma_initializer),
         }
+
+
+def _over_replicas(x, gamma, beta, epsilon):
+    """`engine.batch_normalization` by the statistics of the global batch."""
+    axes = tuple(range(len(x.shape) - 1))
+    ones = ops.ones(ops.shape(x)[:-1], x.dtype)
+    sums, count = engine.replicas.total([ops.sum(x, axes), ops.sum(ones)])
+    mean = sums / count  # (C,)
+    centred = x - mean
+    (squares,) = engine.replicas.total([ops.sum(ops.square(centred), axes)])
+    variance = squares / count  # (C,)
+    return centred * (ops.rsqrt(variance + epsilon) * gamma) + beta, mean, variance
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from keras import ops
 
+from keras_genai import engine
 from keras_genai.engine.precision import widen
 
 
@@ -44,7 +45,7 @@ def _mean(losses, weight):
             "weight must hold one number per sample: expected shape "
             f"{tuple(losses.shape)}, got {tuple(weight.shape)}."
         )
-    total = ops.sum(weight)
+    total = engine.replicas.normalizer(ops.sum(weight))
     # A batch whose weights are all zero has no say: a loss of 0, not 0 / 0.
     return ops.sum(weight * losses) / ops.where(total == 0, ops.ones_like(total), total)
 

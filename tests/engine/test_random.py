@@ -13,7 +13,7 @@ import pytest
 from keras import ops
 from scipy import stats
 
-from keras_genai.engine import random, threefry
+from keras_genai.engine import random, replicas, threefry
 
 BACKEND = keras.backend.backend()
 KEY = random.key(1234, "golden", 5)
@@ -401,7 +401,7 @@ class Noisy(keras.layers.Layer):
         return y
 
 
-def test_noise_is_keyed_by_seed_stream_and_step():
+def test_noise_is_keyed_by_seed_stream_and_step(monkeypatch):
     noise = random.Noise(7)
     assert [v.path.split("/")[-1] for v in noise.non_trainable_variables] == ["step"]
     assert not noise.trainable_variables
@@ -424,7 +424,7 @@ def test_noise_is_keyed_by_seed_stream_and_step():
         with keras.StatelessScope([(noise.step, step)]):
             return {n: getattr(noise, n)("z", *calls[n], offset=2) for n in calls}
 
-    noise.sample_offset = 3
+    monkeypatch.setattr(replicas, "offset", lambda: 3)
     drawn = compiled(draw)(tensor(3))
     for name, arguments in calls.items():
         expected = host(getattr(random, name)(key, *arguments, offset=5))

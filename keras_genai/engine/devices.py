@@ -1,0 +1,32 @@
+"""How a global batch is divided over devices and processes."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """How a global batch is divided.
+
+    Args:
+        kind: what the devices are called in messages.
+        count: how many share a batch.
+        multiple: the size of a batch must be a multiple of it.
+        process: `(index, count)` of the processes that each bring their own part.
+    """
+
+    kind: str = "devices"
+    count: int = 1
+    multiple: int = 1
+    process: tuple[int, int] = (0, 1)
+
+    def usable(self, size):
+        """How many samples of a batch of that size can be divided."""
+        size -= size % self.multiple
+        return size if size >= self.count else 0
+
+    def own(self, rows):
+        """This process's part of the rows of a global batch; earlier ones get more."""
+        index, count = self.process
+        return np.array_split(rows[: self.usable(len(rows))], count)[index]
