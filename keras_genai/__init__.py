@@ -4,7 +4,8 @@ Written once in `keras.ops`: the same numbers on TensorFlow, JAX and PyTorch. Se
 `KERAS_BACKEND` before the first import.
 """
 
-from keras_genai import callbacks, datasets, engine, gans, layers, losses
+from keras_genai import engine  # isort: skip (before anything imports Keras)
+from keras_genai import callbacks, datasets, gans, layers, losses
 from keras_genai.engine.saving import load_model
 from keras_genai.gans import CGAN, DCGAN
 

@@ -1,6 +1,6 @@
 """Check that the package works where one backend is installed and no other.
 
-    KERAS_BACKEND=jax .venv-jax/bin/python tools/single_backend_check.py
+    KERAS_BACKEND=torch .venv-torch/bin/python tools/single_backend_check.py
 
 `tools/test.py` makes the environments and runs this in each. A tiny DCGAN trains,
 generates, is saved and loaded; TensorFlow, keras-cv and the other backend cannot be

@@ -5,8 +5,9 @@
     python tools/test.py --backend torch tests/gans -k projection
 
 Makes or reuses `.venv` with all three backends, then runs: ruff; `pytest` once for
-each backend in a process of its own; and a training run in `.venv-jax` and
-`.venv-torch`, where no other backend can be imported. With arguments for pytest,
+each backend in a process of its own; a training run in `.venv-torch`, where no other
+backend can be imported; and one where nothing is installed but this package's wheel
+with JAX. With arguments for pytest,
 only those tests. Ends with one line such as `412 passed, 0 failed, 3 skipped`, summed
 over all runs; the exit status is 0 only if nothing failed.
 """
@@ -28,8 +29,9 @@ from pathlib import Path
 import _environment as environment
 
 ROOT = environment.ROOT
-# Where one backend is installed and no other, and what that takes.
-SINGLE_BACKEND = {"jax": ("jax", "keras"), "torch": ("torch", "keras")}
+# Where one backend is installed and no other, and what that takes. (JAX alone is what
+# `wheel_check.py` installs.)
+SINGLE_BACKEND = {"torch": ("torch", "keras")}
 # pytest's options that read what its cache of the last run holds.
 CACHE_OPTIONS = {"--lf", "--last-failed", "--ff", "--failed-first", "--nf"}
 CACHE_OPTIONS |= {"--new-first", "--sw", "--stepwise"}
@@ -92,6 +94,8 @@ def main() -> int:
             for backend in backends
         ]
         steps += [single_backend_step(alone[name], name) for name in alone]
+        if not pytest_arguments and "jax" in backends:
+            steps.append(wheel_step(python))
         total = run(steps, options.jobs)
     print(f"\nAll steps: {time.monotonic() - started:.0f} s\n{total}", flush=True)
     return 1 if total.failed else 0
@@ -188,6 +192,12 @@ def single_backend_step(python: Path, backend: str) -> Step:
         count_status,
         {"KERAS_BACKEND": backend},
     )
+
+
+def wheel_step(python: Path) -> Step:
+    """The wheel in a new environment, with JAX alone."""
+    command = [str(python), str(ROOT / "tools" / "wheel_check.py")]
+    return Step("the wheel, with jax alone", command, count_status, {})
 
 
 def thread_limits(threads: int) -> dict[str, str]:

@@ -146,6 +146,11 @@ def replica():
     """See `keras_genai.engine.tensorflow.replica`: the compiler divides the batch."""
 
 
+def list_devices():
+    """See `keras_genai.engine.tensorflow.list_devices`."""
+    return [f"{d.platform}:{d.id} ({d.device_kind})" for d in jax.devices()]
+
+
 def is_main_process():
     """See `keras_genai.engine.tensorflow.is_main_process`."""
     return jax.process_index() == 0

@@ -216,6 +216,11 @@ def replica_sum(tensors):
     return list(context.all_reduce(tf.distribute.ReduceOp.SUM, list(tensors)))
 
 
+def list_devices():
+    """The devices that the backend sees, as it names them."""
+    return [device.name for device in tf.config.list_logical_devices()]
+
+
 def is_main_process():
     """Whether this process writes the files and shows the progress of a run."""
     resolver = tf.distribute.get_strategy().cluster_resolver

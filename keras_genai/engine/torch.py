@@ -127,6 +127,13 @@ def replica_sum(tensors):
     return sums
 
 
+def list_devices():
+    """See `keras_genai.engine.tensorflow.list_devices`."""
+    count = torch.cuda.device_count()
+    names = [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(count)]
+    return names or [f"cpu ({torch.get_num_threads()} threads)"]
+
+
 def is_main_process():
     """See `keras_genai.engine.tensorflow.is_main_process`."""
     return process()[0] == 0
