@@ -107,6 +107,8 @@ def child_environment(**extra: str) -> dict[str, str]:
     # PyTorch's threads wait for each other by spinning, which made a step six times
     # as slow on a machine whose cores had other work too.
     defaults = {"TF_CPP_MIN_LOG_LEVEL": "2", "OMP_WAIT_POLICY": "passive"}
+    # As the package sets it, here for programs that import Keras before it.
+    defaults["TF_ENABLE_ONEDNN_OPTS"] = "1"
     return {**defaults, **inherited, **extra}
 
 

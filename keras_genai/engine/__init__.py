@@ -24,7 +24,7 @@ import os
 # step took 58 ms with them and 128 without on an AMD EPYC. Read at its first import.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-import keras  # noqa: E402
+import keras
 
 _KNOWN = ("tensorflow", "jax", "torch")
 _name = keras.backend.backend()
