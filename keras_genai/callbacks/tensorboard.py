@@ -27,7 +27,7 @@ class TensorBoard(keras.callbacks.Callback):
     Each run has a folder: `<folder>/run-1`, `run-2`, ... A `fit` that begins anew gets
     the next number; one that goes on (`kg.callbacks.Resume`, or
     `fit(initial_epoch=...)`) goes on in the last at its step, and what a killed run
-    had written after that step is hidden by TensorBoard. TensorFlow is not imported.
+    had written after that step is hidden by TensorBoard. TensorFlow is not needed.
 
     Args:
         folder: where the runs' folders are made.
@@ -88,7 +88,7 @@ class TensorBoard(keras.callbacks.Callback):
     # What Keras calls
 
     def on_train_begin(self, logs=None):
-        self._close()
+        self._file = None
         self.run_folder = None
         self._waiting = []
         check_folder(self.folder)
@@ -123,9 +123,6 @@ class TensorBoard(keras.callbacks.Callback):
         if self.histograms and (epoch + 1) % self.histograms == 0:
             self._add(*(_histogram(*weight) for weight in self._weights()))
 
-    def on_train_end(self, logs=None):
-        self._close()
-
     # Writing
 
     def add_image(self, tag, png, shape):
@@ -149,14 +146,12 @@ class TensorBoard(keras.callbacks.Callback):
 
     def _open(self, epoch):
         from tensorboard.compat.proto import event_pb2
-        from tensorboard.summary.writer.record_writer import RecordWriter
 
         self.run_folder = run_folder(self, self.folder, epoch)
         # The name that TensorBoard looks for. Its own EventFileWriter would import
         # TensorFlow where that is installed.
         name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
-        self._file = open(self.run_folder / f"{name}.{os.getpid()}", "xb")
-        self._writer = RecordWriter(self._file)
+        self._file = self.run_folder / f"{name}.{os.getpid()}"
         self._batches = 0
         self._written = self._step()
         self._write(event_pb2.Event(file_version="brain.Event:2"))
@@ -167,11 +162,6 @@ class TensorBoard(keras.callbacks.Callback):
             self._add(_text("model", _describe(self.model)))
         for image in self._waiting:
             self.add_image(*image)
-
-    def _close(self):
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
     def _step(self):
         return int(keras.ops.convert_to_numpy(self.model.noise.step))
@@ -187,16 +177,19 @@ class TensorBoard(keras.callbacks.Callback):
         )
 
     def _add(self, *values):
-        """Writes values at the present step, so that a kill loses none of them."""
+        """Writes values at the present step."""
         from tensorboard.compat.proto import event_pb2, summary_pb2
 
         summary = summary_pb2.Summary(value=values)
         self._write(event_pb2.Event(step=self._step(), summary=summary))
 
     def _write(self, event):
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
         event.wall_time = time.time()
-        self._writer.write(event.SerializeToString())
-        self._writer.flush()
+        # Closed each time: a kill loses nothing, and nothing stays open after it.
+        with open(self._file, "ab") as file:
+            RecordWriter(file).write(event.SerializeToString())
 
     def _weights(self):
         """(name, value) of every weight, averaged where there is an average."""

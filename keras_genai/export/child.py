@@ -69,7 +69,10 @@ def _registered(config):
         if named is not None:
             found[named.__name__] = named.__module__
         elif config.get("class_name") and config.get("module"):
-            found[str(config["class_name"])] = config["module"]
+            function = config["class_name"] == "function"
+            found[str(config["config" if function else "class_name"])] = config[
+                "module"
+            ]
         config = list(config.values())
     if isinstance(config, (list, tuple)):
         for part in config:

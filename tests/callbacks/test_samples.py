@@ -125,7 +125,7 @@ def test_what_is_refused(tmp_path, monkeypatch):
     before = [keras.ops.convert_to_numpy(v) for v in model.variables]
     for options, message in (
         ({"folder": file}, "file cannot be written"),
-        ({"folder": tmp_path, "labels": [0, 7]}, "label"),
+        ({"folder": tmp_path, "labels": [0, 7]}, "Labels must lie"),
         ({"folder": tmp_path, "n": 0}, "n must be"),
         ({"folder": tmp_path, "n": 300, "columns": 300}, "too large .* webp"),
     ):
