@@ -105,14 +105,18 @@ class Evaluate(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self.best = None
         self.run_folder = None
+        self._begun = False
         if self.folder is not None:
             check_folder(self.folder)
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self.folder is None or self.run_folder is not None:
+        if self.folder is None or self._begun:
             return
         # Only here is it known with which epoch this fit begins.
+        self._begun = True
         self.run_folder = run_folder(self, self.folder, epoch)
+        if self.run_folder is None:
+            return
         stored = self.run_folder / "best.json"
         if stored.exists():
             self.best = self._read(stored)

@@ -4,12 +4,16 @@ import os
 import pathlib
 import re
 
+from keras_genai import engine
+
 _NAME = "keras_genai run folders"
 
 
 def check_folder(folder):
     """Makes a folder and raises a `ValueError` if no file can be written in it."""
     folder = pathlib.Path(folder)
+    if not engine.is_main_process():
+        return
     probe = folder / f".{os.getpid()}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -20,7 +24,6 @@ def check_folder(folder):
             f"{folder} cannot be written ({error}). Give a folder that can, or free "
             "some space."
         ) from error
-    return folder
 
 
 def run_folder(callback, folder, epoch):
@@ -34,7 +37,12 @@ def run_folder(callback, folder, epoch):
         callback: the callback that asks, after `on_train_begin` of all callbacks.
         folder: what the user gave.
         epoch: the first epoch of this `fit`.
+
+    Returns:
+        The folder, made; None in all processes of a run but the one that writes.
     """
+    if not engine.is_main_process():
+        return None
     folder = pathlib.Path(folder)
     # Keras hands one and the same dict to every callback of a fit.
     chosen = callback.params.setdefault(_NAME, {})

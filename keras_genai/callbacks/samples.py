@@ -111,16 +111,18 @@ class ImageGrid(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.run_folder = None
+        self._begun = False
         check_folder(self.folder)
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self.run_folder is not None:
+        if self._begun:
             return
         # Only here is it known with which epoch this fit begins.
+        self._begun = True
         grid = self._draw()
         self.run_folder = run_folder(self, self.folder, epoch)
         self._display = None
-        self._drawn = self._animated = epoch
+        self._drawn = self._animated = self._epoch = epoch
         if epoch == 0:
             self._show(grid, 0)
 
@@ -134,8 +136,6 @@ class ImageGrid(keras.callbacks.Callback):
                 self._animate()
 
     def on_train_end(self, logs=None):
-        if self.run_folder is None or not hasattr(self, "_epoch"):
-            return
         if self._drawn < self._epoch:
             self._show(self._draw(), self._epoch)
         self._animate()
@@ -160,13 +160,15 @@ class ImageGrid(keras.callbacks.Callback):
 
     def _show(self, grid, epoch):
         """Writes a grid to its file, to TensorBoard and into the notebook."""
+        self._drawn = epoch
+        if self.run_folder is None:
+            return
         from PIL import Image
 
         file = io.BytesIO()
         Image.fromarray(grid).save(file, "PNG")
         png = file.getvalue()
         write_atomically(self.run_folder / f"epoch-{epoch:04d}.png", png)
-        self._drawn = epoch
         for board in TensorBoard.of_this_fit(self):
             board.add_image("samples", png, grid.shape)
         if self.inline and _in_notebook():
@@ -174,7 +176,8 @@ class ImageGrid(keras.callbacks.Callback):
 
     def _animate(self):
         """Writes the animation of all grids of this run up to now."""
-        if not self.suffix:
+        self._animated = self._drawn
+        if not self.suffix or self.run_folder is None:
             return
         from PIL import Image
 
@@ -206,7 +209,6 @@ class ImageGrid(keras.callbacks.Callback):
             **options,
         )
         write_atomically(self.run_folder / f"samples.{self.suffix}", file.getvalue())
-        self._animated = self._drawn
 
 
 def _in_notebook():

@@ -10,6 +10,7 @@ import weakref
 import keras
 import numpy as np
 
+from keras_genai import engine
 from keras_genai.callbacks.runs import check_folder, run_folder
 
 _BOARDS = weakref.WeakSet()
@@ -94,12 +95,12 @@ class TensorBoard(keras.callbacks.Callback):
         check_folder(self.folder)
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self._file is None:
+        if self._file is None and engine.is_main_process():
             # Only here are epoch and step known: another callback may have resumed.
             self._open(epoch)
 
     def on_train_batch_end(self, batch, logs=None):
-        if self.every is None:
+        if self.every is None or self._file is None:
             return
         done = batch + 1
         due = done // self.every > self._batches // self.every
@@ -110,6 +111,8 @@ class TensorBoard(keras.callbacks.Callback):
             self._scalars({f"batch/{name}": value for name, value in logs.items()})
 
     def on_epoch_end(self, epoch, logs=None):
+        if self._file is None:
+            return
         self._batches = 0
         scalars = {
             f"{_group(name)}/{name}": value
@@ -117,8 +120,7 @@ class TensorBoard(keras.callbacks.Callback):
             if not name.endswith("learning_rate")
         }
         for name, optimizer in self.model.optimizers.items():
-            rate = keras.ops.convert_to_numpy(optimizer.learning_rate)
-            scalars[f"learning_rate/{name}"] = rate
+            scalars[f"learning_rate/{name}"] = engine.to_host(optimizer.learning_rate)
         self._scalars(scalars)
         if self.histograms and (epoch + 1) % self.histograms == 0:
             self._add(*(_histogram(*weight) for weight in self._weights()))
@@ -164,7 +166,7 @@ class TensorBoard(keras.callbacks.Callback):
             self.add_image(*image)
 
     def _step(self):
-        return int(keras.ops.convert_to_numpy(self.model.noise.step))
+        return int(engine.to_host(self.model.noise.step.value))
 
     def _scalars(self, values):
         from tensorboard.compat.proto import summary_pb2
@@ -198,8 +200,8 @@ class TensorBoard(keras.callbacks.Callback):
             values = self.model.ema.shadow if averaged else network.variables
             for variable, value in zip(network.variables, values, strict=True):
                 if keras.backend.is_float_dtype(variable.dtype):
-                    value = keras.ops.convert_to_numpy(value.value)
-                    yield f"weights/{player}/{variable.path}", value.astype("float64")
+                    value = engine.to_host(value.value).astype("float64")
+                    yield f"weights/{player}/{variable.path}", value
 
 
 def _group(name):

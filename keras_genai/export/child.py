@@ -64,15 +64,13 @@ def _registered(config):
     """Name -> module of everything that a serialized configuration names."""
     found = {}
     if isinstance(config, dict):
-        name = config.get("registered_name")
+        is_function = config.get("class_name") == "function"
+        name = config.get("config" if is_function else "registered_name")
         named = keras.saving.get_registered_object(name) if name else None
         if named is not None:
             found[named.__name__] = named.__module__
-        elif config.get("class_name") and config.get("module"):
-            function = config["class_name"] == "function"
-            found[str(config["config" if function else "class_name"])] = config[
-                "module"
-            ]
+        elif not is_function and config.get("class_name") and config.get("module"):
+            found[str(config["class_name"])] = config["module"]
         config = list(config.values())
     if isinstance(config, (list, tuple)):
         for part in config:

@@ -79,7 +79,7 @@ def test_the_pictures_do_not_change_the_training(tmp_path):
 
 def test_a_long_run_has_an_animation_of_a_hundred(tmp_path):
     grids = kg.callbacks.ImageGrid(tmp_path, animation="apng")
-    grids.run_folder, grids._drawn = tmp_path, 249
+    grids.run_folder, grids._drawn = tmp_path, 249  # as after 249 epochs
     for epoch in range(250):
         Image.new("RGB", (4, 4), (epoch, 0, 0)).save(
             tmp_path / f"epoch-{epoch:04d}.png"
