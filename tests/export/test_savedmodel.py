@@ -123,6 +123,7 @@ def squash(x):
         ("Scale", LAYER, "Scale()"),
         ("squash", FUNCTION, "keras.layers.Activation(squash)"),
     ],
+    ids=["layer", "function"],
 )
 def test_what_a_notebook_defines(tmp_path, name, definition, last):
     script = tmp_path / "notebook.py"
