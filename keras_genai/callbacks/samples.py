@@ -136,6 +136,8 @@ class ImageGrid(keras.callbacks.Callback):
                 self._animate()
 
     def on_train_end(self, logs=None):
+        if not self._begun:  # a run that was done before
+            return
         if self._drawn < self._epoch:
             self._show(self._draw(), self._epoch)
         self._animate()
@@ -196,6 +198,8 @@ class ImageGrid(keras.callbacks.Callback):
                 frames.append(picture.convert("RGB"))
         # A run that was resumed with another n has grids of another size.
         frames = [frame for frame in frames if frame.size == frames[-1].size]
+        if not frames:
+            return
         pause = min(500, _MILLISECONDS // len(frames))
         kind, _, options = _FORMATS[self.suffix]
         file = io.BytesIO()

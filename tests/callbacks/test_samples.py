@@ -56,6 +56,7 @@ def test_a_run_that_goes_on_goes_on_in_its_folder(tmp_path, stop):
 
     fit(callbacks(), epochs=3, stop=stop)
     model = fit(callbacks(), epochs=3)
+    fit(callbacks(), epochs=3)  # once more: it is done, there is nothing to draw
     assert names(tmp_path / "logs") == ["run-1"]
     folder = tmp_path / "logs" / "run-1"
     pictures = [f"epoch-{n:04d}.png" for n in range(4)]
