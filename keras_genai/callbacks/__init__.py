@@ -1,6 +1,17 @@
-"""Callbacks: resuming a run, and one player's learning rate."""
+"""Callbacks: resuming, samples as pictures, TensorBoard, metrics, learning rates."""
 
+from keras_genai.callbacks.evaluate import Evaluate
 from keras_genai.callbacks.learning_rate import LearningRateScheduler
+from keras_genai.callbacks.pictures import image_grid
 from keras_genai.callbacks.resume import Resume
+from keras_genai.callbacks.samples import ImageGrid
+from keras_genai.callbacks.tensorboard import TensorBoard
 
-__all__ = ["LearningRateScheduler", "Resume"]
+__all__ = [
+    "Evaluate",
+    "ImageGrid",
+    "LearningRateScheduler",
+    "Resume",
+    "TensorBoard",
+    "image_grid",
+]

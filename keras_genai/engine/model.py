@@ -543,23 +543,34 @@ class GenerativeModel(backend_ops.Trainer, keras.Model):
             f"{type(self).__name__} must define export_signatures(self)."
         )
 
-    def export(self, path, overwrite=False):
-        """Writes the sampler as a SavedModel that TensorFlow runs alone.
+    def export(self, path, overwrite=False, format="tf_saved_model", signature=None):
+        """Writes the sampler as a SavedModel that TensorFlow runs alone, or as ONNX.
 
-        Works from every backend; TensorFlow must be installed. See
-        `export_signatures` for what is in it.
+        Works from every backend. See `export_signatures` for what is in it.
 
         Args:
-            path: folder to make.
-            overwrite: whether a SavedModel that stands there may be replaced.
+            path: folder to make; for ONNX a file that ends in `.onnx`.
+            overwrite: whether a SavedModel or ONNX file that stands there may be
+                replaced.
+            format: `"tf_saved_model"` (all signatures) or `"onnx"` (one).
+            signature: for ONNX, the name of the signature to write; by default the
+                first.
 
         Raises:
-            ValueError: the folder exists and is not empty.
-            ImportError: TensorFlow is not installed.
+            ValueError: something stands there already.
+            ImportError: a package that the format needs is not installed.
         """
-        from keras_genai.export import export_savedmodel
+        from keras_genai import export
 
-        export_savedmodel(self, path, overwrite=overwrite)
+        if format == "onnx":
+            export.export_onnx(self, path, overwrite=overwrite, signature=signature)
+        elif format == "tf_saved_model" and signature is None:
+            export.export_savedmodel(self, path, overwrite=overwrite)
+        else:
+            raise ValueError(
+                "format must be 'tf_saved_model', which holds every signature, or "
+                f"'onnx'; got format={format!r}, signature={signature!r}."
+            )
 
     def averaged(self, player):
         """Whether `player` samples with its average."""

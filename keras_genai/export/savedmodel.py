@@ -5,17 +5,13 @@ and PyTorch the model is saved, loaded by TensorFlow in a child process, and wri
 there.
 """
 
-import importlib
-import importlib.util
-import json
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import tempfile
 
 import keras
+
+from keras_genai.export.child import check_importable, check_installed, write_in_child
 
 
 def export_savedmodel(model, path, overwrite=False):
@@ -34,18 +30,17 @@ def export_savedmodel(model, path, overwrite=False):
     """
     path = pathlib.Path(path)
     _check_target(path, overwrite)
-    if importlib.util.find_spec("tensorflow") is None:
-        raise ImportError(
-            "A SavedModel is written by TensorFlow, which is not installed here. Run "
-            "`pip install 'keras-genai[tensorflow]'` beside the backend that you use."
-        )
+    check_installed(["tensorflow"], "Writing a SavedModel", "'keras-genai[tensorflow]'")
+    here = keras.backend.backend() == "tensorflow"
+    if not here:
+        check_importable(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as made:
         target = pathlib.Path(made) / "savedmodel"
-        if keras.backend.backend() == "tensorflow":
-            _write(model, target)
+        if here:
+            write(model, target)
         else:
-            _write_in_child(model, target)
+            write_in_child(write, model, target)
         if path.exists():
             shutil.move(path, pathlib.Path(made) / "replaced")
         shutil.move(target, path)
@@ -68,7 +63,8 @@ def _check_target(path, overwrite):
         )
 
 
-def _write(model, target):
+def write(model, target):
+    """Writes the folder `target` in a process whose backend is TensorFlow."""
     import tensorflow as tf
 
     module = tf.Module()
@@ -82,59 +78,3 @@ def _write(model, target):
         signatures[name] = traced.get_concrete_function()
         signatures.setdefault("serving_default", signatures[name])
     tf.saved_model.save(module, str(target), signatures=signatures)
-
-
-def _write_in_child(model, target):
-    modules = _modules(model)
-    with tempfile.TemporaryDirectory() as folder:
-        saved = pathlib.Path(folder) / "model.keras"
-        model.save(saved)
-        environment = {
-            **os.environ,
-            "KERAS_BACKEND": "tensorflow",
-            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
-            "TF_CPP_MIN_LOG_LEVEL": "2",
-            "CUDA_VISIBLE_DEVICES": "-1",
-        }
-        job = json.dumps([str(saved), str(target.resolve()), modules])
-        done = subprocess.run(
-            [sys.executable, "-m", "keras_genai.export.savedmodel", job],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-    if done.returncode:
-        tail = "\n".join(done.stderr.strip().splitlines()[-12:])
-        raise RuntimeError(
-            f"TensorFlow could not write the SavedModel in its own process:\n{tail}"
-        )
-
-
-def _modules(model):
-    """The modules to import before loading, for the user's own layers."""
-    names = set()
-    for layer in model._flatten_layers():
-        name = type(layer).__module__
-        if name == "__main__":
-            raise ValueError(
-                f"{type(layer).__name__} is defined in a notebook or a script "
-                "(__main__), so that the TensorFlow process that writes the "
-                "SavedModel cannot import it. Move the class into a module (a .py "
-                "file) and import it from there, or export under "
-                "KERAS_BACKEND=tensorflow."
-            )
-        if name.split(".")[0] not in ("keras", "keras_genai"):
-            names.add(name)
-    return sorted(names)
-
-
-def _child(job):
-    saved, target, modules = json.loads(job)
-    for name in modules:
-        importlib.import_module(name)
-    importlib.import_module("keras_genai")
-    _write(keras.saving.load_model(saved, compile=False), pathlib.Path(target))
-
-
-if __name__ == "__main__":
-    _child(sys.argv[1])

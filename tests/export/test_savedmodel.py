@@ -1,6 +1,7 @@
 """The sampler leaves as a SavedModel that TensorFlow runs alone."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -86,28 +87,58 @@ def test_only_a_savedmodel_is_replaced(model, tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_a_class_of_the_notebook_is_named(tmp_path, monkeypatch):
-    class Scale(keras.layers.Layer):
-        def call(self, x):
-            return ops_tanh(x)
+NOTEBOOK = """
+import sys
+import keras
+import keras_genai as kg
 
-    def ops_tanh(x):
+{definition}
+
+generator = keras.Sequential([
+    keras.Input((4,)),
+    keras.layers.Dense(64),
+    keras.layers.Reshape((8, 8, 1)),
+    {last},
+])
+model = kg.DCGAN((8, 8, 1), 4, base_filters=4, generator=generator)
+model.export(sys.argv[1])
+"""
+LAYER = """
+@keras.saving.register_keras_serializable("mine")
+class Scale(keras.layers.Layer):
+    def call(self, x):
         return keras.ops.tanh(x)
+"""
+FUNCTION = """
+@keras.saving.register_keras_serializable("mine")
+def squash(x):
+    return keras.ops.tanh(x)
+"""
 
-    monkeypatch.setattr(Scale, "__module__", "__main__")
-    generator = keras.Sequential(
-        [
-            keras.Input((4,)),
-            keras.layers.Dense(64),
-            keras.layers.Reshape((8, 8, 1)),
-            Scale(),
-        ]
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    "name, definition, last",
+    [
+        ("Scale", LAYER, "Scale()"),
+        ("squash", FUNCTION, "keras.layers.Activation(squash)"),
+    ],
+    ids=["layer", "function"],
+)
+def test_what_a_notebook_defines(tmp_path, name, definition, last):
+    script = tmp_path / "notebook.py"
+    script.write_text(NOTEBOOK.format(definition=definition, last=last))
+    folder = tmp_path / "made" / "served"
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        capture_output=True,
+        text=True,
     )
-    model = kg.DCGAN((8, 8, 1), 4, base_filters=4, generator=generator)
     if keras.backend.backend() == "tensorflow":
-        model.export(tmp_path / "served")
-        assert (tmp_path / "served" / "saved_model.pb").exists()
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert (folder / "saved_model.pb").exists()
     else:
-        with pytest.raises(ValueError, match="Scale is defined in a notebook"):
-            model.export(tmp_path / "served")
-        assert not (tmp_path / "served").exists()
+        assert f"ValueError: {name} is defined in a notebook" in done.stderr
+        assert "Move it into a module (a .py file)" in done.stderr
+        assert not folder.parent.exists()
