@@ -84,7 +84,11 @@ def convert(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
                 break
     layers = inception.convolutions(inception.network())
     if not _torchvision(state):
-        parts = {name: parts[name] for name in layers if name in parts}
+        # In the last two blocks the file writes tower_mixed_conv for tower/mixed/conv.
+        places = {
+            name: _flat(name) if _flat(name) in parts else name for name in layers
+        }
+        parts = {name: parts[at] for name, at in places.items() if at in parts}
     if len(parts) != len(layers):
         raise ValueError(
             f"The file holds {len(parts)} of the {len(layers)} convolutions of the FID "
@@ -106,6 +110,11 @@ def convert(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         bias = part["beta"] - part["mean"] * scale
         arrays[f"{name}.bias"] = bias.astype("float32")
     return arrays
+
+
+def _flat(name):
+    block, _, rest = name.partition(".")
+    return f"{block}.{rest.replace('.', '_')}"
 
 
 def _torchvision(state):

@@ -152,7 +152,9 @@ def checked_features(features, what: str) -> np.ndarray:
             f"{what} must be of shape (samples, features); got {features.shape}."
         )
     # The sum is not finite if a value is not: one pass without an array of booleans.
-    if not np.isfinite(features.sum()) and not np.isfinite(features).all():
+    with np.errstate(invalid="ignore", over="ignore"):
+        total = features.sum()
+    if not np.isfinite(total) and not np.isfinite(features).all():
         raise ValueError(f"{what} holds values that are not finite (NaN or infinite).")
     return features
 

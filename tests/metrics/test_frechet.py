@@ -120,7 +120,7 @@ def test_bad_features():
     with pytest.raises(ValueError, match="3 real and 2 generated"):
         metrics.fid(x, x[:, :2])
     with pytest.raises(ValueError, match="generated_features holds values"):
-        metrics.fid(x, np.where(x > 1, np.nan, x))
+        metrics.fid(x, np.where(x > 0, np.nan, x))
     with pytest.raises(ValueError, match="at least two real samples; got 1"):
         metrics.fid(x[:1], x)
     with pytest.raises(ValueError, match=r"shape \(samples, features\); got \(10,\)"):
