@@ -42,11 +42,14 @@ class Preprocess(keras.layers.Layer):
 
 def _resize(size, dtype):
     """The matrix (299, size) of the bilinear resize of one side."""
-    last = ops.cast(size - 1, dtype)
+    if isinstance(size, int):  # else TensorFlow knows it only when it runs
+        at = np.arange(SIZE) * (size / SIZE)
+        # Beyond the last pixel there is only that.
+        distance = np.minimum(at, size - 1)[:, None] - np.arange(size)
+        return ops.cast(np.maximum(1.0 - np.abs(distance), 0.0), dtype)
     at = ops.arange(SIZE, dtype=dtype) * (ops.cast(size, dtype) / SIZE)
-    at = ops.minimum(at, last)  # beyond the last pixel there is only that
-    distance = ops.abs(ops.expand_dims(at, 1) - ops.arange(size, dtype=dtype))
-    return ops.relu(1.0 - distance)
+    at = ops.minimum(at, ops.cast(size - 1, dtype))
+    return ops.relu(1.0 - ops.abs(at[:, None] - ops.arange(size, dtype=dtype)))
 
 
 class _Block:
