@@ -1,0 +1,152 @@
+"""A judge of generated clothes: a small Fashion-MNIST classifier in the package.
+
+`tools/train_fashion_classifier.py` trained it on the package's 20,000 training images
+alone. Batch normalization is folded into the convolutions and the weights are kept in
+float16, so the file is small and every backend computes the same few operations.
+"""
+
+import hashlib
+import io
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_genai import layers
+
+FILE = Path(__file__).resolve().parent / "fashion_mnist.npz"
+SHA256 = "44d233be0f714a8978a4fccc3a863eb0138284b17cba4ade5d4cf41c7d951336"
+FILTERS = (32, 48, 96)
+FEATURES = 64
+CLASSES = 10
+
+
+def network(normalize: bool = False, dropout: float = 0.0) -> keras.Model:
+    """The classifier's network with fresh weights.
+
+    A 5x5 convolution with stride 2, three 3x3 ones, the last beside a shortcut, a dense
+    layer of 64 features and one of 10 logits.
+
+    Args:
+        normalize: batch normalization after each convolution, which then has no bias:
+            the form that is trained.
+        dropout: share of the features that training drops.
+
+    Returns:
+        `keras.Model`, `(B, 28, 28, 1)` in [-1, 1] -> `(B, 10)`.
+    """
+
+    def convolve(x, filters, name, size=3, strides=1):
+        layer = layers.Conv2D(
+            filters,
+            size,
+            strides=strides,
+            padding="same",
+            use_bias=not normalize,
+            name=name,
+        )
+        x = layer(x)
+        if normalize:
+            x = layers.BatchNormalization(name=f"{name}_norm")(x)
+        return keras.layers.ReLU()(x)
+
+    first, second, third = FILTERS
+    images = keras.Input((28, 28, 1), name="images")
+    x = convolve(images, first, "conv_0", size=5, strides=2)  # (B, 14, 14, 32)
+    x = convolve(x, second, "conv_1")
+    x = keras.layers.MaxPooling2D()(x)  # (B, 7, 7, 48)
+    x = convolve(x, third, "conv_2")
+    x = keras.layers.Add()([x, convolve(x, third, "conv_3")])
+    x = keras.layers.MaxPooling2D()(x)  # (B, 3, 3, 96)
+    x = keras.layers.Flatten()(x)
+    x = keras.layers.Dense(FEATURES, activation="relu", name="features")(x)  # (B, 64)
+    if dropout:
+        x = keras.layers.Dropout(dropout)(x)
+    logits = keras.layers.Dense(CLASSES, name="logits")(x)  # (B, 10)
+    return keras.Model(images, logits, name="fashion_mnist_classifier")
+
+
+def fashion_mnist_classifier() -> keras.Model:
+    """A trained classifier of Fashion-MNIST images, from a file in the package.
+
+    Returns:
+        `keras.Model`, `(B, 28, 28, 1)` in [-1, 1] -> logits `(B, 10)` in the order of
+        `kg.datasets.class_names("fashion_mnist")`. A new one at every call.
+
+    Raises:
+        FileNotFoundError: the weights are not in the installed package.
+        ValueError: the file is damaged.
+
+    Example:
+
+    ```python
+    import keras_genai as kg
+
+    classifier = kg.metrics.fashion_mnist_classifier()
+    _, (images, labels) = kg.datasets.load("fashion_mnist")
+    found = classifier.predict(images).argmax(-1)
+    print((found == labels).mean())
+    ```
+    """
+    weights = _weights()
+    # Whatever policy the user's model has, the judge computes in float32.
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        model = network()
+    finally:
+        keras.config.set_dtype_policy(before)
+    for layer in model.layers:
+        if layer.weights:
+            kernel, bias = (weights[f"{layer.name}.{n}"] for n in ("kernel", "bias"))
+            layer.set_weights([kernel.astype("float32"), bias.astype("float32")])
+    model.trainable = False
+    return model
+
+
+def fashion_mnist_features() -> keras.Model:
+    """The features that `fashion_mnist_classifier` decides by, for FID and its kin.
+
+    A distance between sets of 28x28 clothes that needs no download. It is no
+    Inception FID: compare it with values of this extractor alone.
+
+    Returns:
+        `keras.Model`, `(B, 28, 28, 1)` in [-1, 1] -> features `(B, 64)`, at least 0.
+        A new one at every call: hand one to all the metrics that share it.
+
+    Raises:
+        As `fashion_mnist_classifier`.
+
+    Example:
+
+    ```python
+    import keras_genai as kg
+
+    (images, _), (test_images, _) = kg.datasets.load("fashion_mnist")
+    features = kg.metrics.fashion_mnist_features()
+    real, others = features.predict(images), features.predict(test_images)
+    print(kg.metrics.fid(real, others))         # the floor: real against real
+    ```
+    """
+    model = fashion_mnist_classifier()
+    features = model.get_layer("features").output
+    return keras.Model(model.input, features, name="fashion_mnist_features")
+
+
+def _weights():
+    """The arrays of the file, whose bytes are checked before anything parses them."""
+    remedy = (
+        "Install keras-genai again (pip install --force-reinstall --no-deps "
+        "keras-genai), or, in a clone, restore the file with git checkout."
+    )
+    try:
+        packed = FILE.read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{FILE} is missing. {remedy}") from None
+    if hashlib.sha256(packed).hexdigest() != SHA256:
+        raise ValueError(
+            f"{FILE} is damaged: it does not have the SHA-256 that this version of "
+            f"keras-genai pins. {remedy}"
+        )
+    with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
+        return dict(arrays)

@@ -1,0 +1,164 @@
+"""How good a CGAN's clothes are after a longer training than the quickstart's.
+
+    KERAS_BACKEND=tensorflow python tools/benchmarks/gan.py
+    KERAS_BACKEND=torch python tools/benchmarks/gan.py --quickstart cgan.keras
+
+Trains the quickstart's recipe for more epochs (`--epochs`, one backend, at most half an
+hour on two cores) on the package's Fashion-MNIST training images, and judges it on the
+5,000 test images by the package's classifier and its features:
+
+    class agreement   share of samples that the classifier gives the class asked for,
+                      beside its accuracy on the real images, which bounds it
+    recall            of each class (1904.06991), 500 real against 500 generated
+    FID               of the features of 5,000 against 5,000, beside the floor: 5,000
+                      real training images against the test images
+
+The quickstart's figures stand beside them: of the `.keras` file that it wrote, or of a
+training with its own number of epochs. Run it in an environment that has the package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+TITLE = "A CGAN's samples"
+EPOCHS = 48
+TOOLS = Path(__file__).resolve().parent.parent
+
+
+def train(recipe: dict, epochs: int, seed: int):
+    """A CGAN of the quickstart's recipe, and the seconds that its training took."""
+    import keras
+
+    import keras_genai as kg
+
+    (images, labels), _ = kg.datasets.load("fashion_mnist")
+    model = kg.CGAN(**recipe["model"], seed=seed)
+    steps = epochs * math.ceil(len(images) / recipe["batch_size"])
+    rate = keras.optimizers.schedules.PolynomialDecay(
+        recipe["learning_rate"], steps, end_learning_rate=0.0, power=0.5
+    )
+    model.compile(
+        generator_optimizer=keras.optimizers.Adam(rate, **recipe["adam"]),
+        discriminator_optimizer=keras.optimizers.Adam(rate, **recipe["adam"]),
+    )
+    started = time.monotonic()
+    model.fit(images, labels, batch_size=recipe["batch_size"], epochs=epochs, verbose=2)
+    return model, time.monotonic() - started
+
+
+def judge(sample, reference, labels) -> dict:
+    """The figures of samples, one for each label, beside real images of those labels.
+
+    Args:
+        sample: `(N, 28, 28, 1)`, of the class of its label.
+        reference: `(N, 28, 28, 1)`, real images.
+        labels: `(N,)`.
+    """
+    import numpy as np
+
+    from keras_genai import metrics
+
+    features = metrics.fashion_mnist_features()
+    agreement = metrics.ClassAgreement(metrics.fashion_mnist_classifier())
+    extract = metrics.FID(features).extract
+
+    def batches(images):
+        return (images[i : i + 250] for i in range(0, len(images), 250))
+
+    for part, asked in zip(batches(sample), batches(labels), strict=True):
+        agreement.update_generated(part, asked)
+    ours, real = (
+        np.concatenate([extract(part) for part in batches(images)])
+        for images in (sample, reference)
+    )
+    recall = [
+        metrics.precision_recall(real[labels == k], ours[labels == k])[1]
+        for k in np.unique(labels)
+    ]
+    return {
+        "agreement": agreement.result()["class_agreement"],
+        "by_class": agreement.by_class().tolist(),
+        "recall": recall,
+        "fid": metrics.fid(real, ours),
+    }
+
+
+def floor(train_set, labels):
+    """Real training images of those labels, in their order."""
+    import numpy as np
+
+    images, classes = train_set
+    chosen = np.empty(len(labels), int)
+    for k in np.unique(labels):
+        places = np.flatnonzero(labels == k)
+        chosen[places] = np.flatnonzero(classes == k)[: len(places)]
+    return images[chosen]
+
+
+def table(results: dict[str, dict], names: list[str]) -> str:
+    """The figures as Markdown, a column for each judged set."""
+    columns = list(results)
+    lines = [["", *columns], ["---"] + ["---:"] * len(columns)]
+
+    def add(label, values):
+        lines.append([label, *[f"{value:.3f}" for value in values]])
+
+    add("class agreement", [results[c]["agreement"] for c in columns])
+    add("FID", [results[c]["fid"] for c in columns])
+    add("lowest recall", [min(results[c]["recall"]) for c in columns])
+    for k, name in enumerate(names):
+        add(f"{name}: agreement", [results[c]["by_class"][k] for c in columns])
+        add(f"{name}: recall", [results[c]["recall"][k] for c in columns])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def quality(epochs: int, seed: int, quickstart: Path | None, output: Path | None):
+    """Trains, judges and prints."""
+    sys.path[:0] = [str(TOOLS), str(TOOLS.parent)]
+    import keras
+    from quickstart import RECIPE
+
+    import keras_genai as kg
+
+    names = kg.datasets.class_names("fashion_mnist")
+    train_set, (images, labels) = kg.datasets.load("fashion_mnist")
+    results = {"real": judge(floor(train_set, labels), images, labels)}
+    short = RECIPE["epochs"]
+    if quickstart:
+        model = kg.load_model(quickstart, compile=False)
+    else:
+        model, seconds = train(RECIPE, short, seed)
+        print(f"quickstart's training: {short} epochs, {seconds:.0f} s", flush=True)
+    sampled = model.generate(labels=labels, seed=seed, batch_size=250)
+    results["quickstart"] = judge(sampled, images, labels)
+    model, seconds = train(RECIPE, epochs, seed)
+    sampled = model.generate(labels=labels, seed=seed, batch_size=250)
+    results[f"{epochs} epochs"] = judge(sampled, images, labels)
+    print(
+        f"\n{table(results, names)}\n\n{keras.backend.backend()}, seed {seed}: {epochs}"
+        f" epochs of {len(train_set[0]):,} images in {seconds:.0f} s"
+    )
+    if output:
+        output.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quickstart", type=Path, help="the quickstart's cgan.keras")
+    parser.add_argument("--output", type=Path, help="also write the figures as JSON")
+    options = parser.parse_args()
+    quality(options.epochs, options.seed, options.quickstart, options.output)
+
+
+if __name__ == "__main__":
+    main()
