@@ -18,62 +18,49 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import hashlib
-import io
-import os
-import subprocess
-import tempfile
-import zipfile
 from pathlib import Path
 
+import _sources as sources
 import numpy as np
+from _sources import pack
 
-PACKAGE = "dataset-fashion-mnist"
-FOLDER = "usr/share/datasets/fashion-mnist"
-TARGET = (
-    Path(__file__).resolve().parent.parent / "keras_genai/datasets/fashion_mnist.npz"
-)
+TARGET = sources.FOLDER / "fashion_mnist.npz"
 PER_CLASS = {"train": 2000, "test": 500}
 CLASSES = 10
 
-# Each part's images and labels, with the SHA-256 of the compressed file.
+# Each array's file in the Debian package, with the SHA-256 of the compressed file.
 SOURCES = {
-    "train": (
-        (
-            "train-images-idx3-ubyte.gz",
-            "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
-        ),
-        (
-            "train-labels-idx1-ubyte.gz",
-            "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
-        ),
+    "x_train": (
+        "train-images-idx3-ubyte.gz",
+        "b0564c3eedabfbf835052cff8503ea422014ce006caf5b757f851416ee8300c7",
     ),
-    "test": (
-        (
-            "t10k-images-idx3-ubyte.gz",
-            "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
-        ),
-        (
-            "t10k-labels-idx1-ubyte.gz",
-            "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
-        ),
+    "y_train": (
+        "train-labels-idx1-ubyte.gz",
+        "0ae29f65d86684f32d1b9c85147786c547b9c6aebcaf235f0400a0cce308b056",
+    ),
+    "x_test": (
+        "t10k-images-idx3-ubyte.gz",
+        "cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa",
+    ),
+    "y_test": (
+        "t10k-labels-idx1-ubyte.gz",
+        "8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05",
     ),
 }
 
 
-def read_idx(path: Path, sha256: str) -> np.ndarray:
-    """One idx file of unsigned bytes as an array, after a check of its hash."""
-    packed = path.read_bytes()
-    found = hashlib.sha256(packed).hexdigest()
-    if found != sha256:
-        raise SystemExit(f"{path.name} has SHA-256 {found}; expected {sha256}.")
-    raw = gzip.decompress(packed)
-    # Two zero bytes, the type (8 = unsigned byte), the rank, then each size.
-    if raw[:3] != b"\x00\x00\x08":
-        raise SystemExit(f"{path.name} is not an idx file of unsigned bytes.")
-    rank = raw[3]
-    shape = np.frombuffer(raw, ">i4", rank, offset=4)
-    return np.frombuffer(raw, np.uint8, offset=4 + 4 * rank).reshape(shape)
+def full_set(folder: Path) -> dict[str, np.ndarray]:
+    """Fetch all of Fashion-MNIST: images (N, 28, 28) and labels (N,), as bytes."""
+    files = sources.unpack(
+        sources.fetch("fashion_mnist", folder), lambda name: name.endswith("ubyte.gz")
+    )
+    found = {Path(name).name: packed for name, packed in files.items()}
+    return {
+        name: sources.read_idx(
+            gzip.decompress(sources.check(found[file], sha256, file)), file
+        )
+        for name, (file, sha256) in SOURCES.items()
+    }
 
 
 def first_of_each_class(labels: np.ndarray, count: int) -> np.ndarray:
@@ -84,57 +71,20 @@ def first_of_each_class(labels: np.ndarray, count: int) -> np.ndarray:
     return np.sort(np.concatenate(places))
 
 
-def pack(arrays: dict[str, np.ndarray]) -> bytes:
-    """An npz as bytes that depend on the arrays alone (no clock, no machine)."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, array in arrays.items():
-            member = io.BytesIO()
-            np.lib.format.write_array(member, array, (1, 0), allow_pickle=False)
-            info = zipfile.ZipInfo(f"{name}.npy", date_time=(1980, 1, 1, 0, 0, 0))
-            info.create_system = 3
-            info.external_attr = 0o644 << 16
-            info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, member.getvalue(), compresslevel=9)
-    return file.getvalue()
-
-
-def fetch(folder: Path) -> Path:
-    """Download and unpack the Debian package below `folder`; where its data is."""
-    print(f"apt-get download {PACKAGE} (31 MB)", flush=True)
-    subprocess.run(["apt-get", "download", "-q", PACKAGE], cwd=folder, check=True)
-    (package,) = folder.glob(f"{PACKAGE}_*.deb")
-    subprocess.run(["dpkg", "-x", str(package), str(folder / "unpacked")], check=True)
-    return folder / "unpacked" / FOLDER
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--output", type=Path, default=TARGET, help="file to write")
     options = parser.parse_args()
+    with sources.scratch() as folder:
+        full = full_set(folder)
     arrays = {}
-    with tempfile.TemporaryDirectory() as folder:
-        data = fetch(Path(folder))
-        for part, (images, labels) in SOURCES.items():
-            x = read_idx(data / images[0], images[1])  # (N, 28, 28)
-            y = read_idx(data / labels[0], labels[1])  # (N,)
-            chosen = first_of_each_class(y, PER_CLASS[part])
-            arrays[f"x_{part}"] = x[chosen]
-            arrays[f"y_{part}"] = y[chosen]
-    packed = pack(arrays)
-    unfinished = options.output.with_suffix(".part")
-    unfinished.write_bytes(packed)
-    os.replace(unfinished, options.output)
+    for part, count in PER_CLASS.items():
+        chosen = first_of_each_class(full[f"y_{part}"], count)
+        arrays[f"x_{part}"] = full[f"x_{part}"][chosen]
+        arrays[f"y_{part}"] = full[f"y_{part}"][chosen]
     for name, array in arrays.items():
         print(f"{name}: {array.shape} {array.dtype}")
-    print(f"{options.output}: {len(packed):,} bytes")
-    found = hashlib.sha256(packed).hexdigest()
-    print(f"SHA-256 {found}")
-    if found not in (TARGET.parent / "__init__.py").read_text(encoding="utf-8"):
-        print(
-            "This is not the SHA-256 pinned in keras_genai/datasets/__init__.py. If "
-            "only zlib's packing differs, keep the committed file."
-        )
+    sources.write(options.output, pack(arrays))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,291 @@
+"""Labelled images, and emoji in two styles with their names, as NumPy arrays."""
+
+from __future__ import annotations
+
+import json
+import lzma
+import socket
+from typing import Any
+
+import numpy as np
+
+from keras_genai.datasets import _files
+
+_FASHION = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+# name -> class names in the order of the labels; None where the file holds them
+_LABELLED = {
+    "cifar10": (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ),
+    "fashion_mnist": _FASHION,
+    "fashion_mnist_full": _FASHION,
+    "mnist": tuple("0123456789"),
+    "quickdraw": None,
+}
+# What `keras.datasets` calls the data that is not in the package.
+_IN_KERAS = {
+    "cifar10": "cifar10",
+    "fashion_mnist_full": "fashion_mnist",
+    "mnist": "mnist",
+}
+# The last drawings of each class of the sketches are the test set.
+_QUICKDRAW_TEST = 20
+_NETWORK_SECONDS = 30
+_STYLES = ("fluent", "google")
+
+
+def names() -> list[str]:
+    """The names that `load` knows, in alphabetical order."""
+    return sorted(_LABELLED)
+
+
+def class_names(name: str) -> list[str]:
+    """What the labels of a data set mean: entry `i` is the name of label `i`.
+
+    Args:
+        name: one of `names()`.
+
+    Returns:
+        A list of strings.
+
+    Raises:
+        ValueError: if the name is not known; the nearest known one is offered.
+
+    Example:
+
+    >>> class_names("fashion_mnist")[9]
+    'Ankle boot'
+    >>> class_names("quickdraw")[:3]
+    ['aircraft carrier', 'airplane', 'alarm clock']
+    """
+    _check_name(name)
+    if _LABELLED[name] is None:
+        return _files.packaged_arrays(f"{name}.npz", "names")["names"].tolist()
+    return list(_LABELLED[name])
+
+
+def load(
+    name: str, value_range: tuple[float, float] = (-1.0, 1.0)
+) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Load a data set of labelled images.
+
+    Inside the package, with nothing to download:
+
+    - `"fashion_mnist"`: the first 2,000 training and the first 500 test images of
+      each of the ten classes of Fashion-MNIST (Xiao, Rasul and Vollgraf,
+      arXiv:1708.07747), in the order of the full set: 20,000 and 5,000 grey images
+      of clothes, 28 by 28.
+    - `"quickdraw"`: sketches of 345 things from Google's Quick, Draw! (Ha and Eck,
+      arXiv:1704.03477), 28 by 28, white ink on black: the first 80 of each class for
+      training and the last 20 for testing (27,600 and 6,900). Each run of 345 images
+      has every class once, in the order of the labels.
+
+    Fetched, at the first use where there is a network, into the cache folder
+    (`KERAS_GENAI_DATA`, by default `~/.keras/keras_genai`), and checked whenever they
+    are read:
+
+    - `"fashion_mnist_full"` and `"mnist"`: 60,000 and 10,000 grey images, 28 by 28.
+    - `"cifar10"`: 50,000 and 10,000 colour photographs, 32 by 32 (Krizhevsky, 2009).
+
+    Args:
+        name: one of `names()`.
+        value_range: `(low, high)`, the pixel values of black and white. The default
+            suits a generator that ends in tanh; a Bernoulli VAE takes `(0.0, 1.0)`.
+
+    Returns:
+        `(x_train, y_train), (x_test, y_test)`. Images are float32 of shape
+        `(N, height, width, channels)` inside `value_range`; labels are int32 of
+        shape `(N,)`.
+
+    Raises:
+        ValueError: if the name is not known (the nearest known one is offered), if
+            `value_range` is not two finite numbers of which the first is smaller,
+            or if the file is damaged.
+        FileNotFoundError: if the data is neither here nor to be had; the message
+            says what to run.
+
+    Example:
+
+    >>> (images, labels), _ = load("fashion_mnist")
+    >>> images.shape, str(images.dtype), float(images.min()), float(images.max())
+    ((20000, 28, 28, 1), 'float32', -1.0, 1.0)
+    """
+    _check_name(name)
+    values = _table(value_range)
+    if name in _IN_KERAS:
+        arrays = _fetched_images(name)
+    else:
+        arrays = _files.packaged_arrays(f"{name}.npz")
+        if name == "quickdraw":
+            arrays = _split_of_each_class(arrays["x"])
+
+    def part(name):
+        images = arrays[f"x_{name}"]
+        if images.ndim == 3:
+            images = images[..., np.newaxis]  # (N, H, W, 1)
+        return values[images], arrays[f"y_{name}"].reshape(-1).astype("int32")
+
+    return part("train"), part("test")
+
+
+def emoji(
+    style: str = "google",
+    language: str = "en",
+    value_range: tuple[float, float] = (-1.0, 1.0),
+    alpha: bool = False,
+) -> dict[str, Any]:
+    """Load emoji: pictures, 64 by 64, and what they show in words.
+
+    For text to image (`images` and `captions`), for classes (`groups`), for
+    transparency (`alpha=True`), for two drawings of one thing (join two styles by
+    `codes`), and for short phrases in many languages. They are in Unicode's order;
+    emoji with a skin tone are left out.
+
+    Args:
+        style: `"google"` (Noto Emoji, 1,911 pictures) or `"fluent"` (Microsoft's
+            Fluent Emoji in 3D, 1,544).
+        language: of the captions, such as `"en"`, `"es"`, `"ja"`; an unknown one
+            lists the known.
+        value_range: `(low, high)`, the pixel values of black and white.
+        alpha: keep transparency as a fourth channel, where `low` is transparent and
+            `high` opaque (colours are not multiplied by it). By default the pictures
+            are put on white.
+
+    Returns:
+        A dict of equally long columns: `images`, float32 of shape `(N, 64, 64, 3)`
+        (4 with `alpha`) inside `value_range`, and the lists `captions` (the label in
+        `language`), `tags` (a list of English words for each), `codes` (such as
+        `"1f600"`), `characters`, `groups` and `subgroups` (Unicode's).
+
+    Raises:
+        ValueError: if the style or the language is not known, if `value_range` is
+            not two finite numbers of which the first is smaller, or if a file is
+            damaged.
+
+    Example:
+
+    >>> data = emoji(style="fluent", language="es")
+    >>> data["images"].shape, data["captions"][0]
+    ((1544, 64, 64, 3), 'cara sonriendo')
+    """
+    if style not in _STYLES:
+        raise _files.unknown("style of emoji", style, _STYLES, {})
+    values = _table(value_range)
+    names = json.loads(lzma.decompress(_files.packaged("emoji.json.xz")))
+    languages = names[0]["labels"]
+    if language not in languages:
+        raise _files.unknown(
+            "language of the emoji's captions", language, languages, {}
+        )
+    arrays = _files.packaged_arrays(f"emoji_{style}.npz")
+    by_code = {entry["code"]: entry for entry in names}
+    entries = [by_code[code] for code in arrays["codes"].tolist()]
+    images = arrays["images"]  # (N, 64, 64, 4), bytes
+    return {
+        "images": values[images if alpha else on_white(images)],
+        "captions": [entry["labels"][language] for entry in entries],
+        "tags": [entry["tags"] for entry in entries],
+        "codes": [entry["code"] for entry in entries],
+        "characters": [entry["character"] for entry in entries],
+        "groups": [entry["group"] for entry in entries],
+        "subgroups": [entry["subgroup"] for entry in entries],
+    }
+
+
+def on_white(images: np.ndarray) -> np.ndarray:
+    """RGBA bytes `(..., 4)` put on white: RGB bytes `(..., 3)`, rounded."""
+    colour = images[..., :3].astype("uint16")
+    opaque = images[..., 3:].astype("uint16")
+    # At most 255 * 255 + 127, which 16 bits hold.
+    mixed = colour * opaque + 255 * (255 - opaque) + 127
+    return (mixed // 255).astype("uint8")
+
+
+def _check_name(name):
+    if name not in names():
+        raise _files.unknown("data set of images", name, names(), _files.ELSEWHERE)
+
+
+def _table(value_range):
+    """The float32 value of each of the 256 bytes.
+
+    A table has exactly `low` and `high` at its ends; scaling in float32 may overshoot
+    them by one unit in the last place.
+    """
+    try:
+        low, high = (float(value) for value in value_range)
+    except (TypeError, ValueError):
+        low = high = np.nan
+    if not (np.isfinite(low) and np.isfinite(high) and low < high):
+        raise ValueError(
+            "value_range must be two finite numbers (low, high) with low < high, such "
+            f"as (-1.0, 1.0) or (0.0, 1.0); got {value_range!r}."
+        )
+    return np.linspace(low, high, 256).astype("float32")
+
+
+def _split_of_each_class(x):
+    """(classes, samples, 28, 28) as training and test arrays."""
+    classes, samples = x.shape[:2]
+    first = samples - _QUICKDRAW_TEST
+    arrays = {}
+    for part, chosen in {"train": x[:, :first], "test": x[:, first:]}.items():
+        # One sample of every class after another, so that any beginning of the
+        # arrays has all classes alike.
+        arrays[f"x_{part}"] = chosen.swapaxes(0, 1).reshape(-1, *x.shape[2:])
+        arrays[f"y_{part}"] = np.tile(np.arange(classes), chosen.shape[1])
+    return arrays
+
+
+def _fetched_images(name):
+    """From the cache, else from `keras.datasets` (and then into the cache)."""
+    arrays = _files.read_cached(name)
+    if arrays is None:
+        try:
+            arrays = _from_keras(_IN_KERAS[name])
+        # Keras raises a bare Exception where a download fails.
+        except Exception as error:
+            tried = f"keras.datasets could not download it ({error}). "
+            raise _files.unavailable(name, tried) from error
+        _files.write_cached(name, arrays)
+    return arrays
+
+
+def _from_keras(name):
+    """What `keras.datasets` downloads, with Keras's progress bar, as our arrays."""
+    import keras
+
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_NETWORK_SECONDS)
+    try:
+        train, test = getattr(keras.datasets, name).load_data()
+    finally:
+        socket.setdefaulttimeout(before)
+    arrays = {"x_train": train[0], "y_train": train[1]}
+    arrays |= {"x_test": test[0], "y_test": test[1]}
+    return {
+        key: np.asarray(array, "uint8").reshape(-1)
+        if key.startswith("y_")
+        else np.asarray(array, "uint8")
+        for key, array in arrays.items()
+    }
