@@ -5,7 +5,7 @@ Written once in `keras.ops`: the same numbers on TensorFlow, JAX and PyTorch. Se
 """
 
 from keras_genai import engine  # isort: skip (before anything imports Keras)
-from keras_genai import callbacks, datasets, gans, layers, losses
+from keras_genai import callbacks, datasets, gans, layers, losses, metrics
 from keras_genai.engine.saving import load_model
 from keras_genai.gans import CGAN, DCGAN
 
@@ -21,4 +21,5 @@ __all__ = [
     "layers",
     "load_model",
     "losses",
+    "metrics",
 ]

@@ -58,6 +58,7 @@ GROUPS = {
     "jax": ("jax==0.10.2",),
     "keras": ("keras==3.15.1", "numpy"),
     "pictures": ("pillow", "matplotlib"),
+    "tutorials": ("jupytext", "nbclient", "ipykernel"),
     "dev": ("pytest", "pytest-timeout", "scipy", "ruff==0.17.6", "tensorboard"),
 }
 

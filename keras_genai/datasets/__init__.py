@@ -15,10 +15,12 @@ and checked whenever they are read: `load("mnist")`, `load("cifar10")`,
 Sources and licences are in `NOTICE.md` beside this file.
 """
 
+from keras_genai.datasets._files import cache_folder
 from keras_genai.datasets.images import class_names, emoji, load, names
 from keras_genai.datasets.texts import chorales, pairs, table, text
 
 __all__ = [
+    "cache_folder",
     "chorales",
     "class_names",
     "emoji",

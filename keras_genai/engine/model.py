@@ -484,8 +484,35 @@ class GenerativeModel(backend_ops.Trainer, keras.Model):
             "checkpoint of kg.callbacks.Resume holds finite weights."
         ) from None
 
-    def evaluate(self, x=None, y=None, batch_size=None, sample_weight=None, **kwargs):
-        """The losses on data, without training: see `keras.Model.evaluate`."""
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        sample_weight=None,
+        metrics=None,
+        seed=0,
+        **kwargs,
+    ):
+        """The losses on data, without training: see `keras.Model.evaluate`.
+
+        Args:
+            metrics: metrics of `kg.metrics`: as many samples are generated as there
+                are real ones in the array `x` (with labels, of the same labels), and
+                compared with them. A dict is then returned, of losses and results.
+            seed: integer >= 0, of the generated samples.
+
+        Example:
+
+        ```python
+        extractor = kg.metrics.fashion_mnist_features()
+        model.evaluate(images, labels, metrics=[kg.metrics.FID(extractor)])
+        ```
+        """
+        if metrics is not None:
+            return self._judge_samples(
+                metrics, seed, x, y, batch_size, sample_weight, kwargs
+            )
         if data_lib.is_arrays(x):
             arrays = self._arrays(x, y, sample_weight)
             x, y, sample_weight = self._in_order(arrays, batch_size), None, None
@@ -493,6 +520,27 @@ class GenerativeModel(backend_ops.Trainer, keras.Model):
         return super().evaluate(
             x, y, batch_size=batch_size, sample_weight=sample_weight, **kwargs
         )
+
+    def _judge_samples(self, metrics, seed, x, y, batch_size, weight, kwargs):
+        from keras_genai.metrics import evaluate
+
+        if not data_lib.is_arrays(x):
+            raise ValueError(
+                "evaluate(metrics=...) compares with real samples in an array x; got "
+                f"{type(x).__name__}."
+            )
+        kwargs["return_dict"] = True
+        losses = self.evaluate(x, y, batch_size, weight, **kwargs)
+        verbose = 0 if kwargs.get("verbose") == 0 else 1
+        judged = evaluate(
+            self,
+            metrics,
+            *map(data_lib.to_numpy, (x, y)),
+            seed=seed,
+            batch_size=batch_size or 256,
+            verbose=verbose if backend_ops.is_main_process() else 0,
+        )
+        return {**losses, **judged}
 
     def _in_order(self, arrays, batch_size):
         """Batches of arrays in their order, for an evaluation."""

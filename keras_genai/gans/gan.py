@@ -310,6 +310,24 @@ class GAN(engine.GenerativeModel):
         Returns:
             NumPy float32 `(n, H, W, C)` in [-1, 1].
         """
+        batches = self.generate_batches(n, seed, labels=labels, batch_size=batch_size)
+        total = len(labels) if n is None else n
+        bar = keras.utils.Progbar(total, verbose=verbose, unit_name="image")
+        images = []
+        for batch in batches:
+            images.append(batch)
+            bar.add(len(batch))
+        return np.concatenate(images)
+
+    def generate_batches(self, n=None, seed=0, *, labels=None, batch_size=64):
+        """What `generate` returns, one batch after the other.
+
+        Args:
+            n, seed, labels, batch_size: see `generate`.
+
+        Returns:
+            Iterator of NumPy float32 arrays `(b, H, W, C)`, b at most `batch_size`.
+        """
         if labels is not None and self.num_classes is None:
             raise ValueError(f"{type(self).__name__} takes no labels.")
         if n is None and labels is not None:
@@ -325,12 +343,10 @@ class GAN(engine.GenerativeModel):
             labels = ops.convert_to_numpy(labels)
         size = min(n, batch_size)
         key = random.key(random.check_seed(seed), "generate/latents")
-        bar = keras.utils.Progbar(n, verbose=verbose, unit_name="image")
-        images = []
-        for start in range(0, n, size):
-            images.append(self._generate_batch(key, start, size, labels))
-            bar.update(min(start + size, n))
-        return np.concatenate(images)[:n]
+        return (
+            self._generate_batch(key, start, size, labels)[: n - start]
+            for start in range(0, n, size)
+        )
 
     def _generate_batch(self, key, start, size, labels):
         def draw(key, offset, *labels):
