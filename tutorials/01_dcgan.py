@@ -25,8 +25,8 @@
 # %% [markdown]
 # ## The backend is one line
 #
-# Everything below runs unchanged on TensorFlow, JAX and PyTorch. Set the variable before
-# anything imports Keras; here it is left as it is found.
+# Everything below runs unchanged on TensorFlow, JAX and PyTorch. Set the variable
+# before anything imports Keras; here it is left as it is found.
 
 # %%
 import os
@@ -90,8 +90,8 @@ show(real, title="Real: a row for each class")
 #
 # $$R_1 = \tfrac{\gamma}{2}\; \mathbb{E}_{x}\,\lVert \nabla_x D(x) \rVert^2$$
 #
-# ([1801.04406](https://arxiv.org/abs/1801.04406), equation 9), makes them settle. It is a
-# gradient inside a loss, so a gradient of a gradient; computing it on every 16th step
+# ([1801.04406](https://arxiv.org/abs/1801.04406), equation 9), makes them settle. It is
+# a gradient inside a loss, so a gradient of a gradient; computing it on every 16th step
 # only ([1912.04958](https://arxiv.org/abs/1912.04958)) costs almost nothing.
 
 # %% [markdown]
@@ -142,9 +142,9 @@ model.compile(generator_optimizer=adam(), discriminator_optimizer=adam())
 # ## Training, with pictures
 #
 # `fit` is Keras's own. `ImageGrid` draws the same latents after each epoch,
-# `TensorBoard` writes losses and grids (`tensorboard --logdir logs`), and `Resume` keeps
-# the run: if this notebook dies, run it again and training goes on in mid-epoch, to the
-# very weights that the unbroken run would have had.
+# `TensorBoard` writes losses and grids (`tensorboard --logdir logs`), and `Resume`
+# keeps the run: if this notebook dies, run it again and training goes on in mid-epoch,
+# to the very weights that the unbroken run would have had.
 
 # %%
 wanted = np.repeat(np.arange(10), 10)
@@ -252,8 +252,8 @@ print(
 )
 
 # %% [markdown]
-# `export` writes the sampler as a SavedModel that TensorFlow runs with neither Keras nor
-# this package installed, whichever backend trained it.
+# `export` writes the sampler as a SavedModel that TensorFlow runs with neither Keras
+# nor this package installed, whichever backend trained it.
 
 # %%
 model.export("served/cgan", overwrite=True)
