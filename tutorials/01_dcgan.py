@@ -35,11 +35,11 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # or "jax", "torch"
 
 # %%
 # %%
+import keras_genai as kg  # isort: skip (before Keras: it chooses TensorFlow's kernels)
+
 import keras
 import matplotlib.pyplot as plt
 import numpy as np
-
-import keras_genai as kg  # before Keras, so that it can choose TensorFlow's kernels
 
 FAST = bool(os.environ.get("KG_FAST"))  # few steps, to check that the cells run
 print("Keras", keras.__version__, "on", keras.backend.backend())

@@ -101,12 +101,14 @@ def causes(label):
 # By the beginning of the row's label. Milliseconds are of one core's time in a step of
 # the 28x28x1 case.
 CAUSES = {
-    "jax: the engine": "noise: XLA computes the cipher again for every use of a draw",
-    "torch / PyTorch": "Keras's convolutions copy every image to channels first and "
-    "back (13 ms, and channels-first kernels); the batch's moments are computed a "
-    "second time beside batch_norm (39 ms)",
-    "torch native / PyTorch": "the same layers",
-    "fit: torch": "as its step, and 45 ms once for each call of fit",
+    "torch: the engine": "Python around the kernels, one call after the other: Keras's "
+    "Adam (6 ms), the noise (4 ms), losses and counters (3 ms) by the profiler",
+    "torch / PyTorch": "the generator runs once more for its own turn, as in the "
+    "paper's algorithm (20 ms; the row with fresh latents has that in both); Python "
+    "around the kernels (13 ms)",
+    "torch native / PyTorch": "the generator runs once more for its own turn (20 ms)",
+    "fit: torch": "as its step",
+    "fit: fastest": "within the noise of the machine: the quartiles lie around 1.0",
 }
 
 
