@@ -58,8 +58,10 @@ GROUPS = {
     "jax": ("jax==0.10.2",),
     "keras": ("keras==3.15.1", "numpy"),
     "pictures": ("pillow", "matplotlib"),
+    "logs": ("tensorboard",),
+    "onnx": ("onnx", "onnxruntime", "onnxscript", "tf2onnx"),
     "tutorials": ("jupytext", "nbclient", "ipykernel"),
-    "dev": ("pytest", "pytest-timeout", "scipy", "ruff==0.17.6", "tensorboard"),
+    "dev": ("pytest", "pytest-timeout", "scipy", "ruff==0.17.6"),
 }
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 import _environment as environment
 
 FOLDER = environment.ROOT / "tutorials"
-GROUPS = ["tensorflow", "keras", "pictures", "dev", "tutorials"]
+GROUPS = ["tensorflow", "keras", "pictures", "logs", "tutorials"]
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},

@@ -11,6 +11,7 @@ the Fashion-MNIST images inside the package, and writes to
     losses.png        both players' losses
     cgan.keras        the model: weights, averaged weights, optimizers, noise
     cgan_savedmodel/  the generator, for TensorFlow alone
+    logs/             losses and a grid for each epoch: tensorboard --logdir
 
 then runs the SavedModel in a process that has TensorFlow but neither Keras nor this
 package, and compares. A folder that is there is left alone: the next run goes to
@@ -76,7 +77,8 @@ def main() -> int:
     output = choose_output(wanted, options.overwrite)
     # TensorFlow also where another backend trains: it is what runs the SavedModel.
     python = environment.prepare(
-        environment.ROOT / ".venv", [backend, "tensorflow", "keras", "pictures"]
+        environment.ROOT / ".venv",
+        [backend, "tensorflow", "keras", "pictures", "logs"],
     )
     output.mkdir(parents=True, exist_ok=True)
     command = [str(python), __file__, "--stage", "train", "--output", str(output)]
@@ -132,7 +134,7 @@ def train(options: argparse.Namespace) -> int:
 
     output = options.output
     classes = kg.datasets.class_names("fashion_mnist")
-    (images, labels), _ = kg.datasets.load("fashion_mnist")
+    (images, labels), test = kg.datasets.load("fashion_mnist")
     print(
         f"\n{len(images):,} images of {len(classes)} classes; Keras {keras.__version__}"
         f" on {keras.backend.backend()}; epochs: {options.epochs}",
@@ -148,6 +150,13 @@ def train(options: argparse.Namespace) -> int:
         generator_optimizer=keras.optimizers.Adam(rate, **RECIPE["adam"]),
         discriminator_optimizer=keras.optimizers.Adam(rate, **RECIPE["adam"]),
     )
+    wanted = np.repeat(np.arange(len(classes)), RECIPE["samples_per_class"])
+    watchers = [
+        kg.callbacks.ImageGrid(
+            output / "logs", labels=wanted, columns=RECIPE["samples_per_class"]
+        ),
+        kg.callbacks.TensorBoard(output / "logs"),
+    ]
     started = time.monotonic()
     history = model.fit(
         images,
@@ -156,10 +165,10 @@ def train(options: argparse.Namespace) -> int:
         epochs=options.epochs,
         # A bar redraws itself on a terminal; in a file it would be a line a step.
         verbose=1 if sys.stdout.isatty() else 2,
+        callbacks=watchers,
     )
     seconds = time.monotonic() - started
 
-    wanted = np.repeat(np.arange(len(classes)), RECIPE["samples_per_class"])
     samples = model.generate(labels=wanted, seed=options.seed)
     draw_samples(output / "samples.png", samples, classes)
     draw_losses(output / "losses.png", history.history, keras.backend.backend())
@@ -167,6 +176,7 @@ def train(options: argparse.Namespace) -> int:
     model.save(output / "cgan.keras")
     model.export(output / "cgan_savedmodel", overwrite=True)
     difference = compare_served(output, samples, wanted, options.seed)
+    judged, floor = judge(model, images, *test, options.seed)
 
     agrees = difference <= AGREEMENT
     print(
@@ -174,11 +184,32 @@ def train(options: argparse.Namespace) -> int:
         f"\ntraining    {seconds:.0f} s, {options.epochs} x {len(images):,} images"
         f"\nSavedModel  {difference:.1e} from model.generate at most"
         f" ({'within' if agrees else 'NOT within'} {AGREEMENT:.0e})"
+        f"\nclasses     {judged['class_agreement']:.1%} of the samples are taken for what"
+        " was asked for"
+        f"\nFID         {judged['fid']:.2f} (real against real: {floor:.2f}), by the"
+        " package's classifier"
         f"\nfiles       {output}"
     )
-    for name in ("samples.png", "losses.png", "cgan.keras", "cgan_savedmodel"):
+    for name in ("samples.png", "losses.png", "cgan.keras", "cgan_savedmodel", "logs"):
         print(f"            {name}")
     return 0 if agrees else 1
+
+
+def judge(model, images, test_images, test_labels, seed: int):
+    """The samples' metrics beside the test images, and the distance of real ones."""
+    import keras_genai as kg
+
+    print("Judging as many samples as there are test images", flush=True)
+    features = kg.metrics.fashion_mnist_features()
+    metrics = [
+        kg.metrics.ClassAgreement(kg.metrics.fashion_mnist_classifier()),
+        kg.metrics.FID(features),
+    ]
+    judged = kg.metrics.evaluate(model, metrics, test_images, test_labels, seed=seed)
+    floor = kg.metrics.FID(features)
+    floor.update_real(test_images)
+    floor.update_generated(images[: len(test_images)])
+    return judged, floor.result()["fid"]
 
 
 def compare_served(output: Path, samples, labels, seed: int) -> float:

@@ -104,10 +104,9 @@ CAUSES = {
     "torch: the engine": "Python around the kernels, one call after the other: Keras's "
     "Adam (6 ms), the noise (4 ms), losses and counters (3 ms) by the profiler",
     "torch / PyTorch": "the generator runs once more for its own turn, as in the "
-    "paper's algorithm (20 ms; the row with fresh latents has that in both); Python "
-    "around the kernels (13 ms)",
+    "paper's algorithm (20 ms; the row with fresh latents has that in both)",
     "torch native / PyTorch": "the generator runs once more for its own turn (20 ms)",
-    "fit: torch": "as its step",
+    "fit: torch": "as its step, and Keras's loop around it (15 ms a step)",
     "fit: fastest": "within the noise of the machine: the quartiles lie around 1.0",
 }
 
