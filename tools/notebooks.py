@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +29,9 @@ import _environment as environment
 
 FOLDER = environment.ROOT / "tutorials"
 GROUPS = ["tensorflow", "keras", "pictures", "logs", "tutorials"]
+START_LINE = re.compile(
+    r"WARNING: All log messages before absl|I\d{4} [\d:.]+ +\d+ \S+\.cc:\d+\] "
+)
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -204,6 +208,7 @@ def execute(source: Path, keep: bool, fast: bool) -> list[str]:
     if keep:
         for cell in notebook.cells:
             cell.metadata.pop("execution", None)
+            remove_start_lines(cell)
         path = source.with_suffix(".ipynb")
         unfinished = path.with_name(f".{path.name}.part")
         try:
@@ -213,6 +218,18 @@ def execute(source: Path, keep: bool, fast: bool) -> list[str]:
             unfinished.unlink(missing_ok=True)
         print(f"  wrote {path.name}, {path.stat().st_size / 1024:.0f} KiB", flush=True)
     return []
+
+
+def remove_start_lines(cell) -> None:
+    """Drop what TensorFlow's C++ part says when it starts, which no variable hides."""
+    outputs = cell.get("outputs", [])
+    for output in outputs:
+        if output.get("name") == "stderr":
+            lines = output["text"].splitlines(keepends=True)
+            output["text"] = "".join(x for x in lines if not START_LINE.match(x))
+    empty = [o for o in outputs if o.get("name") == "stderr" and not o["text"]]
+    if empty:
+        cell["outputs"] = [output for output in outputs if output not in empty]
 
 
 class Progress:

@@ -7,7 +7,7 @@
 Makes or reuses `.venv` with all three backends, then runs: ruff; `pytest` once for
 each backend in a process of its own; a training run in `.venv-torch`, where no other
 backend can be imported; and one where nothing is installed but this package's wheel
-with JAX. With arguments for pytest,
+with JAX; and the tutorials, shortened. With arguments for pytest,
 only those tests. Ends with one line such as `412 passed, 0 failed, 3 skipped`, summed
 over all runs; the exit status is 0 only if nothing failed.
 """
@@ -96,6 +96,8 @@ def main() -> int:
         steps += [single_backend_step(alone[name], name) for name in alone]
         if not pytest_arguments and "jax" in backends:
             steps.append(wheel_step(python))
+        if not pytest_arguments:
+            steps += notebook_steps(python, backends)
         total = run(steps, options.jobs)
     print(f"\nAll steps: {time.monotonic() - started:.0f} s\n{total}", flush=True)
     return 1 if total.failed else 0
@@ -198,6 +200,19 @@ def wheel_step(python: Path) -> Step:
     """The wheel in a new environment, with JAX alone."""
     command = [str(python), str(ROOT / "tools" / "wheel_check.py")]
     return Step("the wheel, with jax alone", command, count_status, {})
+
+
+def notebook_steps(python: Path, backends: list[str]) -> list[Step]:
+    """Every tutorial, shortened, on one backend each, in turn over the tutorials."""
+    steps = []
+    for number, source in enumerate(sorted((ROOT / "tutorials").glob("[0-9]*.py"))):
+        backend = environment.BACKENDS[number % len(environment.BACKENDS)]
+        if backend in backends:
+            command = [str(python), str(ROOT / "tools" / "notebooks.py"), source.stem]
+            command += ["--check", "--backend", backend]
+            title = f"tutorial {source.stem} on {backend}"
+            steps.append(Step(title, command, count_status, {}))
+    return steps
 
 
 def thread_limits(threads: int) -> dict[str, str]:

@@ -5,6 +5,7 @@ and PyTorch the model is saved, loaded by TensorFlow in a child process, and wri
 there.
 """
 
+import logging
 import pathlib
 import shutil
 import tempfile
@@ -77,4 +78,10 @@ def write(model, target):
         setattr(module, name, traced)
         signatures[name] = traced.get_concrete_function()
         signatures.setdefault("serving_default", signatures[name])
-    tf.saved_model.save(module, str(target), signatures=signatures)
+    logger = logging.getLogger("tensorflow")
+    level = logger.level
+    logger.setLevel(logging.WARNING)  # it names the temporary folder
+    try:
+        tf.saved_model.save(module, str(target), signatures=signatures)
+    finally:
+        logger.setLevel(level)
