@@ -3,6 +3,7 @@
     python tools/benchmark.py engine
     python tools/benchmark.py engine --backend jax --repeats 11 --steps 20
     python tools/benchmark.py engine --write         (also into tools/benchmarks.md)
+    python tools/benchmark.py gan --quality          (half an hour of training)
 
 A comparison is one file of `tools/benchmarks/`. Each of its contenders runs in a
 process of its own, which stays up; the contenders take turns, `--steps` training
@@ -329,6 +330,12 @@ def main() -> int:
     if options.worker:
         sys.path.insert(0, str(environment.ROOT))  # this clone is what is measured
         return serve(comparison, options.worker, comparison.CASES[options.case[0]])
+    if options.quality:
+        return judge_quality(options)
+    if not hasattr(comparison, "CASES"):
+        raise SystemExit(
+            f"{options.comparison!r} measures quality, not time: give --quality."
+        )
     cases = options.case or list(comparison.CASES)
     if unknown := sorted(set(cases) - set(comparison.CASES)):
         raise SystemExit(
@@ -336,7 +343,7 @@ def main() -> int:
         )
     backends = options.backend or list(environment.BACKENDS)
     python = options.python or environment.prepare(
-        environment.ROOT / ".venv", [*environment.BACKENDS, "keras"]
+        environment.ROOT / ".venv", [*environment.BACKENDS, "keras", "dev"]
     )
     description, everything, devices = None, [], set()
     parts = []
@@ -356,6 +363,20 @@ def main() -> int:
         page = put(page, key, section(key, title, description, parts))
         TABLE.write_text(page, encoding="utf-8")
         print(f"Written: {TABLE.relative_to(environment.ROOT)}")
+    return 0
+
+
+def judge_quality(options) -> int:
+    """Run a comparison's own program, which trains and judges: one for each backend."""
+    program = FOLDER / f"{options.comparison}.py"
+    for backend in options.backend or ["tensorflow"]:
+        python = options.python or environment.prepare(
+            environment.ROOT / ".venv", [backend, "keras", "pictures"]
+        )
+        variables = environment.child_environment(KERAS_BACKEND=backend)
+        done = subprocess.run([str(python), str(program)], env=variables, check=False)
+        if done.returncode:
+            return done.returncode
     return 0
 
 
@@ -429,6 +450,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--python", type=Path, help="the Python to run in")
     parser.add_argument(
         "--write", action="store_true", help="write the table to tools/benchmarks.md"
+    )
+    parser.add_argument(
+        "--quality", action="store_true", help="train long and judge the samples"
     )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

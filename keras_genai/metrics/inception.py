@@ -4,7 +4,6 @@ It is not the network of `keras.applications`: the last block pools by max, padd
 does not count in the averages, and images are resized as that graph resized them.
 """
 
-import os
 import zipfile
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_genai import layers
+from keras_genai.datasets import cache_folder
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.gans.gan import dtype_policy
 
@@ -197,8 +197,7 @@ def _place(name):
 
 def default_path() -> Path:
     """Where the weights are looked for: in `KERAS_GENAI_DATA`, else in Keras's home."""
-    folder = os.environ.get("KERAS_GENAI_DATA") or "~/.keras/keras_genai"
-    return Path(folder).expanduser() / FILE
+    return cache_folder() / FILE
 
 
 def inception_v3(path: str | Path | None = None) -> keras.Model:

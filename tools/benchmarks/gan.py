@@ -1,6 +1,6 @@
 """How good a CGAN's clothes are after a longer training than the quickstart's.
 
-    KERAS_BACKEND=tensorflow python tools/benchmarks/gan.py
+    python tools/benchmark.py gan --quality
     KERAS_BACKEND=torch python tools/benchmarks/gan.py --quickstart cgan.keras
 
 Trains the quickstart's recipe for more epochs (`--epochs`, one backend, at most half an
