@@ -10,8 +10,12 @@ Run it in an environment that has the package, such as the `.venv` of
 
 import argparse
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import keras_genai as kg
 from keras_genai import metrics
