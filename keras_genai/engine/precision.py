@@ -1,4 +1,6 @@
-"""Half precision ends where sums begin."""
+"""The precision that layers compute in: half precision ends where sums begin."""
+
+import contextlib
 
 import keras
 from keras import ops
@@ -9,3 +11,14 @@ def widen(x):
     x = ops.convert_to_tensor(x)
     exact = keras.backend.standardize_dtype(x.dtype) in ("float32", "float64")
     return x if exact else ops.cast(x, "float32")
+
+
+@contextlib.contextmanager
+def dtype_policy(policy):
+    """Layers made inside have that policy; None leaves the global one."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy or before)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

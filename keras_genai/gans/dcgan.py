@@ -11,8 +11,9 @@ import keras
 
 from keras_genai.engine.initializers import Normal, VarianceScaling
 from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.engine.precision import dtype_policy
 from keras_genai.gans.checks import check_image_shape, check_positive
-from keras_genai.gans.gan import GAN, dtype_policy
+from keras_genai.gans.gan import GAN
 from keras_genai.layers import (
     BatchNormalization,
     ConditionalBatchNormalization,

@@ -4,8 +4,6 @@
 generator to be taken for real.
 """
 
-import contextlib
-
 import keras
 import numpy as np
 from keras import ops
@@ -436,17 +434,6 @@ def _tensors(data):
     if weight is not None:
         weight = ops.cast(ops.convert_to_tensor(weight), keras.config.floatx())
     return real, labels, weight
-
-
-@contextlib.contextmanager
-def dtype_policy(policy):
-    """Layers made inside have that policy; None leaves the global one."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(policy or before)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def _layers(augment):

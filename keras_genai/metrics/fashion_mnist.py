@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_genai import layers
+from keras_genai.engine.precision import dtype_policy
 
 FILE = Path(__file__).resolve().parent / "fashion_mnist.npz"
 SHA256 = "9b9a2d73831fcbd3b074b5674ecf86f62b3d5fce49229f2920ce632f9553912e"
@@ -86,12 +87,8 @@ def fashion_mnist_classifier() -> keras.Model:
     """
     weights = _weights()
     # Whatever policy the user's model has, the judge computes in float32.
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
+    with dtype_policy("float32"):
         model = network()
-    finally:
-        keras.config.set_dtype_policy(before)
     for layer in model.layers:
         if layer.weights:
             kernel, bias = (weights[f"{layer.name}.{n}"] for n in ("kernel", "bias"))

@@ -14,7 +14,7 @@ from keras import ops
 from keras_genai import layers
 from keras_genai.datasets import cache_folder
 from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.gans.gan import dtype_policy
+from keras_genai.engine.precision import dtype_policy
 
 FILE = "inception_v3_fid.npz"
 SIZE = 299
