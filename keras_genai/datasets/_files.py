@@ -86,13 +86,17 @@ _REINSTALL = (
 
 
 def packaged(file: str) -> bytes:
+    """The bytes of a data file inside the package."""
+    return checked_bytes(FOLDER / file, PACKAGED[file])
+
+
+def checked_bytes(path: Path, sha256: str) -> bytes:
     """The bytes of a file inside the package, checked before anything parses them."""
-    path = FOLDER / file
     try:
         packed = path.read_bytes()
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing. {_REINSTALL}") from None
-    if hashlib.sha256(packed).hexdigest() != PACKAGED[file]:
+    if hashlib.sha256(packed).hexdigest() != sha256:
         raise ValueError(
             f"{path} is damaged: it does not have the SHA-256 that this version of "
             f"keras-genai pins. {_REINSTALL}"

@@ -5,7 +5,6 @@ alone. Batch normalization is folded into the convolutions and the weights are k
 float16, so the file is small and every backend computes the same few operations.
 """
 
-import hashlib
 import io
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_genai import layers
+from keras_genai.datasets._files import checked_bytes
 from keras_genai.engine.precision import dtype_policy
 
 FILE = Path(__file__).resolve().parent / "fashion_mnist.npz"
@@ -127,19 +127,6 @@ def fashion_mnist_features() -> keras.Model:
 
 
 def _weights():
-    """The arrays of the file, whose bytes are checked before anything parses them."""
-    remedy = (
-        "Install keras-genai again (pip install --force-reinstall --no-deps "
-        "keras-genai), or, in a clone, restore the file with git checkout."
-    )
-    try:
-        packed = FILE.read_bytes()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{FILE} is missing. {remedy}") from None
-    if hashlib.sha256(packed).hexdigest() != SHA256:
-        raise ValueError(
-            f"{FILE} is damaged: it does not have the SHA-256 that this version of "
-            f"keras-genai pins. {remedy}"
-        )
+    packed = checked_bytes(FILE, SHA256)
     with np.load(io.BytesIO(packed), allow_pickle=False) as arrays:
         return dict(arrays)
