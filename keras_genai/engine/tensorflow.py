@@ -261,18 +261,17 @@ class Trainer:
             return
         replicated = self.distribute_strategy.num_replicas_in_sync > 1
         self._due = {} if replicated else None
-        runs = {}
+        if replicated:
+            run = functools.partial(self._run_scheduled, {})
+        else:
+            run = self._make_step_function(self._run_train_step)
 
         def function(iterator):
             if self._take_skip():
                 for _ in zip(range(self.steps_per_execution), iterator, strict=False):
                     pass
                 return {}
-            if not replicated:
-                if not runs:
-                    runs[()] = self._make_step_function(self._run_train_step)
-                return runs[()](iterator)
-            return self._run_scheduled(runs, iterator)
+            return run(iterator)
 
         self.train_function = function
 
