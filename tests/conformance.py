@@ -712,8 +712,9 @@ class Battery:
         """`summary()` names every player."""
         lines = []
         self.runs.trained.model.summary(print_fn=lines.append)
-        for network in self.runs.trained.model.players.values():
-            assert network.name in "\n".join(lines)
+        for player in self.runs.trained.model.players.values():
+            for network in getattr(player, "networks", [player]):
+                assert network.name in "\n".join(lines)
 
     # Precision
 

@@ -28,6 +28,19 @@ def unpack(data):
     return (*data, None, None)[:3]
 
 
+def tensors(data):
+    """A batch `(images, labels, weight)` as tensors of the types that networks take."""
+    real, labels, weight = (
+        None if part is None else keras.ops.convert_to_tensor(part) for part in data
+    )
+    real = keras.ops.cast(real, keras.config.floatx())
+    if labels is not None:
+        labels = keras.ops.cast(keras.ops.reshape(labels, (-1,)), "int32")
+    if weight is not None:
+        weight = keras.ops.cast(weight, keras.config.floatx())
+    return real, labels, weight
+
+
 def rows(data):
     """The number of samples in a batch, a scalar tensor where it is not known."""
     leaf = next(leaf for leaf in keras.tree.flatten(data) if leaf is not None)

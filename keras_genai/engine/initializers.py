@@ -113,6 +113,28 @@ class VarianceScaling(_Initializer):
         }
 
 
+def streams(prefix, seed, make=VarianceScaling, *args):
+    """A maker of initializers for the layers of one network, each its own stream.
+
+    Args:
+        prefix: name of the network, the first part of every stream.
+        seed: integer seed of the model.
+        make: the initializer's class.
+        *args: its arguments before `seed` and `stream`.
+
+    Returns:
+        Function layer name -> initializer.
+
+    Example:
+
+    ```python
+    kernel = streams("encoder", seed=0)
+    keras.layers.Dense(8, kernel_initializer=kernel("hidden_1"), name="hidden_1")
+    ```
+    """
+    return lambda layer: make(*args, seed=seed, stream=f"{prefix}/{layer}")
+
+
 def _fans(shape):
     """Fan in and fan out of a kernel `(..., in, out)`."""
     if len(shape) < 2:

@@ -6,9 +6,11 @@ from keras import ops
 
 from keras_genai.engine import backend_ops, random, replicas
 from keras_genai.engine import data as data_lib
+from keras_genai.engine.compiling import Compiling
 from keras_genai.engine.ema import EMA
-from keras_genai.engine.optimizer import PlayersOptimizer
+from keras_genai.engine.group import Group
 from keras_genai.engine.precision import widen
+from keras_genai.engine.sampling import Sampling
 
 
 class _EpochNumber(keras.callbacks.Callback):
@@ -38,7 +40,7 @@ class _NotFinite(Exception):
     """A loss was not finite; `GenerativeModel` says whose and when."""
 
 
-class GenerativeModel(backend_ops.Trainer, keras.Model):
+class GenerativeModel(Compiling, Sampling, backend_ops.Trainer, keras.Model):
     """A `keras.Model` of one or several players that trains with `fit()`.
 
     A family writes `train_step(self, data)` once, in `keras.ops`, with `data` the
@@ -69,18 +71,36 @@ class GenerativeModel(backend_ops.Trainer, keras.Model):
         self.ema = None
         self._names = ()
         self._skip = 0
+        self._samples = None
 
-    def set_players(self, *names, ema=None, ema_decay=None):
+    def set_players(self, *names, networks=None, ema=None, ema_decay=None, metrics=()):
         """Names the attributes that hold the players, in the order of the phases.
 
         Args:
-            names: names of attributes, each a built network.
+            names: names of the players. Each is the name of an attribute, a built
+                network, but for those in `networks`.
+            networks: dict player -> tuple of names of attributes: several networks
+                that train as one player, such as an encoder and a decoder.
             ema: name of the player whose average is kept.
             ema_decay: its decay; None keeps none.
+            metrics: what the logs show beside the losses: names, each a mean of what
+                `self.track(name, value)` is given, or `keras.metrics.Metric`s, which
+                the model updates itself.
         """
         self._names = names
+        networks = networks or {}
+        # Not tracked: the networks belong to the model's own attributes.
+        self.__dict__["__players"] = {
+            name: Group(name, [getattr(self, part) for part in networks[name]])
+            if name in networks
+            else getattr(self, name)
+            for name in names
+        }
         self._trackers = [
             keras.metrics.Mean(name=self._loss_name(name)) for name in names
+        ] + [
+            keras.metrics.Mean(name=item) if isinstance(item, str) else item
+            for item in metrics
         ]
         self.not_finite = self.add_weight(
             name="not_finite",
@@ -91,148 +111,15 @@ class GenerativeModel(backend_ops.Trainer, keras.Model):
             aggregation="only_first_replica",
         )
         if ema_decay is not None:
-            self.ema = EMA(getattr(self, ema), ema_decay)
+            self.ema = EMA(self.players[ema], ema_decay)
         self.built = True
 
     @property
     def players(self):
-        return {name: getattr(self, name) for name in self._names}
+        return self.__dict__.get("__players", {})
 
     def _loss_name(self, player):
         return "loss" if len(self._names) == 1 else f"{player}_loss"
-
-    # Compiling
-
-    def default_optimizer(self, player):
-        """The optimizer of the paper, when `compile` is given none."""
-        raise ValueError(
-            f"{type(self).__name__} has no default optimizer for {player!r}: give one."
-        )
-
-    def compile(
-        self,
-        optimizer=None,
-        *,
-        run_eagerly=False,
-        steps_per_execution=1,
-        jit_compile="auto",
-        auto_scale_loss=True,
-        **player_optimizers,
-    ):
-        """Configures training.
-
-        Args:
-            optimizer: for a model of one player, a name or an instance. Gradient
-                clipping and accumulation are the optimizer's own arguments.
-            run_eagerly: run the step without compiling it.
-            steps_per_execution: steps in one call (TensorFlow and JAX).
-            jit_compile: as in Keras.
-            auto_scale_loss: under `mixed_float16`, scale every player's loss by a
-                `LossScaleOptimizer` of its own.
-            **player_optimizers: `<player>_optimizer=`, for several players.
-
-        Raises:
-            ValueError: for an unknown argument, an optimizer given twice or built
-                for another model, or one with `use_ema`.
-        """
-        chosen = self._choose_optimizers(optimizer, player_optimizers)
-        scaled = {
-            name: _scaled(item, self.players[name]) if auto_scale_loss else item
-            for name, item in chosen.items()
-        }
-        variables = {n: net.trainable_variables for n, net in self.players.items()}
-        if len(self._names) == 1:
-            (name,) = self._names
-            whole = scaled[name]
-            whole.build(variables[name])
-        else:
-            whole = PlayersOptimizer(scaled)
-            whole.build_players(variables)
-        super().compile(
-            optimizer=whole,
-            run_eagerly=run_eagerly,
-            steps_per_execution=steps_per_execution,
-            jit_compile=jit_compile,
-            auto_scale_loss=False,
-        )
-        self._loss_tracker = None  # "loss" is the sum of the players' own trackers
-        self._compile_arguments = {
-            "run_eagerly": run_eagerly,
-            "steps_per_execution": steps_per_execution,
-            "jit_compile": jit_compile,
-            "auto_scale_loss": auto_scale_loss,
-        }
-
-    def _choose_optimizers(self, optimizer, given):
-        single = len(self._names) == 1
-        expected = {f"{name}_optimizer": name for name in self._names}
-        unknown = sorted(set(given) - set(expected))
-        if unknown or (optimizer is not None and not single):
-            wrong = unknown or ["optimizer"]
-            names = ["optimizer"] if single else sorted(expected)
-            raise ValueError(
-                f"{type(self).__name__}.compile does not take {', '.join(wrong)}; "
-                f"it takes {', '.join(names)} and Keras's run_eagerly, "
-                "steps_per_execution, jit_compile, auto_scale_loss."
-            )
-        chosen = {}
-        for argument, name in expected.items():
-            item = given.get(argument, optimizer if single else None)
-            chosen[name] = (
-                self.default_optimizer(name)
-                if item is None
-                else keras.optimizers.get(item)
-            )
-        for name, item in chosen.items():
-            others = [n for n, o in chosen.items() if o is item and n != name]
-            if others:
-                raise ValueError(
-                    f"The same optimizer instance is given for {name} and "
-                    f"{others[0]}. An optimizer keeps the state of one player's "
-                    "weights: make one instance for each."
-                )
-            own = {id(v) for v in self.players[name].trainable_variables}
-            if item.built and any(id(v) not in own for v in item._trainable_variables):
-                raise ValueError(
-                    f"The optimizer given for {name} was already used for other "
-                    "weights. Make a new instance."
-                )
-            inner = getattr(item, "inner_optimizer", item)
-            if inner.use_ema:
-                raise ValueError(
-                    f"The optimizer of {name} has use_ema=True. The average is kept "
-                    "by the model: give ema_decay= to the model instead."
-                )
-        return chosen
-
-    @property
-    def optimizers(self):
-        """Dict player name -> its optimizer (after `compile`)."""
-        if isinstance(self.optimizer, PlayersOptimizer):
-            return self.optimizer.players
-        return {self._names[0]: self.optimizer}
-
-    def get_compile_config(self):
-        if not self.compiled:
-            return None
-        return {
-            **self._compile_arguments,
-            "optimizers": {
-                name: keras.saving.serialize_keras_object(optimizer)
-                for name, optimizer in self.optimizers.items()
-            },
-        }
-
-    def compile_from_config(self, config):
-        optimizers = {
-            name: keras.saving.deserialize_keras_object(item)
-            for name, item in config.pop("optimizers").items()
-        }
-        if len(self._names) == 1:
-            self.compile(optimizers[self._names[0]], **config)
-        else:
-            named = {f"{name}_optimizer": o for name, o in optimizers.items()}
-            self.compile(**named, **config)
 
     # Keras saves no metrics: their state is stored beside the model's own weights.
 
@@ -284,12 +171,26 @@ class GenerativeModel(backend_ops.Trainer, keras.Model):
         self._watch(player, loss)
         return loss
 
-    def track(self, player, loss):
-        """Adds a loss, a mean over the batch, to the mean that the logs show."""
-        self._track(player, replicas.mean(loss))
+    def track(self, name, value):
+        """Adds a mean over the batch to the mean that the logs show.
 
-    def _track(self, player, loss):
-        self._trackers[self._names.index(player)].update_state(loss)
+        In an evaluation batches count by their samples, so that the logs are means
+        over the data whatever the batch size.
+
+        Args:
+            name: of a player, whose loss it is, or of one of the `metrics`.
+            value: scalar.
+        """
+        self._track(name, replicas.mean(value))
+
+    def _track(self, name, value):
+        name = self._loss_name(name) if name in self._names else name
+        (tracker,) = (t for t in self._trackers if t.name == name)
+        tracker.update_state(value, sample_weight=self._samples)
+
+    def samples_seen(self):
+        """How many samples an evaluation saw before this batch, an int32 scalar."""
+        return ops.cast(self._trackers[0].count.value, "int32")
 
     def _watch(self, player, loss):
         """Notes the first step at which a loss was not finite."""
@@ -310,10 +211,10 @@ class GenerativeModel(backend_ops.Trainer, keras.Model):
         return backend_ops.cond(due, fn, otherwise)
 
     def logs(self):
-        """The losses so far in this epoch, as tensors."""
+        """The losses and metrics so far in this epoch, as tensors."""
         logs = {tracker.name: tracker.result() for tracker in self._trackers}
-        if len(logs) > 1:
-            logs["loss"] = sum(logs.values())
+        if len(self._names) > 1:
+            logs["loss"] = sum(logs[self._loss_name(name)] for name in self._names)
         return logs
 
     def get_metrics_result(self):
@@ -340,8 +241,13 @@ class GenerativeModel(backend_ops.Trainer, keras.Model):
 
     def _run_test_step(self, data):
         data = data_lib.unpack(data)
-        with replicas.part(data_lib.rows(data)):
-            self.test_step(data)
+        rows = data_lib.rows(data)
+        with replicas.part(rows):
+            self._samples = replicas.samples(rows)
+            try:
+                self.test_step(data)
+            finally:
+                self._samples = None
         return self.logs()
 
     def _take_skip(self):
@@ -561,76 +467,9 @@ class GenerativeModel(backend_ops.Trainer, keras.Model):
         values = list(logs.values())
         return values[0] if len(values) == 1 else values
 
-    # Sampling
-
-    def run_compiled(self, name, fn, variables, *args):
-        """Runs a function of tensors, compiled once for each shape and kept.
-
-        Args:
-            name: what it is kept under.
-            fn: function of tensors to tensors that reads `variables`.
-            variables: list of the Keras variables that it reads.
-            *args: its arguments.
-
-        Returns:
-            NumPy arrays.
-        """
-        cache = self.__dict__.setdefault("__jitted", {})
-        key = (name, self.run_eagerly)
-        if key not in cache:
-            cache[key] = backend_ops.jit(fn, variables, compiled=not self.run_eagerly)
-        return keras.tree.map_structure(backend_ops.to_host, cache[key](*args))
-
-    def export_signatures(self):
-        """What `export` writes: dict name -> (function, its inputs).
-
-        The function takes and returns tensors (a dict of them, written in
-        `keras.ops`); the inputs are `(name, shape, dtype)`, None for a free size.
-        """
-        raise NotImplementedError(
-            f"{type(self).__name__} must define export_signatures(self)."
-        )
-
-    def export(self, path, overwrite=False, format="tf_saved_model", signature=None):
-        """Writes the sampler as a SavedModel that TensorFlow runs alone, or as ONNX.
-
-        Works from every backend. See `export_signatures` for what is in it.
-
-        Args:
-            path: folder to make; for ONNX a file that ends in `.onnx`.
-            overwrite: whether a SavedModel or ONNX file that stands there may be
-                replaced.
-            format: `"tf_saved_model"` (all signatures) or `"onnx"` (one).
-            signature: for ONNX, the name of the signature to write; by default the
-                first.
-
-        Raises:
-            ValueError: something stands there already.
-            ImportError: a package that the format needs is not installed.
-        """
-        from keras_genai import export
-
-        if format == "onnx":
-            export.export_onnx(self, path, overwrite=overwrite, signature=signature)
-        elif format == "tf_saved_model" and signature is None:
-            export.export_savedmodel(self, path, overwrite=overwrite)
-        else:
-            raise ValueError(
-                "format must be 'tf_saved_model', which holds every signature, or "
-                f"'onnx'; got format={format!r}, signature={signature!r}."
-            )
-
     def averaged(self, player):
         """Whether `player` samples with its average."""
         return self.ema is not None and self.ema.follows(self.players[player])
-
-
-def _scaled(optimizer, network):
-    """The optimizer with loss scaling around it, when the network needs that."""
-    half = any(layer.compute_dtype == "float16" for layer in network._flatten_layers())
-    if not half or isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return optimizer
-    return keras.optimizers.LossScaleOptimizer(optimizer)
 
 
 def _split(arrays, fraction):

@@ -57,6 +57,16 @@ def share():
     return getattr(_here, "share", None)
 
 
+def samples(rows):
+    """The number of samples in the global batch, a float32 scalar.
+
+    Args:
+        rows: those in this part.
+    """
+    rows = ops.cast(rows, "float32")
+    return rows if share() is None else rows / share()
+
+
 def total(tensors):
     """Sums tensors over the replicas, differentiably.
 

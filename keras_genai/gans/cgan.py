@@ -8,9 +8,9 @@ and into the discriminator by an inner product with its features (equation 3).
 import keras
 from keras import ops
 
+from keras_genai.engine.checks import check_image_shape, check_positive
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy
-from keras_genai.gans.checks import check_image_shape, check_positive
 from keras_genai.gans.dcgan import Part, downsample, judge, upsample, wide
 from keras_genai.gans.gan import GAN
 

@@ -9,10 +9,10 @@ beta_1 = 0.5, images in [-1, 1]. Kernels are 4 x 4, as in the authors' code.
 
 import keras
 
+from keras_genai.engine.checks import check_image_shape, check_positive
 from keras_genai.engine.initializers import Normal, VarianceScaling
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy
-from keras_genai.gans.checks import check_image_shape, check_positive
 from keras_genai.gans.gan import GAN
 from keras_genai.layers import (
     BatchNormalization,

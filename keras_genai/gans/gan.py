@@ -10,8 +10,9 @@ from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine import random
+from keras_genai.engine.checks import check_images, check_labels, check_positive
+from keras_genai.engine.data import tensors
 from keras_genai.engine.precision import widen
-from keras_genai.gans.checks import check_images, check_labels, check_positive
 from keras_genai.losses import adversarial, penalties
 
 
@@ -225,7 +226,7 @@ class GAN(engine.GenerativeModel):
         return self.objective.generator(logits, weight=weight)
 
     def train_step(self, data):
-        real, labels, weight = _tensors(data)
+        real, labels, weight = tensors(data)
         batch = ops.shape(real)[0]
         latents = self._latents("discriminator", batch)
         with engine.without_gradients():
@@ -256,12 +257,12 @@ class GAN(engine.GenerativeModel):
         self.every(steps, generator_turn, lambda: ops.zeros(()), phase=steps - 1)
 
     def test_step(self, data):
-        real, labels, weight = _tensors(data)
-        # One draw for each batch of this evaluation, whatever the training has drawn.
-        batch_number = ops.cast(self._trackers[0].count.value, "int32")
-        key = random.key(self.seed, "evaluate/latents", batch_number)
+        real, labels, weight = tensors(data)
+        # Whatever the training has drawn, and however the data is cut into batches.
+        key = random.key(self.seed, "evaluate/latents")
         shape = (ops.shape(real)[0], self.latent_dim)
-        latents = random.normal(key, shape, offset=engine.replicas.offset())
+        first = self.samples_seen() + engine.replicas.offset()
+        latents = random.normal(key, shape, offset=first)
         fake = self.generator(self._with_labels(latents, labels), training=False)
         fake_logits = self._judge(fake, labels, training=False)
         loss = self.objective.discriminator(
@@ -286,106 +287,25 @@ class GAN(engine.GenerativeModel):
 
         return self.ema.run(images) if self.averaged("generator") else images()
 
-    def _sampling_variables(self):
+    def sampling_variables(self):
         own = list(self.generator.variables)
         return own + (self.ema.variables if self.averaged("generator") else [])
 
-    def generate(self, n=None, seed=0, *, labels=None, batch_size=64, verbose=0):
-        """Samples images.
-
-        Sample i depends on the seed and on i alone, not on `batch_size`:
-        `generate(16, seed=0)[:8]` equals `generate(8, seed=0)`.
-
-        Args:
-            n: how many, at least 1; may be left out when labels are given.
-            seed: integer >= 0. The same seed and weights give the same images on
-                every backend.
-            labels: integers `(n,)` in [0, num_classes), for a model with labels; by
-                default drawn uniformly from the seed.
-            batch_size: images in one pass.
-            verbose: 1 shows a progress bar.
-
-        Returns:
-            NumPy float32 `(n, H, W, C)` in [-1, 1].
-        """
-        batches = self.generate_batches(n, seed, labels=labels, batch_size=batch_size)
-        total = len(labels) if n is None else n
-        bar = keras.utils.Progbar(total, verbose=verbose, unit_name="image")
-        images = []
-        for batch in batches:
-            images.append(batch)
-            bar.add(len(batch))
-        return np.concatenate(images)
-
-    def generate_batches(self, n=None, seed=0, *, labels=None, batch_size=64):
-        """What `generate` returns, one batch after the other.
-
-        Args:
-            n, seed, labels, batch_size: see `generate`.
-
-        Returns:
-            Iterator of NumPy float32 arrays `(b, H, W, C)`, b at most `batch_size`.
-        """
-        if labels is not None and self.num_classes is None:
-            raise ValueError(f"{type(self).__name__} takes no labels.")
-        if n is None and labels is not None:
-            n = len(labels)
-        check_positive("n", n)
-        check_positive("batch_size", batch_size)
-        if labels is not None:
-            labels = np.asarray(labels)
-            check_labels(labels, self.num_classes, n)
-        elif self.num_classes is not None:
-            key = random.key(random.check_seed(seed), "generate/labels")
-            labels = random.randint(key, (n,), 0, self.num_classes)
-            labels = ops.convert_to_numpy(labels)
-        size = min(n, batch_size)
-        key = random.key(random.check_seed(seed), "generate/latents")
-        return (
-            self._generate_batch(key, start, size, labels)[: n - start]
-            for start in range(0, n, size)
-        )
-
-    def _generate_batch(self, key, start, size, labels):
-        def draw(key, offset, *labels):
-            latents = random.normal(
-                (key[0], key[1]), (size, self.latent_dim), offset=offset
-            )
-            return self(latents, *labels, training=False)
-
-        arguments = [
-            ops.convert_to_tensor(np.array(key, "int32")),
-            ops.convert_to_tensor(start, "int32"),
-        ]
-        if labels is not None:
-            # The last batch is filled up, so that no new shape is compiled.
-            batch = np.resize(labels[start : start + size], size)
-            arguments.append(ops.convert_to_tensor(batch, "int32"))
-        return self.run_compiled(
-            f"generate/{size}", draw, self._sampling_variables(), *arguments
-        )
+    def draw(self, key, count, first, labels=None):
+        latents = random.normal(key, (count, self.latent_dim), offset=first)
+        return self(latents, labels, training=False)
 
     def export_signatures(self):
         """What `export` writes: name -> (function, its inputs); the first serves."""
-        labelled = [("labels", (None,), "int32")] if self.num_classes else []
+        labels = [("labels", (None,), "int32")] if self.num_classes else []
         latents = ("latents", (None, self.latent_dim), "float32")
-        seed = ("seed", (), "int32")
 
         def generate(latents, labels=None):
             return {"images": self(latents, labels, training=False)}
 
-        def generate_seeded(seed, last):
-            count = ops.shape(last)[0] if labelled else last
-            key = random.key(seed, "generate/latents")
-            drawn = random.normal(key, (count, self.latent_dim))
-            return generate(drawn, last if labelled else None)
-
         return {
-            "generate": (generate, [latents, *labelled]),
-            "generate_seeded": (
-                generate_seeded,
-                [seed, *(labelled or [("n", (), "int32")])],
-            ),
+            "generate": (generate, [latents, *labels]),
+            "generate_seeded": self.seeded_signature(),
         }
 
     # Configuration
@@ -423,17 +343,6 @@ class GAN(engine.GenerativeModel):
         ]
         config["image_shape"] = tuple(config["image_shape"])
         return cls(**config)
-
-
-def _tensors(data):
-    """The batch as tensors of the types that the networks take."""
-    real, labels, weight = data
-    real = ops.cast(ops.convert_to_tensor(real), keras.config.floatx())
-    if labels is not None:
-        labels = ops.cast(ops.reshape(ops.convert_to_tensor(labels), (-1,)), "int32")
-    if weight is not None:
-        weight = ops.cast(ops.convert_to_tensor(weight), keras.config.floatx())
-    return real, labels, weight
 
 
 def _layers(augment):

@@ -25,25 +25,30 @@ def check_image_shape(shape):
         )
 
 
-def check_images(images, shape):
+def check_images(images, shape, value_range=(-1.0, 1.0)):
     """Refuses images of another shape, type or range."""
+    low, high = value_range
+    wanted = f"[{low:g}, {high:g}]"
     if np.ndim(images) != 4 or tuple(np.shape(images)[1:]) != tuple(shape):
         raise ValueError(
             f"Images must have the shape (N, {', '.join(map(str, shape))}), channels "
             f"last; got {np.shape(images)}."
             + (" Add the channel: images[..., None]." if np.ndim(images) == 3 else "")
         )
-    scale = "Scale 8-bit images by images.astype('float32') / 127.5 - 1."
+    scale = {
+        (-1.0, 1.0): "Scale 8-bit images by images.astype('float32') / 127.5 - 1.",
+        (0.0, 1.0): "Scale 8-bit images by images.astype('float32') / 255.",
+    }.get((low, high), "")
     if not np.issubdtype(images.dtype, np.floating):
         raise ValueError(
-            f"Images must be floats in [-1, 1]; got the type {images.dtype}. {scale}"
+            f"Images must be floats in {wanted}; got the type {images.dtype}. {scale}"
         )
     if len(images) == 0:
         raise ValueError("The data holds no images; at least one is needed.")
-    low, high = float(images.min()), float(images.max())
-    if not (low >= -1.0 - 1e-3 and high <= 1.0 + 1e-3):
+    least, most = float(images.min()), float(images.max())
+    if not (least >= low - 1e-3 and most <= high + 1e-3):  # also where one is NaN
         raise ValueError(
-            f"Images must lie in [-1, 1]; got values from {low:.6g} to {high:.6g}. "
+            f"Images must lie in {wanted}; got values from {least:.6g} to {most:.6g}. "
             f"{scale}"
         )
 

@@ -1,0 +1,182 @@
+"""How every model samples and exports: `generate`, compiled functions, signatures."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_genai.engine import backend_ops, random
+from keras_genai.engine.checks import check_labels, check_positive
+
+
+class Sampling:
+    """The part of `GenerativeModel` that samples, by what a family defines:
+
+    - `draw(key, count, first, labels)`: `count` samples as a tensor, of which sample
+      i depends on the key and on its number `first + i` alone;
+    - `sampling_variables()`: list of the variables that `draw` reads;
+    - `num_classes`: K of the labels, or None for a model without labels.
+    """
+
+    num_classes = None
+
+    def draw(self, key, count, first, labels=None):
+        raise NotImplementedError(f"{type(self).__name__} must define draw().")
+
+    def sampling_variables(self):
+        return list(self.variables)
+
+    def generate(
+        self, n=None, seed=0, *, labels=None, batch_size=64, verbose=0, **options
+    ):
+        """Samples images.
+
+        Sample i depends on the seed and on i alone, not on `batch_size`:
+        `generate(16, seed=0)[:8]` equals `generate(8, seed=0)`.
+
+        Args:
+            n: how many, at least 1; may be left out when labels are given.
+            seed: integer >= 0. The same seed and weights give the same images on
+                every backend.
+            labels: integers `(n,)` in [0, num_classes), for a model with labels; by
+                default drawn uniformly from the seed.
+            batch_size: images in one pass.
+            verbose: 1 shows a progress bar.
+            **options: the model's own, named at its class.
+
+        Returns:
+            NumPy float32 `(n, H, W, C)`, in the range of the training images.
+        """
+        batches = self.generate_batches(
+            n, seed, labels=labels, batch_size=batch_size, **options
+        )
+        total = len(labels) if n is None else n
+        bar = keras.utils.Progbar(total, verbose=verbose, unit_name="image")
+        images = []
+        for batch in batches:
+            images.append(batch)
+            bar.add(len(batch))
+        return np.concatenate(images)
+
+    def generate_batches(
+        self, n=None, seed=0, *, labels=None, batch_size=64, **options
+    ):
+        """What `generate` returns, one batch after the other.
+
+        Args:
+            n, seed, labels, batch_size, options: see `generate`.
+
+        Returns:
+            Iterator of NumPy float32 arrays `(b, H, W, C)`, b at most `batch_size`.
+        """
+        seed = random.check_seed(seed)
+        labels, n = self._labels_to_draw(n, seed, labels)
+        check_positive("batch_size", batch_size)
+        size = min(n, batch_size)
+        key = random.key(seed, "generate/latents")
+        return (
+            self._generate_batch(key, start, size, labels, options)[: n - start]
+            for start in range(0, n, size)
+        )
+
+    def _labels_to_draw(self, n, seed, labels):
+        """The labels, given or drawn (None for a model without), and their number."""
+        if labels is not None and self.num_classes is None:
+            raise ValueError(f"{type(self).__name__} takes no labels.")
+        if n is None and labels is not None:
+            n = len(labels)
+        check_positive("n", n)
+        if labels is not None:
+            labels = np.asarray(labels)
+            check_labels(labels, self.num_classes, n)
+        elif self.num_classes is not None:
+            key = random.key(seed, "generate/labels")
+            labels = ops.convert_to_numpy(
+                random.randint(key, (n,), 0, self.num_classes)
+            )
+        return labels, n
+
+    def _generate_batch(self, key, start, size, labels, options):
+        def draw(key, first, labels=None):
+            return self.draw((key[0], key[1]), size, first, labels, **options)
+
+        arguments = [
+            ops.convert_to_tensor(np.array(key, "int32")),
+            ops.convert_to_tensor(start, "int32"),
+        ]
+        if labels is not None:
+            # The last batch is filled up, so that no new shape is compiled.
+            batch = np.resize(labels[start : start + size], size)
+            arguments.append(ops.convert_to_tensor(batch, "int32"))
+        name = "/".join(["generate", str(size), *map(repr, sorted(options.items()))])
+        return self.run_compiled(name, draw, self.sampling_variables(), *arguments)
+
+    def seeded_signature(self):
+        """The export of `generate`: `seed` with `labels` or `n` -> `images`."""
+
+        def generate_seeded(seed, last):
+            labelled = self.num_classes is not None
+            key = random.key(seed, "generate/latents")
+            count = ops.shape(last)[0] if labelled else last
+            return {"images": self.draw(key, count, 0, last if labelled else None)}
+
+        last = ("n", (), "int32")
+        if self.num_classes is not None:
+            last = ("labels", (None,), "int32")
+        return generate_seeded, [("seed", (), "int32"), last]
+
+    def run_compiled(self, name, fn, variables, *args):
+        """Runs a function of tensors, compiled once for each shape and kept.
+
+        Args:
+            name: what it is kept under.
+            fn: function of tensors to tensors that reads `variables`.
+            variables: list of the Keras variables that it reads.
+            *args: its arguments.
+
+        Returns:
+            NumPy arrays.
+        """
+        cache = self.__dict__.setdefault("__jitted", {})
+        key = (name, self.run_eagerly)
+        if key not in cache:
+            cache[key] = backend_ops.jit(fn, variables, compiled=not self.run_eagerly)
+        return keras.tree.map_structure(backend_ops.to_host, cache[key](*args))
+
+    def export_signatures(self):
+        """What `export` writes: dict name -> (function, its inputs).
+
+        The function takes and returns tensors (a dict of them, written in
+        `keras.ops`); the inputs are `(name, shape, dtype)`, None for a free size.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} must define export_signatures(self)."
+        )
+
+    def export(self, path, overwrite=False, format="tf_saved_model", signature=None):
+        """Writes the sampler as a SavedModel that TensorFlow runs alone, or as ONNX.
+
+        Works from every backend. See `export_signatures` for what is in it.
+
+        Args:
+            path: folder to make; for ONNX a file that ends in `.onnx`.
+            overwrite: whether a SavedModel or ONNX file that stands there may be
+                replaced.
+            format: `"tf_saved_model"` (all signatures) or `"onnx"` (one).
+            signature: for ONNX, the name of the signature to write; by default the
+                first.
+
+        Raises:
+            ValueError: something stands there already.
+            ImportError: a package that the format needs is not installed.
+        """
+        from keras_genai import export
+
+        if format == "onnx":
+            export.export_onnx(self, path, overwrite=overwrite, signature=signature)
+        elif format == "tf_saved_model" and signature is None:
+            export.export_savedmodel(self, path, overwrite=overwrite)
+        else:
+            raise ValueError(
+                "format must be 'tf_saved_model', which holds every signature, or "
+                f"'onnx'; got format={format!r}, signature={signature!r}."
+            )
