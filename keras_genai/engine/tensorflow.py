@@ -89,7 +89,13 @@ def jit(fn, variables=(), compiled=True):
         A function with the arguments of `fn`.
     """
     del variables
-    return tf.function(fn, reduce_retracing=True) if compiled else fn
+    if not compiled:
+        return fn
+    traced = tf.function(fn, reduce_retracing=True, autograph=False)
+    # A model compiles the same code once for each size that is asked for: TensorFlow
+    # would take the fifth for a function that is traced at every call, and warn.
+    traced._omit_frequent_tracing_warning = True
+    return traced
 
 
 def apply_gradients(optimizer, gradients_, variables):

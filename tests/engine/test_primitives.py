@@ -170,3 +170,13 @@ def test_loss_scaling_steps_and_skips(weight):
     engine.apply_gradients(optimizer, [four * np.float32("inf")], [weight])
     np.testing.assert_array_equal(host(weight), [0.0, 1.0, 2.0])
     assert host(optimizer.dynamic_scale) == 2.0
+
+
+def test_compiling_for_many_sizes_warns_of_nothing(caplog):
+    def draw(size):
+        return lambda x: ops.sum(x) * ops.ones((size,))
+
+    for size in range(1, 9):
+        run = engine.jit(draw(size))
+        assert tuple(run(ops.ones((2,))).shape) == (size,)
+    assert not [r for r in caplog.records if "retracing" in r.getMessage()]
