@@ -4,6 +4,7 @@ Families are written in `keras.ops` and reach the backend through these
 primitives alone:
 
 - `value_and_gradients(loss_fn, variables)`: a loss and its gradients.
+- `value_and_gradient(fn, x)`: a scalar and its gradient by a tensor.
 - `gradients(fn, x)`: the gradient of a scalar by a tensor, differentiable again.
 - `cond(pred, true_fn, false_fn)`: branches that may update variables.
 - `with_values(pairs, fn)`: run a function with other values in its variables.
@@ -12,6 +13,7 @@ primitives alone:
 - `apply_gradients(optimizer, gradients, variables)`: one optimizer step.
 - `is_main_process()`: whether this process writes the files of a run.
 - `batch_normalization(x, ...)`: normalisation by the batch, in one fused kernel.
+- `group_normalization(x, ...)`: normalisation by groups of channels, likewise.
 - `replicas`: sums, means and noise over devices that share a batch.
 
 The backend is Keras's own: `KERAS_BACKEND` chooses it before the first import.
@@ -37,12 +39,14 @@ if _name not in _KNOWN:
 backend_ops = importlib.import_module(f"keras_genai.engine.{_name}")
 
 value_and_gradients = backend_ops.value_and_gradients
+value_and_gradient = backend_ops.value_and_gradient
 gradients = backend_ops.gradients
 cond = backend_ops.cond
 without_gradients = backend_ops.without_gradients
 jit = backend_ops.jit
 apply_gradients = backend_ops.apply_gradients
 batch_normalization = backend_ops.batch_normalization
+group_normalization = backend_ops.group_normalization
 leaky_relu = backend_ops.leaky_relu
 to_host = backend_ops.to_host
 is_main_process = backend_ops.is_main_process
@@ -63,6 +67,7 @@ __all__ = [
     "batch_normalization",
     "cond",
     "gradients",
+    "group_normalization",
     "initializers",
     "is_main_process",
     "jit",
@@ -71,6 +76,7 @@ __all__ = [
     "random",
     "replicas",
     "to_host",
+    "value_and_gradient",
     "value_and_gradients",
     "with_values",
     "without_gradients",

@@ -44,8 +44,12 @@ def value_and_gradients(loss_fn, variables, scale=None):
     return loss, gradients_
 
 
-def gradients(fn, x):
-    """See `keras_genai.engine.tensorflow.gradients`."""
+def value_and_gradient(fn, x):
+    """See `keras_genai.engine.tensorflow.value_and_gradient`."""
+    return jax.lax.stop_gradient(_value_and_gradient(fn, jax.lax.stop_gradient(x)))
+
+
+def _value_and_gradient(fn, x):
     updated = []
 
     def call(x):
@@ -54,9 +58,14 @@ def gradients(fn, x):
         updated[:] = scope.updated.values()
         return value, scope.updates()
 
-    gradient, updates = jax.grad(call, has_aux=True)(jnp.asarray(x))
+    (value, updates), gradient = jax.value_and_grad(call, has_aux=True)(jnp.asarray(x))
     _publish(updated, updates)
-    return gradient
+    return value, gradient
+
+
+def gradients(fn, x):
+    """See `keras_genai.engine.tensorflow.gradients`."""
+    return _value_and_gradient(fn, x)[1]
 
 
 def cond(pred, true_fn, false_fn):
@@ -134,6 +143,21 @@ def batch_normalization(x, scale, offset, epsilon):
     variance = jnp.mean(jnp.square(x - mean), axes)
     factor = jax.lax.rsqrt(variance + epsilon) * scale
     return (x - mean) * factor + offset, mean, variance
+
+
+def group_normalization(x, groups, scale, offset, epsilon):
+    """See `keras_genai.engine.tensorflow.group_normalization`."""
+    channels = x.shape[-1]
+
+    def mean_of_groups(x):  # (B, ..., C) -> (B, 1, ..., C)
+        shape = (x.shape[0], *[1] * (x.ndim - 2), channels)
+        means = jnp.mean(x, tuple(range(1, x.ndim - 1)))  # (B, C)
+        means = jnp.mean(means.reshape(-1, groups, channels // groups), -1)
+        return jnp.repeat(means, channels // groups, axis=1).reshape(shape)
+
+    centred = x - mean_of_groups(x)
+    variance = mean_of_groups(jnp.square(centred))
+    return centred * (jax.lax.rsqrt(variance + epsilon) * scale) + offset
 
 
 def leaky_relu(x, slope):

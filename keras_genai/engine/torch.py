@@ -24,6 +24,15 @@ def value_and_gradients(loss_fn, variables, scale=None):
     return loss.detach(), list(gradients_)
 
 
+def value_and_gradient(fn, x):
+    """See `keras_genai.engine.tensorflow.value_and_gradient`."""
+    with torch.enable_grad():
+        x = keras.ops.convert_to_tensor(x).detach().requires_grad_()
+        value = fn(x)
+        (gradient,) = torch.autograd.grad(value, x, materialize_grads=True)
+    return value.detach(), gradient
+
+
 def gradients(fn, x):
     """See `keras_genai.engine.tensorflow.gradients`."""
     with torch.enable_grad():
@@ -84,6 +93,13 @@ def batch_normalization(x, scale, offset, epsilon):
     ).movedim(1, -1)
     count = x.numel() // x.shape[-1]
     return y, mean, variance * ((count - 1) / count)
+
+
+def group_normalization(x, groups, scale, offset, epsilon):
+    """See `keras_genai.engine.tensorflow.group_normalization`."""
+    # PyTorch wants the channels second: views, not copies.
+    y = F.group_norm(x.movedim(-1, 1), groups, scale, offset, epsilon)
+    return y.movedim(1, -1)
 
 
 def leaky_relu(x, slope):

@@ -2,6 +2,13 @@
 
 from keras_genai.layers.convolution import Conv2D, Conv2DTranspose
 from keras_genai.layers.dropout import Dropout
+from keras_genai.layers.group_normalization import GroupNormalization
+from keras_genai.layers.image_blocks import (
+    Downsample2D,
+    ResNetBlock,
+    SelfAttention2D,
+    Upsample2D,
+)
 from keras_genai.layers.leaky_relu import LeakyReLU
 from keras_genai.layers.normalization import (
     BatchNormalization,
@@ -14,7 +21,12 @@ __all__ = [
     "ConditionalBatchNormalization",
     "Conv2D",
     "Conv2DTranspose",
+    "Downsample2D",
     "Dropout",
+    "GroupNormalization",
     "LeakyReLU",
+    "ResNetBlock",
+    "SelfAttention2D",
     "SpectralNormalization",
+    "Upsample2D",
 ]

@@ -8,5 +8,15 @@ a penalty on a critic's gradient.
 from keras_genai.losses import adversarial, penalties
 from keras_genai.losses.adversarial import Adversarial
 from keras_genai.losses.penalties import dragan, r1, r2, wgan_gp
+from keras_genai.losses.perceptual import perceptual_distance
 
-__all__ = ["Adversarial", "adversarial", "dragan", "penalties", "r1", "r2", "wgan_gp"]
+__all__ = [
+    "Adversarial",
+    "adversarial",
+    "dragan",
+    "penalties",
+    "perceptual_distance",
+    "r1",
+    "r2",
+    "wgan_gp",
+]

@@ -1,0 +1,292 @@
+"""The blocks that image autoencoders and diffusion U-Nets are made of.
+
+Residual block, self-attention over positions, halving and doubling of the sides, as
+in the networks of 2006.11239 and 2112.10752. Every kernel begins as PyTorch's do,
+uniform within `1 / sqrt(fan in)`, and every bias at zero.
+"""
+
+import keras
+from keras import ops
+
+from keras_genai.engine import random
+from keras_genai.engine.checks import check_positive
+from keras_genai.engine.initializers import VarianceScaling
+from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.layers.convolution import Conv2D
+from keras_genai.layers.group_normalization import GroupNormalization
+
+
+def torch_uniform(seed, stream):
+    """PyTorch's initializer: uniform within `1 / sqrt(fan in)`."""
+    return VarianceScaling(1.0 / 3.0, "fan_in", "uniform", seed=seed, stream=stream)
+
+
+class _Block(keras.layers.Layer):
+    """A layer made of layers, each with its own stream of initial weights.
+
+    Args:
+        seed: integer, the model's.
+        stream: name of the place: blocks of one model take different names.
+    """
+
+    def __init__(self, seed=0, stream="", **kwargs):
+        super().__init__(**kwargs)
+        self.seed = random.check_seed(seed)
+        self.stream = stream
+
+    def _initial(self, name):
+        return torch_uniform(self.seed, f"{self.stream}/{name}")
+
+    def _convolution(self, name, filters, size, strides=1):
+        return Conv2D(
+            filters,
+            size,
+            strides=strides,
+            padding="same",
+            kernel_initializer=self._initial(name),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def _dense(self, name, units):
+        return keras.layers.Dense(
+            units,
+            kernel_initializer=self._initial(name),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+
+    def _norm(self, name, groups, epsilon):
+        return GroupNormalization(groups, epsilon, dtype=self.dtype_policy, name=name)
+
+    def get_config(self):
+        return {**super().get_config(), "seed": self.seed, "stream": self.stream}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class ResNetBlock(_Block):
+    """Two times (group normalization, SiLU, 3 x 3 convolution), and a shortcut.
+
+    `x + f(x)`, with a 1 x 1 convolution of `x` where the channels change. A vector
+    `e` given beside (a diffusion model's embedded time) is added to every position
+    after the first convolution, as `W silu(e) + b` (2006.11239, appendix B).
+
+    Args:
+        filters: channels of the output.
+        groups: of the normalizations; it must divide both numbers of channels.
+        epsilon: of the normalizations.
+        seed: integer, the model's.
+        stream: name of the place: blocks of one model take different names.
+
+    Example:
+
+    ```python
+    y = ResNetBlock(128)(x)                  # (B, H, W, C) -> (B, H, W, 128)
+    y = ResNetBlock(128)(x, embedding)       # with (B, E) beside
+    ```
+    """
+
+    def __init__(self, filters, groups=32, epsilon=1e-6, **kwargs):
+        super().__init__(**kwargs)
+        check_positive("filters", filters)
+        self.filters = filters
+        self.groups = groups
+        self.epsilon = epsilon
+
+    def build(self, x_shape, embedding_shape=None):
+        between = (*x_shape[:-1], self.filters)
+        self.norm1 = self._norm("norm1", self.groups, self.epsilon)
+        self.conv1 = self._convolution("conv1", self.filters, 3)
+        self.norm2 = self._norm("norm2", self.groups, self.epsilon)
+        self.conv2 = self._convolution("conv2", self.filters, 3)
+        self.norm1.build(x_shape)
+        self.conv1.build(x_shape)
+        self.norm2.build(between)
+        self.conv2.build(between)
+        self.embed = self.shortcut = None
+        if embedding_shape is not None:
+            self.embed = self._dense("embed", self.filters)
+            self.embed.build(embedding_shape)
+        if x_shape[-1] != self.filters:
+            self.shortcut = self._convolution("shortcut", self.filters, 1)
+            self.shortcut.build(x_shape)
+        self.built = True
+
+    def call(self, x, embedding=None):
+        y = self.conv1(ops.silu(self.norm1(x)))  # (B, H, W, filters)
+        if embedding is not None:
+            shift = self.embed(ops.silu(embedding))  # (B, filters)
+            y = y + ops.expand_dims(shift, (1, 2))
+        y = self.conv2(ops.silu(self.norm2(y)))
+        return y + (x if self.shortcut is None else self.shortcut(x))
+
+    def compute_output_shape(self, x_shape, embedding_shape=None):
+        return (*x_shape[:-1], self.filters)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "groups": self.groups,
+            "epsilon": self.epsilon,
+        }
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class SelfAttention2D(_Block):
+    """Self-attention over the positions of an image, and a shortcut.
+
+    `x + W_o softmax(Q K^T / sqrt(d)) V` with `Q, K, V` linear in the normalised `x`,
+    d the channels of a head (1706.03762, equation 1, as placed in 2006.11239).
+
+    Args:
+        heads: number of heads; it must divide the channels.
+        groups: of the normalization.
+        epsilon: of the normalization.
+        seed: integer, the model's.
+        stream: name of the place: blocks of one model take different names.
+
+    Raises:
+        ValueError: `heads` does not divide the channels.
+
+    Example:
+
+    ```python
+    y = SelfAttention2D()(x)                          # (B, H, W, C) -> (B, H, W, C)
+    ```
+    """
+
+    def __init__(self, heads=1, groups=32, epsilon=1e-6, **kwargs):
+        super().__init__(**kwargs)
+        check_positive("heads", heads)
+        self.heads = heads
+        self.groups = groups
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        if channels % self.heads:
+            raise ValueError(
+                f"heads must divide the channels: {self.heads} does not divide "
+                f"{channels}."
+            )
+        self.norm = self._norm("norm", self.groups, self.epsilon)
+        self.norm.build(input_shape)
+        for name in ("query", "key", "value", "out"):
+            layer = self._dense(name, channels)
+            layer.build((None, None, channels))
+            setattr(self, name, layer)
+        self.built = True
+
+    def call(self, x):
+        shape = ops.shape(x)
+        channels = x.shape[-1]
+        positions = ops.reshape(self.norm(x), (shape[0], -1, channels))  # (B, HW, C)
+        heads = (shape[0], -1, self.heads, channels // self.heads)
+        query, key, value = (
+            ops.reshape(layer(positions), heads)  # (B, HW, heads, d)
+            for layer in (self.query, self.key, self.value)
+        )
+        y = ops.dot_product_attention(query, key, value)
+        y = self.out(ops.reshape(y, (shape[0], -1, channels)))  # (B, HW, C)
+        return x + ops.reshape(y, shape)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "heads": self.heads,
+            "groups": self.groups,
+            "epsilon": self.epsilon,
+        }
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Downsample2D(_Block):
+    """Halves the sides by a 3 x 3 convolution of stride 2.
+
+    A row and a column of zeros are added below and at the right, none above or at
+    the left, as in the networks of 2112.10752 and in TensorFlow's padding "same":
+    position i of the output sees 2i, 2i + 1 and 2i + 2.
+
+    Args:
+        filters: channels of the output; by default those of the input.
+        seed: integer, the model's.
+        stream: name of the place: blocks of one model take different names.
+
+    Example:
+
+    ```python
+    y = Downsample2D()(x)                     # (B, H, W, C) -> (B, H / 2, W / 2, C)
+    ```
+    """
+
+    def __init__(self, filters=None, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+
+    def build(self, input_shape):
+        filters = self.filters or input_shape[-1]
+        self.conv = self._convolution("conv", filters, 3, strides=2)
+        self.conv.build(input_shape)
+        self.built = True
+
+    def call(self, x):
+        sides = [side for side in x.shape[1:3] if isinstance(side, int)]
+        if any(side % 2 for side in sides):
+            raise ValueError(
+                f"Downsample2D halves even sides alone; got {tuple(x.shape)}. Crop or "
+                "pad the images so that every halving divides their sides."
+            )
+        return self.conv(x)
+
+    def compute_output_shape(self, input_shape):
+        batch, *sides, channels = input_shape
+        halves = [None if side is None else side // 2 for side in sides]
+        return (batch, *halves, self.filters or channels)
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Upsample2D(_Block):
+    """Doubles the sides: each pixel becomes four, then a 3 x 3 convolution.
+
+    Args:
+        filters: channels of the output; by default those of the input.
+        seed: integer, the model's.
+        stream: name of the place: blocks of one model take different names.
+
+    Example:
+
+    ```python
+    y = Upsample2D()(x)                           # (B, H, W, C) -> (B, 2H, 2W, C)
+    ```
+    """
+
+    def __init__(self, filters=None, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+
+    def build(self, input_shape):
+        filters = self.filters or input_shape[-1]
+        self.conv = self._convolution("conv", filters, 3)
+        self.conv.build(input_shape)
+        self.built = True
+
+    def call(self, x):
+        batch, height, width, channels = ops.shape(x)
+        x = ops.reshape(x, (batch, height, 1, width, 1, channels))
+        x = ops.broadcast_to(x, (batch, height, 2, width, 2, channels))
+        return self.conv(ops.reshape(x, (batch, 2 * height, 2 * width, channels)))
+
+    def compute_output_shape(self, input_shape):
+        batch, *sides, channels = input_shape
+        doubles = [None if side is None else 2 * side for side in sides]
+        return (batch, *doubles, self.filters or channels)
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters}

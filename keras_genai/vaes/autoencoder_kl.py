@@ -1,0 +1,467 @@
+"""AutoencoderKL: the first stage of latent diffusion (2112.10752, section 3.1).
+
+An image autoencoder whose code is a small image of Gaussian latents, held loosely to
+N(0, I) by a tiny weight on the KL divergence. It trains on the absolute error, a
+perceptual distance and a patch discriminator whose weight balances its gradient
+against the reconstruction's (2012.09841, equation 7).
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_genai import engine
+from keras_genai.engine import random
+from keras_genai.engine.checks import check_images, check_positive
+from keras_genai.engine.data import tensors
+from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.engine.precision import dtype_policy, widen
+from keras_genai.losses import adversarial
+from keras_genai.losses.perceptual import perceptual_distance
+from keras_genai.losses.reduction import mean_over_samples
+from keras_genai.vaes.kl_networks import (
+    LogVariance,
+    kl_decoder,
+    kl_encoder,
+    patch_discriminator,
+)
+from keras_genai.vaes.latent_images import LatentImages
+from keras_genai.vaes.posterior import DiagonalGaussian
+
+RECONSTRUCTIONS = {"l1": ops.absolute, "l2": ops.square}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class AutoencoderKL(LatentImages, engine.GenerativeModel):
+    """The KL autoencoder of latent diffusion, weight for weight.
+
+    The default arguments make the network of Stable Diffusion 1.x; `from_pretrained`
+    reads its published weights. `encode`, `decode` and `reconstruct` take images of
+    any size whose sides the halvings divide (8 for four levels).
+
+    `fit(images)` minimises, per sample and summed over pixels and channels,
+
+        nll = (|x - x'| + perceptual(x, x')) / exp(s) + s
+        loss = nll + kl_weight KL(q(z|x) || N(0, I)) + d discriminator_weight (-D(x'))
+
+    with s the log variance of the reconstruction and d the ratio of the norms of the
+    gradients of nll and of -D by the kernel of the decoder's last layer (2012.09841,
+    equation 7). From the step `discriminator_start` on, the patch discriminator D
+    learns by the hinge loss. The logs show the means over pixels of the error
+    (`reconstruction`), the perceptual distance, the KL in nats of an image, -D
+    (`adversarial`) and `d discriminator_weight`.
+
+    Args:
+        image_shape: `(H, W, C)` of the images of `fit` and `generate`; H and W
+            divisible by `2 ** (len(block_channels) - 1)`.
+        latent_channels: channels of the latents.
+        block_channels: channels of each level; between two the sides are halved.
+        layers_per_block: residual blocks of a level.
+        groups: of the group normalizations; it must divide every number of channels.
+        attention: whether the positions attend to each other at the smallest level.
+        quant_conv: whether 1 x 1 convolutions end the encoder and begin the decoder
+            (Stable Diffusion 1 and 2; not 3).
+        scaling_factor: what a diffusion model multiplies latents by. `encode` and
+            `decode` do not apply it.
+        shift_factor: what it subtracts from them before, or None.
+        reconstruction: `"l1"`, the absolute error, or `"l2"`, the squared one.
+        perceptual: a built Keras network from images `(B, H, W, C)` in [-1, 1] to a
+            feature map `(B, h, w, K)` or a list of them, such as
+            `keras.Model(cnn.input, [cnn.get_layer(n).output for n in names])`, or None
+            for no perceptual loss. It does not train.
+        perceptual_weight: its factor.
+        perceptual_channels: list over its outputs of weights `(K,)` of the channels
+            (LPIPS's learned ones), or None for ones.
+        kl_weight: factor of the KL divergence.
+        log_variance: s, its first value.
+        learn_log_variance: whether s trains (in the published training it does not).
+        discriminator_weight: factor of the adversarial loss; 0 for no discriminator.
+        discriminator_start: the step from which it takes part.
+        discriminator_filters: width of the discriminator.
+        discriminator_layers: its layers of stride 2.
+        seed: integer >= 0: initial weights, noise and shuffling follow from it.
+
+    Raises:
+        ValueError: for an argument out of range, before any work.
+
+    Example:
+
+    ```python
+    model = kg.AutoencoderKL(image_shape=(32, 32, 3), block_channels=(32, 64, 64))
+    model.compile()
+    model.fit(images, batch_size=16, epochs=10)       # images in [-1, 1]
+    latents = model.encode(images).mode()             # (N, 8, 8, 4)
+    again = model.decode(latents)                     # (N, 32, 32, 3)
+    ```
+    """
+
+    def __init__(
+        self,
+        image_shape=(256, 256, 3),
+        *,
+        latent_channels=4,
+        block_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        groups=32,
+        attention=True,
+        quant_conv=True,
+        scaling_factor=0.18215,
+        shift_factor=None,
+        reconstruction="l1",
+        perceptual=None,
+        perceptual_weight=1.0,
+        perceptual_channels=None,
+        kl_weight=1e-6,
+        log_variance=0.0,
+        learn_log_variance=False,
+        discriminator_weight=0.5,
+        discriminator_start=50_001,
+        discriminator_filters=64,
+        discriminator_layers=3,
+        seed=0,
+        **kwargs,
+    ):
+        super().__init__(seed=seed, **kwargs)
+        arguments = {
+            "image_shape": tuple(image_shape),
+            "latent_channels": latent_channels,
+            "block_channels": tuple(block_channels),
+            "layers_per_block": layers_per_block,
+            "groups": groups,
+            "attention": attention,
+            "quant_conv": quant_conv,
+            "scaling_factor": scaling_factor,
+            "shift_factor": shift_factor,
+            "reconstruction": reconstruction,
+            "perceptual_weight": perceptual_weight,
+            "perceptual_channels": perceptual_channels,
+            "kl_weight": kl_weight,
+            "log_variance": log_variance,
+            "learn_log_variance": learn_log_variance,
+            "discriminator_weight": discriminator_weight,
+            "discriminator_start": discriminator_start,
+            "discriminator_filters": discriminator_filters,
+            "discriminator_layers": discriminator_layers,
+        }
+        for argument, value in arguments.items():
+            setattr(self, argument, value)
+        self._arguments = tuple(arguments)
+        self._check_arguments()
+        network = {
+            "channels": image_shape[-1],
+            "latent_channels": latent_channels,
+            "block_channels": tuple(block_channels),
+            "layers_per_block": layers_per_block,
+            "groups": groups,
+            "attention": attention,
+            "quant_conv": quant_conv,
+            "seed": seed,
+        }
+        with dtype_policy(kwargs.get("dtype")):
+            self.encoder = kl_encoder(**network)
+            self.decoder = kl_decoder(**network)
+            self.noise_scale = LogVariance(
+                log_variance, learn_log_variance, name="log_variance"
+            )
+            self.discriminator = None
+            if discriminator_weight:
+                self.discriminator = patch_discriminator(
+                    image_shape[-1], discriminator_filters, discriminator_layers, seed
+                )
+        self._last = self.decoder.get_layer("conv_out")
+        # Not tracked: the layers are the decoder's.
+        self.__dict__["_decode_in_two"] = keras.Model(
+            self.decoder.input, [self._last.input, self._last.output]
+        )
+        self.perceptual = perceptual
+        if perceptual is not None:
+            perceptual.trainable = False
+            self._check_perceptual()
+        players = ["autoencoder"] + ["discriminator"] * bool(discriminator_weight)
+        metrics = ["reconstruction", "kl"]
+        metrics += ["perceptual"] * (perceptual is not None)
+        metrics += ["adversarial", "adaptive_weight"] * bool(discriminator_weight)
+        self.set_players(
+            *players,
+            networks={"autoencoder": ("encoder", "decoder", "noise_scale")},
+            metrics=metrics,
+        )
+
+    # Checks
+
+    def _check_arguments(self):
+        for name in ("latent_channels", "layers_per_block", "groups"):
+            check_positive(name, getattr(self, name))
+        for name in ("discriminator_filters", "discriminator_layers"):
+            check_positive(name, getattr(self, name))
+        if not self.block_channels:
+            raise ValueError("block_channels must name at least one level; got ().")
+        for channels in self.block_channels:
+            check_positive("block_channels", channels)
+            if channels % self.groups:
+                raise ValueError(
+                    f"groups must divide every number of block_channels; {self.groups} "
+                    f"does not divide {channels}."
+                )
+        shape = self.image_shape
+        if len(shape) != 3 or any(n is None or n < 1 for n in shape):
+            raise ValueError(
+                f"image_shape must be (height, width, channels); got {shape!r}."
+            )
+        self.check_sides(shape[:2], "image_shape")
+        if self.reconstruction not in RECONSTRUCTIONS:
+            raise ValueError(
+                f"reconstruction must be one of {', '.join(RECONSTRUCTIONS)}; got "
+                f"{self.reconstruction!r}."
+            )
+        for name in ("perceptual_weight", "kl_weight", "discriminator_weight"):
+            if not 0.0 <= getattr(self, name) < np.inf:
+                raise ValueError(
+                    f"{name} must be a number >= 0; got {getattr(self, name)!r}."
+                )
+        if self.scaling_factor is None or not self.scaling_factor > 0.0:
+            raise ValueError(
+                f"scaling_factor must be over 0; got {self.scaling_factor!r}."
+            )
+        if self.discriminator_start < 0:
+            raise ValueError(
+                "discriminator_start must be a step >= 0; got "
+                f"{self.discriminator_start!r}."
+            )
+
+    def _check_perceptual(self):
+        made = self.perceptual(keras.KerasTensor((None, *self.image_shape)))
+        made = made if isinstance(made, (list, tuple)) else [made]
+        if any(len(f.shape) != 4 for f in made):
+            raise ValueError(
+                "perceptual must return feature maps (B, h, w, K); it returns "
+                f"{', '.join(str(tuple(f.shape)) for f in made)}. Take outputs before "
+                "pooling and flattening."
+            )
+        weights = self.perceptual_channels
+        if weights is not None and [np.shape(w) for w in weights] != [
+            (f.shape[-1],) for f in made
+        ]:
+            raise ValueError(
+                "perceptual_channels must hold one weight for each channel of each "
+                f"feature map, {[f.shape[-1] for f in made]}; got "
+                f"{[np.shape(w) for w in weights]}."
+            )
+
+    def check_data(self, x, condition, weight):
+        check_images(x, self.image_shape)
+        if condition is not None:
+            raise ValueError(
+                "AutoencoderKL takes no labels, but fit was given some. Leave them out."
+            )
+        if weight is not None and np.shape(weight) != (len(x),):
+            raise ValueError(
+                f"sample_weight must have shape ({len(x)},), one for each image; got "
+                f"{np.shape(weight)}."
+            )
+
+    # Training
+
+    def default_optimizer(self, player):
+        """Adam at 4.5e-6 for each image of a batch of 12, betas 0.5 and 0.9.
+
+        The published training of the factor 8 model (2112.10752, its configurations).
+        """
+        del player
+        return keras.optimizers.Adam(12 * 4.5e-6, beta_1=0.5, beta_2=0.9)
+
+    def posterior(self, images, training=False):
+        """`q(z | x)` of a tensor of images: a `DiagonalGaussian` of tensors."""
+        moments = self.encoder(images, training=training)
+        return DiagonalGaussian.from_moments(widen(moments))
+
+    def _reconstruction(self, x, fake, weight):
+        """The error with the perceptual distance: a sum over pixels, not yet scaled."""
+        errors = RECONSTRUCTIONS[self.reconstruction](widen(x) - fake)  # (B, H, W, C)
+        mean = mean_over_samples(errors, weight)
+        self.track("reconstruction", ops.stop_gradient(mean))
+        if self.perceptual is not None:
+            distance = perceptual_distance(
+                self.perceptual(x, training=False),
+                self.perceptual(ops.cast(fake, x.dtype), training=False),
+                self.perceptual_channels,
+            )
+            distance = mean_over_samples(distance, weight)
+            self.track("perceptual", ops.stop_gradient(distance))
+            mean = mean + self.perceptual_weight * distance
+        return float(np.prod(self.image_shape)) * mean
+
+    def _negative_log_likelihood(self, error):
+        """Laplace's or Gauss's, of the scaled error, in nats up to a constant."""
+        s = self.noise_scale.value
+        return error * ops.exp(-s) + float(np.prod(self.image_shape)) * s
+
+    def _adversarial(self, fake, weight, training=True):
+        # The discriminator's batch statistics are its own phase's.
+        logits = engine.with_values(
+            (), lambda: self.discriminator(fake, training=training)
+        )
+        return adversarial.critic_generator(logits, weight=weight)
+
+    def autoencoder_loss(self, x, weight=None):
+        """The loss of encoder and decoder on a batch, a scalar.
+
+        Args:
+            x: images `(B, H, W, C)`, a tensor.
+            weight: `(B,)`, or None.
+        """
+        posterior = self.posterior(x, training=True)
+        noise = self.noise.normal("posterior", ops.shape(posterior.mean))
+        latents = posterior.sample(noise=ops.cast(noise, posterior.mean.dtype))
+        features, fake = self._decode_in_two(latents, training=True)
+        fake = widen(fake)
+        kl = mean_over_samples(posterior.kl(), weight)
+        self.track("kl", ops.stop_gradient(kl))
+        # What follows the decoder is differentiated once, by its output: the balance
+        # needs both gradients apart, and the losses' own backward pass only their sum.
+        error, by_error = engine.value_and_gradient(
+            lambda fake: self._reconstruction(x, fake, weight), fake
+        )
+        loss = self._negative_log_likelihood(_standing_for(error, by_error, fake))
+        loss = loss + self.kl_weight * kl
+        if self.discriminator is None:
+            return loss
+
+        def adversarial_loss():
+            judged, by_judged = engine.value_and_gradient(
+                lambda fake: self._adversarial(fake, weight), fake
+            )
+            balance = self.adaptive_weight(
+                features, by_error * ops.exp(-self.noise_scale.value), by_judged
+            )
+            return judged, by_judged, balance
+
+        judged, by_judged, balance = self._from_start(
+            adversarial_loss,
+            lambda: (ops.zeros(()), ops.zeros_like(fake), ops.zeros(())),
+        )
+        self.track("adversarial", judged)
+        self.track("adaptive_weight", balance)
+        return loss + balance * _standing_for(judged, by_judged, fake)
+
+    def adaptive_weight(self, features, by_error, by_judged):
+        """`discriminator_weight` times lambda of 2012.09841, equation 7; a constant.
+
+        Args:
+            features: what the decoder's last layer is given.
+            by_error: gradient of the reconstruction's loss by the images.
+            by_judged: gradient of the adversarial loss by the images.
+
+        Returns:
+            Scalar in [0, 1e4 discriminator_weight].
+        """
+        features = ops.stop_gradient(features)
+        kernel = self._last.kernel
+
+        def norm_by_kernel(by_images):
+            def product(value):
+                images = engine.with_values(
+                    [(kernel, value)], lambda: self._last(features)
+                )
+                return ops.sum(ops.stop_gradient(by_images) * widen(images))
+
+            _, gradient = engine.value_and_gradient(product, kernel.value)
+            share = engine.replicas.share()
+            (gradient,) = engine.replicas.total(
+                [gradient if share is None else share * gradient]
+            )
+            return ops.sqrt(ops.sum(ops.square(gradient)))
+
+        ratio = norm_by_kernel(by_error) / (norm_by_kernel(by_judged) + 1e-4)
+        ratio = ops.clip(ratio, 0.0, 1e4)
+        return ops.stop_gradient(self.discriminator_weight * ratio)
+
+    def discriminator_loss(self, real, fake, weight=None, training=True):
+        """The hinge loss of the discriminator, a scalar."""
+        return adversarial.hinge_discriminator(
+            self.discriminator(real, training=training),
+            self.discriminator(fake, training=training),
+            weight=weight,
+        )
+
+    def _from_start(self, fn, otherwise):
+        """`fn()` from the step `discriminator_start` on, `otherwise()` before."""
+        if self.discriminator_start == 0:
+            return fn()
+        step = self.noise.step.value
+        if engine.replicas.share() is None:
+            return engine.cond(step >= self.discriminator_start, fn, otherwise)
+        # Replicas meet in its sums, which a branch forbids: its weight is 0 before.
+        active = ops.cast(step >= self.discriminator_start, "float32")
+        return keras.tree.map_structure(lambda x: active * x, fn())
+
+    def train_step(self, data):
+        x, _, weight = tensors(data)
+        self.minimize("autoencoder", lambda: self.autoencoder_loss(x, weight))
+        if self.discriminator is None:
+            return
+
+        def turn():
+            with engine.without_gradients():
+                posterior = engine.with_values((), lambda: self.posterior(x))
+                noise = self.noise.normal(
+                    "posterior/discriminator", ops.shape(posterior.mean)
+                )
+                fake = self.decoder(
+                    posterior.sample(noise=ops.cast(noise, posterior.mean.dtype))
+                )
+            fake = ops.stop_gradient(widen(fake))
+            return self.minimize(
+                "discriminator", lambda: self.discriminator_loss(x, fake, weight)
+            )
+
+        self._from_start(turn, lambda: ops.zeros(()))
+
+    def test_step(self, data):
+        x, _, weight = tensors(data)
+        posterior = self.posterior(x)
+        # Whatever the training has drawn, and however the data is cut into batches.
+        noise = random.normal(
+            random.key(self.seed, "evaluate/posterior"),
+            ops.shape(posterior.mean),
+            offset=self.samples_seen() + engine.replicas.offset(),
+        )
+        fake = widen(self.decoder(posterior.sample(noise=noise)))
+        kl = mean_over_samples(posterior.kl(), weight)
+        error = self._reconstruction(x, fake, weight)
+        loss = self._negative_log_likelihood(error) + self.kl_weight * kl
+        if self.discriminator is not None:
+            judged = self._adversarial(fake, weight, training=False)
+            self.track("adversarial", judged)
+            self.track("adaptive_weight", ops.zeros(()))
+            self.track("discriminator", self.discriminator_loss(x, fake, weight, False))
+        self.track("kl", kl)
+        self.track("autoencoder", loss)
+
+    # Configuration
+
+    def get_config(self):
+        weights = self.perceptual_channels
+        return {
+            **{name: getattr(self, name) for name in self._arguments},
+            "perceptual_channels": weights
+            and [np.asarray(w, "float64").tolist() for w in weights],
+            "perceptual": self.perceptual
+            and keras.saving.serialize_keras_object(self.perceptual),
+            "seed": self.seed,
+            "name": self.name,
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        for name in ("perceptual", "dtype"):
+            if isinstance(config.get(name), dict):
+                config[name] = keras.saving.deserialize_keras_object(config[name])
+        return cls(**config)
+
+
+def _standing_for(value, gradient, x):
+    """A value known as a constant, that has this gradient by `x`."""
+    return value + ops.sum(gradient * (x - ops.stop_gradient(x)))
