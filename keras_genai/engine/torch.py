@@ -234,14 +234,19 @@ def _with_step(model, make, kind):
     return torch.compile(one_step) if model.jit_compile else one_step
 
 
-def convolution(x, kernel, bias, strides):
+def convolution(x, kernel, bias, strides, padding="same"):
     """See `keras_genai.engine.jax.convolution`. Views alone: no layout is copied."""
     x = x.permute(0, 3, 1, 2)
     kernel = kernel.permute(3, 2, 0, 1)
-    pads = [
-        max((-(-n // s) - 1) * s + k - n, 0)
-        for n, k, s in zip(x.shape[2:], kernel.shape[2:], strides, strict=True)
-    ]
+    if kernel.shape[0] == 1:
+        # PyTorch's kernel for half and double precision refuses this one view.
+        kernel = kernel.contiguous()
+    pads = [0, 0]
+    if padding == "same":
+        pads = [
+            max((-(-n // s) - 1) * s + k - n, 0)
+            for n, k, s in zip(x.shape[2:], kernel.shape[2:], strides, strict=True)
+        ]
     if any(pad % 2 for pad in pads):
         ends = [side for p in reversed(pads) for side in (p // 2, p - p // 2)]
         x, pads = F.pad(x, ends), [0, 0]
