@@ -296,51 +296,55 @@ class Trainer:
 # (x, k) -> y, (y, k) -> x, (x, y) -> k. A penalty's second derivative is fast as well.
 
 
-def _plain(x, kernel, strides):
+def _plain(x, kernel, strides, padding):
     return jax.lax.conv_general_dilated(
-        x, kernel, strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
-def _input_gradient(y, kernel, strides, sides):
+def _input_gradient(y, kernel, strides, padding, sides):
     shape = (y.shape[0], *sides, kernel.shape[2])
     x = jax.ShapeDtypeStruct(shape, y.dtype)
-    return jax.linear_transpose(lambda x: _plain(x, kernel, strides), x)(y)[0]
+    return jax.linear_transpose(lambda x: _plain(x, kernel, strides, padding), x)(y)[0]
 
 
-def _kernel_gradient(x, kernel, y, strides):
-    return jax.vjp(lambda k: _plain(x, k, strides), kernel)[1](y)[0]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _forward(x, kernel, strides):
-    return _plain(x, kernel, strides)
+def _kernel_gradient(x, kernel, y, strides, padding):
+    return jax.vjp(lambda k: _plain(x, k, strides, padding), kernel)[1](y)[0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _backward(y, kernel, strides, sides):
-    return _input_gradient(y, kernel, strides, sides)
+def _forward(x, kernel, strides, padding):
+    return _plain(x, kernel, strides, padding)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _backward(y, kernel, strides, padding, sides):
+    return _input_gradient(y, kernel, strides, padding, sides)
 
 
 _forward.defvjp(
-    lambda x, k, strides: (_plain(x, k, strides), (x, k)),
-    lambda strides, saved, y: (
-        _backward(y, saved[1], strides, saved[0].shape[1:3]),
-        _kernel_gradient(*saved, y, strides),
+    lambda x, k, *how: (_plain(x, k, *how), (x, k)),
+    lambda strides, padding, saved, y: (
+        _backward(y, saved[1], strides, padding, saved[0].shape[1:3]),
+        _kernel_gradient(*saved, y, strides, padding),
     ),
 )
 _backward.defvjp(
-    lambda y, k, strides, sides: (_input_gradient(y, k, strides, sides), (y, k)),
-    lambda strides, sides, saved, x: (
-        _forward(x, saved[1], strides),
-        _kernel_gradient(x, saved[1], saved[0], strides),
+    lambda y, k, *how: (_input_gradient(y, k, *how), (y, k)),
+    lambda strides, padding, sides, saved, x: (
+        _forward(x, saved[1], strides, padding),
+        _kernel_gradient(x, saved[1], saved[0], strides, padding),
     ),
 )
 
 
-def convolution(x, kernel, bias, strides):
-    """Strided convolution, padding "same"; `(B, H, W, C)`, `(h, w, C, F)`, `(F,)`."""
-    y = _forward(jnp.asarray(x), kernel, strides)
+def convolution(x, kernel, bias, strides, padding="same"):
+    """Strided convolution; `(B, H, W, C)`, `(h, w, C, F)`, `(F,)`.
+
+    Args:
+        padding: `"same"`, as TensorFlow pads, or `"valid"`.
+    """
+    y = _forward(jnp.asarray(x), kernel, strides, padding.upper())
     return y if bias is None else y + bias
 
 
@@ -348,7 +352,7 @@ def transposed_convolution(x, kernel, bias, strides):
     """The transpose of `convolution`: `(B, H, W, F)` -> `(B, sH, sW, C)`."""
     x = jnp.asarray(x)
     sides = (x.shape[1] * strides[0], x.shape[2] * strides[1])
-    y = _backward(x, kernel, strides, sides)
+    y = _backward(x, kernel, strides, "SAME", sides)
     return y if bias is None else y + bias
 
 

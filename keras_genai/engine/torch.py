@@ -95,10 +95,50 @@ def batch_normalization(x, scale, offset, epsilon):
     return y, mean, variance * ((count - 1) / count)
 
 
+class _GroupNormalization(torch.autograd.Function):
+    """PyTorch's kernel, whose backward pass crashes for channels last where the
+    gradient of its input is not asked for (2.13): here it always is."""
+
+    @staticmethod
+    def forward(ctx, x, groups, scale, offset, epsilon):
+        x = _laid_out(x)
+        batch, channels = x.shape[:2]
+        ctx.sizes = batch, channels, x.numel() // (batch * channels), groups
+        ctx.epsilon = epsilon
+        y, mean, rstd = torch.native_group_norm(x, scale, offset, *ctx.sizes, epsilon)
+        ctx.save_for_backward(x, scale, offset, mean, rstd)
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, scale, offset, mean, rstd = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again: recorded anew
+            inputs = [t if t.requires_grad else t.detach() for t in (x, scale, offset)]
+            inputs = [t if t.requires_grad else t.requires_grad_() for t in inputs]
+            y = F.group_norm(inputs[0], ctx.sizes[-1], *inputs[1:], ctx.epsilon)
+            found = torch.autograd.grad(y, inputs, gradient, create_graph=True)
+        else:
+            found = torch.ops.aten.native_group_norm_backward(
+                _laid_out(gradient), x, mean, rstd, scale, *ctx.sizes, [True] * 3
+            )
+        return found[0], None, found[1], found[2], None
+
+
+def _laid_out(x):
+    """In the order in memory that the kernel takes: on a CPU there is no copy."""
+    last = x.ndim == 4 and x.device.type == "cpu"
+    layout = torch.channels_last if last else torch.contiguous_format
+    return x.contiguous(memory_format=layout)
+
+
 def group_normalization(x, groups, scale, offset, epsilon):
-    """See `keras_genai.engine.tensorflow.group_normalization`."""
+    """See `keras_genai.engine.tensorflow.group_normalization`.
+
+    The kernel's variance is `E x^2 - (E x)^2`: it loses four digits where the mean of
+    a group is fifteen of its standard deviations.
+    """
     # PyTorch wants the channels second: views, not copies.
-    y = F.group_norm(x.movedim(-1, 1), groups, scale, offset, epsilon)
+    y = _GroupNormalization.apply(x.movedim(-1, 1), groups, scale, offset, epsilon)
     return y.movedim(1, -1)
 
 
@@ -234,14 +274,19 @@ def _with_step(model, make, kind):
     return torch.compile(one_step) if model.jit_compile else one_step
 
 
-def convolution(x, kernel, bias, strides):
+def convolution(x, kernel, bias, strides, padding="same"):
     """See `keras_genai.engine.jax.convolution`. Views alone: no layout is copied."""
     x = x.permute(0, 3, 1, 2)
     kernel = kernel.permute(3, 2, 0, 1)
-    pads = [
-        max((-(-n // s) - 1) * s + k - n, 0)
-        for n, k, s in zip(x.shape[2:], kernel.shape[2:], strides, strict=True)
-    ]
+    if kernel.shape[0] == 1:
+        # PyTorch's kernel for half and double precision refuses this one view.
+        kernel = kernel.contiguous()
+    pads = [0, 0]
+    if padding == "same":
+        pads = [
+            max((-(-n // s) - 1) * s + k - n, 0)
+            for n, k, s in zip(x.shape[2:], kernel.shape[2:], strides, strict=True)
+        ]
     if any(pad % 2 for pad in pads):
         ends = [side for p in reversed(pads) for side in (p // 2, p - p // 2)]
         x, pads = F.pad(x, ends), [0, 0]

@@ -11,13 +11,14 @@ class _Fused:
     """Calls the engine's kernel in the common case, Keras's operation otherwise."""
 
     kernel_name = None
+    paddings = ("same",)
 
     def call(self, inputs):
         kernel = getattr(engine.backend_ops, self.kernel_name, None)
         if (
             kernel is None
             or self.data_format != "channels_last"
-            or self.padding != "same"
+            or self.padding not in self.paddings
             or set(self.dilation_rate) != {1}
             or getattr(self, "groups", 1) != 1
             or getattr(self, "output_padding", None) is not None
@@ -26,7 +27,8 @@ class _Fused:
         # In the type that the layer computes in, as Keras's own operations read them.
         weights = [ops.convert_to_tensor(self.kernel)]
         weights.append(ops.convert_to_tensor(self.bias) if self.use_bias else None)
-        y = kernel(inputs, *weights, tuple(self.strides))
+        how = (self.padding,) if len(self.paddings) > 1 else ()
+        y = kernel(inputs, *weights, tuple(self.strides), *how)
         return y if self.activation is None else self.activation(y)
 
 
@@ -35,6 +37,7 @@ class Conv2D(_Fused, keras.layers.Conv2D):
     """`keras.layers.Conv2D` through the engine's kernel."""
 
     kernel_name = "convolution"
+    paddings = ("same", "valid")
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -39,12 +39,13 @@ class AutoencoderKL(LatentImages, engine.GenerativeModel):
     reads its published weights. `encode`, `decode` and `reconstruct` take images of
     any size whose sides the halvings divide (8 for four levels).
 
-    `fit(images)` minimises, per sample and summed over pixels and channels,
+    `fit(images)` minimises, with the first line summed over pixels and channels,
 
         nll = (|x - x'| + perceptual(x, x')) / exp(s) + s
         loss = nll + kl_weight KL(q(z|x) || N(0, I)) + d discriminator_weight (-D(x'))
 
-    with s the log variance of the reconstruction and d the ratio of the norms of the
+    divided by H W C (Adam does not see that; half precision overflows without), with
+    s the log variance of the reconstruction and d the ratio of the norms of the
     gradients of nll and of -D by the kernel of the decoder's last layer (2012.09841,
     equation 7). From the step `discriminator_start` on, the patch discriminator D
     learns by the hinge loss. The logs show the means over pixels of the error
@@ -147,6 +148,7 @@ class AutoencoderKL(LatentImages, engine.GenerativeModel):
             setattr(self, argument, value)
         self._arguments = tuple(arguments)
         self._check_arguments()
+        self._size = float(np.prod(image_shape))
         network = {
             "channels": image_shape[-1],
             "latent_channels": latent_channels,
@@ -289,12 +291,12 @@ class AutoencoderKL(LatentImages, engine.GenerativeModel):
             distance = mean_over_samples(distance, weight)
             self.track("perceptual", ops.stop_gradient(distance))
             mean = mean + self.perceptual_weight * distance
-        return float(np.prod(self.image_shape)) * mean
+        return self._size * mean
 
     def _negative_log_likelihood(self, error):
         """Laplace's or Gauss's, of the scaled error, in nats up to a constant."""
         s = self.noise_scale.value
-        return error * ops.exp(-s) + float(np.prod(self.image_shape)) * s
+        return error * ops.exp(-s) + self._size * s
 
     def _adversarial(self, fake, weight, training=True):
         # The discriminator's batch statistics are its own phase's.
@@ -325,12 +327,14 @@ class AutoencoderKL(LatentImages, engine.GenerativeModel):
         loss = self._negative_log_likelihood(_standing_for(error, by_error, fake))
         loss = loss + self.kl_weight * kl
         if self.discriminator is None:
-            return loss
+            return loss / self._size
 
         def adversarial_loss():
+            # Times the number of pixels, for half precision: means have tiny gradients.
             judged, by_judged = engine.value_and_gradient(
-                lambda fake: self._adversarial(fake, weight), fake
+                lambda fake: self._size * self._adversarial(fake, weight), fake
             )
+            judged, by_judged = judged / self._size, by_judged / self._size
             balance = self.adaptive_weight(
                 features, by_error * ops.exp(-self.noise_scale.value), by_judged
             )
@@ -342,7 +346,8 @@ class AutoencoderKL(LatentImages, engine.GenerativeModel):
         )
         self.track("adversarial", judged)
         self.track("adaptive_weight", balance)
-        return loss + balance * _standing_for(judged, by_judged, fake)
+        loss = loss + balance * _standing_for(judged, by_judged, fake)
+        return loss / self._size
 
     def adaptive_weight(self, features, by_error, by_judged):
         """`discriminator_weight` times lambda of 2012.09841, equation 7; a constant.
@@ -359,13 +364,19 @@ class AutoencoderKL(LatentImages, engine.GenerativeModel):
         kernel = self._last.kernel
 
         def norm_by_kernel(by_images):
+            # In sum 1000, so that half precision neither loses it nor overflows.
+            size = ops.sum(ops.absolute(by_images)) / 1e3
+            size = ops.where(size > 0.0, size, ops.ones_like(size))
+            unit = ops.stop_gradient(by_images / size)
+
             def product(value):
                 images = engine.with_values(
                     [(kernel, value)], lambda: self._last(features)
                 )
-                return ops.sum(ops.stop_gradient(by_images) * widen(images))
+                return ops.sum(unit * widen(images))
 
             _, gradient = engine.value_and_gradient(product, kernel.value)
+            gradient = size * gradient
             share = engine.replicas.share()
             (gradient,) = engine.replicas.total(
                 [gradient if share is None else share * gradient]
@@ -436,7 +447,7 @@ class AutoencoderKL(LatentImages, engine.GenerativeModel):
             self.track("adaptive_weight", ops.zeros(()))
             self.track("discriminator", self.discriminator_loss(x, fake, weight, False))
         self.track("kl", kl)
-        self.track("autoencoder", loss)
+        self.track("autoencoder", loss / self._size)
 
     # Configuration
 

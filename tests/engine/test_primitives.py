@@ -180,3 +180,26 @@ def test_compiling_for_many_sizes_warns_of_nothing(caplog):
         run = engine.jit(draw(size))
         assert tuple(run(ops.ones((2,))).shape) == (size,)
     assert not [r for r in caplog.records if "retracing" in r.getMessage()]
+
+
+def test_value_and_gradient_of_a_tensor():
+    x = ops.convert_to_tensor([1.0, 2.0])
+    counter = keras.Variable(0.0, trainable=False)
+
+    def fn(x):
+        counter.assign_add(1.0)
+        return ops.sum(ops.square(x)) + counter
+
+    value, gradient = engine.value_and_gradient(fn, x)
+    assert float(value) == 6.0 and float(counter.value) == 1.0
+    np.testing.assert_allclose(ops.convert_to_numpy(gradient), [2.0, 4.0])
+
+    # Both are constants to a gradient outside.
+    weight = keras.Variable(3.0)
+
+    def loss():
+        value, gradient = engine.value_and_gradient(fn, weight * x)
+        return weight * (value + ops.sum(gradient))
+
+    loss, (outside,) = engine.value_and_gradients(loss, [weight])
+    assert float(loss) == 3.0 * float(outside)

@@ -13,14 +13,18 @@ def host(x):
 
 
 @pytest.mark.parametrize(("size", "strides"), [(4, 2), (3, 1), (3, 2), (5, 2), (2, 2)])
-@pytest.mark.parametrize("name", ["Conv2D", "Conv2DTranspose"])
+@pytest.mark.parametrize(
+    ("name", "padding"),
+    [("Conv2D", "same"), ("Conv2D", "valid"), ("Conv2DTranspose", "same")],
+)
 @pytest.mark.parametrize("sides", [(6, 8), (7, 5)])
-def test_equals_keras(name, size, strides, sides):
+def test_equals_keras(name, padding, size, strides, sides):
     rng = np.random.default_rng(0)
     x = ops.convert_to_tensor(rng.normal(size=(2, *sides, 3)).astype("float32"))
     arguments = {"filters": 4, "kernel_size": size, "strides": strides}
-    ours = getattr(layers, name)(**arguments, padding="same", activation="tanh")
-    theirs = getattr(keras.layers, name)(**arguments, padding="same", activation="tanh")
+    arguments |= {"padding": padding, "activation": "tanh"}
+    ours = getattr(layers, name)(**arguments)
+    theirs = getattr(keras.layers, name)(**arguments)
     for layer in (ours, theirs):
         layer.build(x.shape)
     for variable, other in zip(ours.variables, theirs.variables, strict=True):
@@ -47,6 +51,7 @@ def test_equals_keras(name, size, strides, sides):
 def test_other_arguments_fall_back_on_keras(name):
     x = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype("float32")
     arguments = {"filters": 2, "kernel_size": 3, "padding": "valid", "use_bias": False}
+    arguments["dilation_rate"] = 2
     ours = getattr(layers, name)(**arguments)
     y = host(ours(x))
     theirs = getattr(keras.layers, name)(**arguments)
@@ -67,3 +72,15 @@ def test_half_precision(name):
     y = layer(np.ones((1, 4, 4, 1), "float32"))
     assert keras.backend.standardize_dtype(y.dtype) == "bfloat16"
     assert layer.kernel.dtype == "float32"
+
+
+@pytest.mark.parametrize("policy", ["float64", "mixed_float16"])
+def test_the_gradient_of_a_single_filter(policy):
+    # Its kernel is a view that PyTorch's plain convolution does not take.
+    layer = layers.Conv2D(1, 3, dtype=policy)
+    x = ops.ones((1, 5, 5, 2))
+    layer.build(x.shape)
+    _, (gradient, _) = engine.value_and_gradients(
+        lambda: ops.sum(ops.cast(layer(x), "float32")), layer.variables
+    )
+    np.testing.assert_allclose(host(gradient), np.full((3, 3, 2, 1), 9.0))
