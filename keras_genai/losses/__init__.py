@@ -2,11 +2,20 @@
 
 They draw no noise, hold no state and step no optimizer, so that each is a line of a
 paper. `adversarial.get(name)` gives the two players' objectives, `penalties.get(name)`
-a penalty on a critic's gradient.
+a penalty on a critic's gradient; `elbo` holds the bounds of variational autoencoders.
 """
 
-from keras_genai.losses import adversarial, penalties
+from keras_genai.losses import adversarial, elbo, penalties
 from keras_genai.losses.adversarial import Adversarial
 from keras_genai.losses.penalties import dragan, r1, r2, wgan_gp
 
-__all__ = ["Adversarial", "adversarial", "dragan", "penalties", "r1", "r2", "wgan_gp"]
+__all__ = [
+    "Adversarial",
+    "adversarial",
+    "dragan",
+    "elbo",
+    "penalties",
+    "r1",
+    "r2",
+    "wgan_gp",
+]

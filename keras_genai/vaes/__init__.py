@@ -1,0 +1,7 @@
+"""Variational autoencoders."""
+
+from keras_genai.vaes.active_units import ActiveUnits
+from keras_genai.vaes.schedules import KLWarmup
+from keras_genai.vaes.vae import VAE
+
+__all__ = ["VAE", "ActiveUnits", "KLWarmup"]
