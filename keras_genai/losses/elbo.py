@@ -50,14 +50,17 @@ def gaussian_kl(mean, log_variance, prior_mean=0.0, prior_log_variance=0.0):
     0.5
     """
     mean, log_variance = widen(mean), widen(log_variance)
-    difference = log_variance - prior_log_variance
-    distance = ops.square(mean - prior_mean) * ops.exp(-prior_log_variance * _one(mean))
+    prior_mean, prior = _like(prior_mean, mean), _like(prior_log_variance, mean)
+    difference = log_variance - prior
+    distance = ops.square(mean - prior_mean) * ops.exp(-prior)
     return 0.5 * (distance + ops.exp(difference) - 1.0 - difference)
 
 
-def _one(x):
-    """The number 1 as a tensor of the type of `x`."""
-    return ops.ones((), x.dtype)
+def _like(value, x):
+    """A number as a tensor of the type of `x`; a tensor at least in float32."""
+    if isinstance(value, (int, float)):
+        return ops.cast(value, x.dtype)
+    return widen(value)
 
 
 def gaussian_log_density(z, mean=0.0, log_variance=0.0):
@@ -72,8 +75,8 @@ def gaussian_log_density(z, mean=0.0, log_variance=0.0):
         Tensor of the broadcast shape, in nats.
     """
     z = widen(z)
-    log_variance = log_variance * _one(z)
-    distance = ops.square(z - mean) * ops.exp(-log_variance)
+    log_variance = _like(log_variance, z)
+    distance = ops.square(z - _like(mean, z)) * ops.exp(-log_variance)
     return -0.5 * (LOG_2PI + log_variance + distance)
 
 
@@ -109,7 +112,8 @@ def gaussian_log_likelihood(x, mean, log_scale, batch_axes=1):
     Returns:
         Tensor of the leading axes.
     """
-    return _sum(gaussian_log_density(x, widen(mean), 2.0 * log_scale), batch_axes)
+    log_variance = 2.0 * _like(log_scale, widen(mean))
+    return _sum(gaussian_log_density(x, mean, log_variance), batch_axes)
 
 
 def discretized_logistic_log_likelihood(x, mean, log_scale, levels=256, batch_axes=1):
@@ -134,7 +138,7 @@ def discretized_logistic_log_likelihood(x, mean, log_scale, levels=256, batch_ax
     """
     x, mean = widen(x), widen(mean)
     h = 1.0 / (levels - 1)
-    inverse = ops.exp(-log_scale * _one(x))
+    inverse = ops.exp(-_like(log_scale, x))
     centred = x - mean
     above = ops.log_sigmoid((centred + h) * inverse)
     below = ops.log_sigmoid((h - centred) * inverse)
@@ -175,7 +179,7 @@ def log_weights(log_likelihood, z, mean, log_variance):
     Returns:
         `(B, k)`.
     """
-    z = widen(z)
+    z, mean, log_variance = widen(z), widen(mean), widen(log_variance)
     # The halves of log(2 pi) in both densities cancel.
     distance = ops.square(z - mean) * ops.exp(-log_variance)
     difference = distance + log_variance - ops.square(z)
@@ -211,7 +215,7 @@ def free_bits(kl, amount):
         Scalar.
     """
     kl = widen(kl)
-    return ops.sum(ops.maximum(kl, amount * _one(kl)))
+    return ops.sum(ops.maximum(kl, _like(amount, kl)))
 
 
 def capacity(kl, amount):
@@ -262,15 +266,11 @@ def dreg_path(z):
             one = ops.where(none, ops.ones_like(by_one), by_one)
             return by_z * ops.where(none, ops.zeros_like(one), weighed / one)
 
-        zeros = ops.zeros_like(z[..., :2] if z.shape[-1] > 1 else _twice(z))
-        return ops.concatenate([z, zeros], axis=-1), gradient
+        zero = ops.zeros_like(z[..., :1])
+        return ops.concatenate([z, zero, zero], axis=-1), gradient
 
     joined = path(widen(z))
     return joined[..., :-2], joined[..., -2:]
-
-
-def _twice(z):
-    return ops.concatenate([z, z], axis=-1)
 
 
 def dreg_bound(log_weights, token):

@@ -234,7 +234,7 @@ class VAE(Inference, Sampling, engine.GenerativeModel):
         output = self.decoder(self._with_labels(latents, labels))
         if tuple(output.shape[1:]) != self.likelihood.output_shape:
             raise ValueError(
-                f"The decoder must return (B, *{self.likelihood.output_shape}), the "
+                f"The decoder must return {('B', *self.likelihood.output_shape)}, the "
                 f"parameters of likelihood={self.likelihood_name!r} with scale="
                 f"{self.scale!r}; it returns {tuple(output.shape)}."
             )
