@@ -285,7 +285,7 @@ class Inference:
         def weigh(key, first, start, total, x, mean, log_variance, labels=None):
             noise = random.normal(
                 (key[0], key[1]),
-                (x.shape[0], chunk, width),
+                (ops.shape(x)[0], chunk, width),
                 offset=first,
                 skip=start * width,
             )[..., : self.latent_dim]
