@@ -17,10 +17,11 @@
 # draw the picture from them again. Because it is taught to keep those numbers close to
 # plain random ones, new random numbers give new pictures; and because all of it is
 # probability, it can say how likely a picture is. This notebook draws a map of clothes,
-# walks on it, sorts out pictures that are no clothes, and leaves with files that serve.
+# walks on it, sorts out pictures that are no clothes, and leaves with files that
+# serve.
 #
-# *Time: about five minutes on two CPU cores. What to expect: soft pictures (that is what
-# this family makes), an honest number of nats, and sketches told from clothes.*
+# *Time: about five minutes on two CPU cores. What to expect: soft pictures (that is
+# what this family makes), an honest number of nats, and sketches told from clothes.*
 
 # %%
 import os
@@ -57,7 +58,9 @@ if FAST:
 
 def show(pictures, columns=10, title=None, scale=2):
     """A grid of pictures."""
-    grid = kg.callbacks.image_grid(2 * pictures - 1, columns=columns, scale=scale)
+    grid = kg.callbacks.image_grid(
+        pictures, columns=columns, scale=scale, value_range=(0, 1)
+    )
     plt.figure(figsize=(grid.shape[1] / 75, grid.shape[0] / 75))
     plt.imshow(grid.squeeze(), cmap="gray", vmin=0, vmax=255)
     plt.axis("off")
@@ -182,9 +185,9 @@ model.fit(
 # %%
 for name, one in (("2 numbers", flat), ("16 numbers", model)):
     result = one.evaluate(test_images, batch_size=500, verbose=0, return_dict=True)
+    parts = f"{result['reconstruction']:.1f} to redraw, {result['kl']:.1f} the code"
     print(
-        f"{name:10}  bound {result['elbo']:8.2f} nats = -({result['reconstruction']:.1f}"
-        f" to redraw + {result['kl']:.1f} for the code), "
+        f"{name:10}  bound {result['elbo']:8.2f} nats ({parts}), "
         f"{result['active_units']:.0f} in use"
     )
 rows = [test_images[:10], flat.reconstruct(test_images[:10])]
@@ -206,8 +209,8 @@ ways = model.interpolate(
 show(ways.reshape(-1, 28, 28, 1), title="From one to the next, spherically")
 
 # %% [markdown]
-# One latent swept from -3 to 3, the others as they are: each row is one of the five that
-# vary most over the test pictures.
+# One latent swept from -3 to 3, the others as they are: each row is one of the five
+# that vary most over the test pictures.
 
 # %%
 codes, _ = model.encode(test_images)
@@ -224,7 +227,8 @@ show(np.concatenate(swept), title="Latents " + ", ".join(map(str, busiest)))
 # `log_likelihood` estimates $\log p(x)$ itself, from below, with many codes for each
 # picture,
 #
-# $$\log \frac1k \sum_{i=1}^k \frac{p(x|z_i)\,p(z_i)}{q(z_i|x)}, \qquad z_i \sim q(z|x),$$
+# $$\log \frac1k \sum_{i=1}^k \frac{p(x|z_i)\,p(z_i)}{q(z_i|x)},
+#   \qquad z_i \sim q(z|x),$$
 #
 # in chunks, so that memory does not grow with $k$. Below: the model has seen clothes
 # only; the package's sketches are something else. *AUROC* is the chance that a sketch
@@ -288,16 +292,18 @@ features = kg.metrics.fashion_mnist_features()
 
 
 def extract(pictures):
+    """Features, by a network that takes [-1, 1]."""
     return features.predict(2 * pictures - 1, verbose=0)
 
 
-many = len(test_images)
 real = extract(test_images)
-for prior in ("normal", "mixture"):
-    made = model.generate(many, seed=2, prior=prior, batch_size=250)
-    print(f"FID, {prior:8} {kg.metrics.fid(real, extract(made)):7.2f}")
-redrawn = extract(model.reconstruct(test_images))
-print(f"FID, redrawn  {kg.metrics.fid(real, redrawn):7.2f} (no prior can be better)")
+sets = {
+    prior: model.generate(len(test_images), seed=2, prior=prior, batch_size=250)
+    for prior in ("normal", "mixture")
+}
+sets["redrawn from their own codes"] = model.reconstruct(test_images)
+for name, made in sets.items():
+    print(f"FID {kg.metrics.fid(real, extract(made)):7.2f}  {name}")
 
 # %% [markdown]
 # ## Asked for by name

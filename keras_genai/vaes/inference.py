@@ -59,7 +59,7 @@ class Inference:
     def _images(self, x):
         """Images as the model takes them, checked."""
         x = np.asarray(x)
-        check_images(x, self.image_shape, self.likelihood.value_range)
+        check_images(x, self.image_shape, self.value_range)
         return x.astype("float32", copy=False)
 
     def _labels(self, labels, count):

@@ -216,6 +216,11 @@ class VAE(Inference, Sampling, engine.GenerativeModel):
             )
 
     @property
+    def value_range(self):
+        """Values of black and white: those of the likelihood."""
+        return self.likelihood.value_range
+
+    @property
     def by_weights(self):
         """Whether the objective is L_k, of importance weights."""
         return self.importance_samples > 1 or self.estimator == "dreg"
@@ -240,7 +245,7 @@ class VAE(Inference, Sampling, engine.GenerativeModel):
             )
 
     def check_data(self, x, condition, weight):
-        check_images(x, self.image_shape, self.likelihood.value_range)
+        check_images(x, self.image_shape, self.value_range)
         self._check_labels(condition, len(x))
         if weight is not None and np.shape(weight) != (len(x),):
             raise ValueError(
