@@ -60,8 +60,8 @@ GROUPS = {
     "pictures": ("pillow", "matplotlib"),
     "logs": ("tensorboard",),
     "onnx": ("onnx", "onnxruntime", "onnxscript", "tf2onnx"),
-    "tutorials": ("jupytext", "nbclient", "ipykernel"),
-    "dev": ("pytest", "pytest-timeout", "scipy", "ruff==0.17.6"),
+    "tutorials": ("jupytext", "nbclient", "ipykernel", "scikit-learn"),
+    "dev": ("pytest", "pytest-timeout", "scipy", "scikit-learn", "ruff==0.17.6"),
 }
 
 

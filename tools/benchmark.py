@@ -4,6 +4,7 @@
     python tools/benchmark.py engine --backend jax --repeats 11 --steps 20
     python tools/benchmark.py engine --write         (also into tools/benchmarks.md)
     python tools/benchmark.py gan --quality          (half an hour of training)
+    python tools/benchmark.py vae --quality          (likewise)
 
 A comparison is one file of `tools/benchmarks/`. Each of its contenders runs in a
 process of its own, which stays up; the contenders take turns, `--steps` training
@@ -28,6 +29,8 @@ A comparison's file defines, importing nothing but the standard library at its t
                    with `tasks` (name -> function (steps), which ends when the device
                    has), `device`, `versions`, `compile_seconds`, and optionally
                    `flops` (task -> FLOPs of a step) and `peak` (() -> bytes)
+    QUALITY_BACKEND, QUALITY_GROUPS   optional, for `--quality`: its backend where none
+                   is asked for, and what it needs beside, of `_environment.py`
 """
 
 from __future__ import annotations
@@ -369,9 +372,12 @@ def main() -> int:
 def judge_quality(options) -> int:
     """Run a comparison's own program, which trains and judges: one for each backend."""
     program = FOLDER / f"{options.comparison}.py"
-    for backend in options.backend or ["tensorflow"]:
+    comparison = load(options.comparison)
+    more = getattr(comparison, "QUALITY_GROUPS", ())
+    default = getattr(comparison, "QUALITY_BACKEND", "tensorflow")
+    for backend in options.backend or [default]:
         python = options.python or environment.prepare(
-            environment.ROOT / ".venv", [backend, "keras", "pictures"]
+            environment.ROOT / ".venv", [backend, "keras", "pictures", *more]
         )
         variables = environment.child_environment(KERAS_BACKEND=backend)
         done = subprocess.run([str(python), str(program)], env=variables, check=False)

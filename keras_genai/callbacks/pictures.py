@@ -10,17 +10,18 @@ def image_grid(
     columns: int | None = None,
     scale: int | None = None,
     gap: int = 2,
+    value_range: tuple[float, float] = (-1.0, 1.0),
 ) -> np.ndarray:
     """Images side by side, row by row, on white.
 
     Args:
-        images: `(N, H, W, C)` in [-1, 1], N at least 1; what is outside is cut off.
-            C is 1 (grey), 2 (grey with alpha), 3 (red, green, blue) or 4 (with alpha,
-            which is shown on white).
+        images: `(N, H, W, C)`, N at least 1; C is 1 (grey), 2 (grey with alpha), 3
+            (red, green, blue) or 4 (with alpha, which is shown on white).
         columns: images in a row; by default as many as there are rows, or one more.
         scale: how many pixels wide and high each pixel becomes; by default 1, and for
             images under 64 pixels as many as fit in 64.
         gap: white pixels between two images and around all.
+        value_range: values of black and white; what is outside is cut off.
 
     Returns:
         uint8 array `(height, width, 3)`, for `PIL.Image.fromarray` or
@@ -59,7 +60,7 @@ def image_grid(
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     cells = np.full((rows * columns, height * scale + gap, width * scale + gap, 3), 255)
-    pixels = _on_white(images)  # (N, H, W, 3)
+    pixels = _on_white(images, *value_range)  # (N, H, W, 3)
     enlarged = pixels.repeat(scale, axis=1).repeat(scale, axis=2)
     cells[:count, gap:, gap:] = enlarged
     grid = cells.reshape(rows, columns, *cells.shape[1:]).swapaxes(1, 2)
@@ -69,9 +70,10 @@ def image_grid(
     )
 
 
-def _on_white(images):
-    """`(N, H, W, C)` in [-1, 1] to uint8 `(N, H, W, 3)`."""
-    unit = np.clip((np.nan_to_num(images.astype("float32")) + 1.0) / 2.0, 0.0, 1.0)
+def _on_white(images, low, high):
+    """`(N, H, W, C)` in [low, high] to uint8 `(N, H, W, 3)`."""
+    unit = (np.nan_to_num(images.astype("float32")) - low) / (high - low)
+    unit = np.clip(unit, 0.0, 1.0)
     if unit.shape[-1] in (2, 4):
         alpha = unit[..., -1:]
         unit = alpha * unit[..., :-1] + (1.0 - alpha)

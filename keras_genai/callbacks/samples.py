@@ -151,7 +151,8 @@ class ImageGrid(keras.callbacks.Callback):
                 f"ImageGrid draws models whose generate() makes images (N, H, W, C); "
                 f"{type(self.model).__name__} does not."
             )
-        grid = image_grid(images, self.columns, self.scale)
+        value_range = getattr(self.model, "value_range", (-1.0, 1.0))
+        grid = image_grid(images, self.columns, self.scale, value_range=value_range)
         if self.suffix and max(grid.shape) > _FORMATS[self.suffix][1]:
             raise ValueError(
                 f"A grid of {grid.shape[1]} by {grid.shape[0]} pixels is too large for "

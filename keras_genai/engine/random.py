@@ -60,11 +60,11 @@ _HOST_BLOCKS = 2**15
 # Words for samples
 
 
-def _words(key, shape, offset, host):
+def _words(key, shape, offset, host, skip=0):
     """The two words of every block of a draw, each `(samples, blocks)`."""
     samples, size = _sizes(shape)
     blocks = (size + 1) // 2
-    numbers = all(map(is_integer, (*key, samples, blocks, offset)))
+    numbers = all(map(is_integer, (*key, samples, blocks, offset, skip)))
     if host and not numbers:
         raise ValueError(
             "host=True draws in NumPy, from a key, shape and offset of Python "
@@ -72,11 +72,11 @@ def _words(key, shape, offset, host):
         )
     if host or (numbers and samples * blocks <= _HOST_BLOCKS):
         first = (np.arange(samples) + signed(int(offset))).astype("int32")
-        second = np.arange(blocks, dtype="int32")
+        second = (np.arange(blocks) + skip // 2).astype("int32")
         words = threefry2x32(key, (first[:, None], second[None]))
         return words if host else tuple(map(ops.convert_to_tensor, words))
     first = ops.arange(samples, dtype="int32") + to_int32(offset)
-    second = ops.arange(blocks, dtype="int32")
+    second = ops.arange(blocks, dtype="int32") + to_int32(skip) // 2
     return threefry2x32(key, (ops.expand_dims(first, 1), ops.expand_dims(second, 0)))
 
 
@@ -191,7 +191,7 @@ def _below(value, dtype):
     return float(nearest)
 
 
-def normal(key, shape, mean=0.0, stddev=1.0, dtype=None, offset=0, host=False):
+def normal(key, shape, mean=0.0, stddev=1.0, dtype=None, offset=0, host=False, skip=0):
     """Normal numbers by the transform of Box and Muller (1958).
 
     The two words of a block make a radius (of 32 bits, so that |z| reaches 6.7) and
@@ -201,12 +201,14 @@ def normal(key, shape, mean=0.0, stddev=1.0, dtype=None, offset=0, host=False):
         key, shape, dtype, offset, host: see the module.
         mean: float, or tensor that broadcasts to `shape`.
         stddev: standard deviation, likewise.
+        skip: how many elements of each sample to pass over, an even integer or int32
+            scalar tensor: a draw of many elements can be made in parts.
 
     Returns:
         Tensor, or NumPy array, of that shape.
     """
     xp = np if host else ops
-    x0, x1 = _words(key, shape, offset, host)
+    x0, x1 = _words(key, shape, offset, host, skip)
     radius = xp.sqrt(-2.0 * xp.log(_fine_unit(x0)))
     # sin(a) = cos(a - pi / 2), and a quarter turn is 2**30, so one cosine over a pair
     # axis makes both: XLA runs that ten times as fast as a stack of the two. The

@@ -14,10 +14,12 @@ class Sampling:
     - `draw(key, count, first, labels)`: `count` samples as a tensor, of which sample
       i depends on the key and on its number `first + i` alone;
     - `sampling_variables()`: list of the variables that `draw` reads;
-    - `num_classes`: K of the labels, or None for a model without labels.
+    - `num_classes`: K of the labels, or None for a model without labels;
+    - `value_range`: values of black and white in its images.
     """
 
     num_classes = None
+    value_range = (-1.0, 1.0)
 
     def draw(self, key, count, first, labels=None):
         raise NotImplementedError(f"{type(self).__name__} must define draw().")

@@ -2,10 +2,10 @@
 
 They draw no noise, hold no state and step no optimizer, so that each is a line of a
 paper. `adversarial.get(name)` gives the two players' objectives, `penalties.get(name)`
-a penalty on a critic's gradient.
+a penalty on a critic's gradient; `elbo` holds the bounds of variational autoencoders.
 """
 
-from keras_genai.losses import adversarial, penalties
+from keras_genai.losses import adversarial, elbo, penalties
 from keras_genai.losses.adversarial import Adversarial
 from keras_genai.losses.penalties import dragan, r1, r2, wgan_gp
 from keras_genai.losses.perceptual import perceptual_distance
@@ -16,6 +16,7 @@ __all__ = [
     "dragan",
     "penalties",
     "perceptual_distance",
+    "elbo",
     "r1",
     "r2",
     "wgan_gp",

@@ -29,8 +29,8 @@ def evaluate(
     Args:
         model: a model with `generate`.
         metrics: a metric or several; their state is reset first.
-        x: real images, an array `(N, H, W, C)` of floats in [-1, 1]; a `np.memmap` is
-            read in batches.
+        x: real images, an array `(N, H, W, C)` of floats in the model's range, [-1, 1]
+            where it has no `value_range`; a `np.memmap` is read in batches.
         y: labels `(N,)` to ask the model for.
         seed: of the generated samples.
         batch_size: images in one pass of generator and extractor.
@@ -84,7 +84,7 @@ def evaluate(
     bar = keras.utils.Progbar(total, verbose=verbose, unit_name="image")
     done = 0
     for start in range(0, len(x) if judges else 0, batch_size):
-        batch = x[start : start + batch_size]
+        batch = _signed(model, x[start : start + batch_size])
         for metric, features in _extracted(judges, batch):
             metric.add_real(features)
         done += len(batch)
@@ -92,7 +92,7 @@ def evaluate(
     start = 0
     for batch in _generated(model, len(x), y, seed, batch_size):
         condition = None if y is None else y[start : start + len(batch)]
-        for metric, features in _extracted(metrics, batch):
+        for metric, features in _extracted(metrics, _signed(model, batch)):
             metric.add_generated(features, condition)
         start += len(batch)
         bar.update(done + start)
@@ -123,6 +123,14 @@ def _checked_metrics(metrics, y):
             f"Two metrics have the name {twice[0]!r}: give one another (name=...)."
         )
     return metrics
+
+
+def _signed(model, images):
+    """Images in the model's range as the metrics take them, in [-1, 1]."""
+    low, high = getattr(model, "value_range", (-1.0, 1.0))
+    if (low, high) == (-1.0, 1.0):
+        return images
+    return (images - low) * (2.0 / (high - low)) - 1.0
 
 
 def _extracted(metrics, images):

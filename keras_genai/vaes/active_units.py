@@ -1,0 +1,56 @@
+"""How many latents carry something of the data."""
+
+import keras
+from keras import ops
+
+from keras_genai import engine
+from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.engine.precision import widen
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class ActiveUnits(keras.metrics.Metric):
+    """The number of latents whose posterior mean moves with the data.
+
+    1509.00519, section 5.2: unit u is active if the variance over x of `E[u|x]` is
+    above 0.01. Sums are kept over all batches, so that the number is that of the
+    whole evaluation, whatever the batch size and the number of replicas. While
+    training the means are those of a moving encoder.
+
+    Args:
+        latent_dim: D.
+        threshold: of the variance.
+    """
+
+    def __init__(self, latent_dim, threshold=0.01, name="active_units"):
+        super().__init__(name=name)
+        self.latent_dim = latent_dim
+        self.threshold = threshold
+        self.count = self.add_variable((), "zeros", name="count")
+        self.total = self.add_variable((latent_dim,), "zeros", name="total")
+        self.squares = self.add_variable((latent_dim,), "zeros", name="squares")
+
+    def update_state(self, mean):
+        """Adds the posterior means `(B, D)` of a batch."""
+        mean = ops.stop_gradient(widen(mean))
+        count = ops.cast(ops.shape(mean)[0], mean.dtype)
+        sums = [count, ops.sum(mean, axis=0), ops.sum(ops.square(mean), axis=0)]
+        variables = (self.count, self.total, self.squares)
+        for variable, value in zip(variables, engine.replicas.total(sums), strict=True):
+            variable.assign(variable + ops.cast(value, variable.dtype))
+
+    def variance(self):
+        """The variance of each unit's mean over what was seen, `(D,)`."""
+        count = ops.maximum(self.count, 1.0)
+        return self.squares / count - ops.square(self.total / count)
+
+    def result(self):
+        active = self.variance() > self.threshold
+        return ops.sum(ops.cast(active, self.dtype))
+
+    def get_config(self):
+        return {
+            "latent_dim": self.latent_dim,
+            "threshold": self.threshold,
+            "name": self.name,
+        }

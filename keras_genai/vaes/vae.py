@@ -1,0 +1,458 @@
+"""The variational autoencoder (Kingma and Welling, 1312.6114) and its relatives.
+
+An encoder gives a Gaussian q(z|x) for an image, a decoder a distribution p(x|z) for
+latents, and both learn by the bound of equation 3 on log p(x), its draw of z written
+as `mean + deviation * noise` so that it can be differentiated (section 2.4). The beta-
+VAE (1804.03599), the conditional VAE (1406.5298, M2), free bits (1606.04934) and the
+importance-weighted autoencoder (1509.00519) are arguments.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_genai import engine
+from keras_genai.engine import random
+from keras_genai.engine.checks import check_images, check_labels, check_positive
+from keras_genai.engine.data import tensors
+from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.engine.precision import dtype_policy, widen
+from keras_genai.losses import elbo
+from keras_genai.vaes import likelihoods
+from keras_genai.vaes.active_units import ActiveUnits
+from keras_genai.vaes.inference import Inference
+from keras_genai.vaes.mixture import Mixture
+from keras_genai.vaes.networks import Shape
+from keras_genai.vaes.sampling import Sampling
+from keras_genai.vaes.schedules import check_weight
+
+ESTIMATORS = ("reparameterized", "dreg")
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class VAE(Inference, Sampling, engine.GenerativeModel):
+    """Variational autoencoder (1312.6114): images, their codes, and their likelihood.
+
+    It minimises `-E_q log p(x|z) + beta KL(q(z|x) || N(0, I))`; with
+    `importance_samples=k > 1`, or the estimator `"dreg"`, minus the bound L_k. The
+    logs show `loss`, and of any such model `reconstruction` (`-E log p(x|z)`), `kl`
+    and `elbo`, in nats an image, and `active_units`.
+
+    Args:
+        encoder: a network of your own, images `(B, H, W, C)` (with labels: `[images,
+            labels]`) -> `(B, 2 latent_dim)`: the mean and then the log of the
+            variance.
+        decoder: a network of your own, latents `(B, latent_dim)` (with labels:
+            `[latents, labels]`) -> `(B, H, W, C)`: logits for `"bernoulli"`, means
+            for the others; `(B, H, W, 2 C)`, means and then log scales, for
+            `scale="per_pixel"`.
+        image_shape: `(H, W, C)`.
+        latent_dim: size of the latent vector, at least 1.
+        likelihood: of the images: `"bernoulli"` for images in [0, 1]; `"gaussian"` or
+            `"discretized_logistic"` (8-bit images) for images in [-1, 1].
+        scale: of the last two: `"learned"`, one weight for all pixels (2006.13202);
+            `"per_pixel"`, made by the decoder; or a positive number.
+        binarize: `"dynamic"`: an image is drawn, black or white with its grey values
+            as probabilities, anew at each training step (1509.00519, section 5). In
+            `evaluate` and `log_likelihood` the draw is fixed by the image's place in
+            the data. `encode` and `reconstruct` take images as they are. None: grey
+            values enter the Bernoulli's formula, which is then no probability.
+        beta: weight of the KL, at least 0: a number, or a schedule of the step such
+            as `kg.vaes.KLWarmup(2_000)`.
+        capacity: C: the KL's part is `beta |KL - C|` (1804.03599, equation 8). A
+            number or a schedule.
+        free_bits: lambda, in nats: a latent whose KL, mean over the batch, is below
+            costs no less (1606.04934, equation 15).
+        importance_samples: k: the bound L_k of 1509.00519, equation 8. The image is
+            encoded once and k latents are decoded. It has no KL of its own, so that
+            beta must be 1, without capacity and free bits.
+        estimator: of the gradient: `"reparameterized"`, or `"dreg"`, the doubly
+            reparameterized one (1810.04152, equation 8), whose noise for the encoder
+            does not grow with k; with k = 1 that of 1703.09194. Not for a decoder
+            that mixes the samples of a batch.
+        num_classes: K: both networks see the label.
+        architecture: of the default networks: `"mlp"` or `"convolutional"` (sides
+            divisible by 4).
+        hidden_units: sizes of their dense layers, from the image to the latents: by
+            default `(500,)` (1312.6114's MLP), and `(256,)` after convolutions. The
+            network of 1509.00519 is `hidden_units=(200, 200)`, `latent_dim=50`.
+        base_filters: channels of each convolution.
+        activation: of their hidden layers; by default tanh, and ReLU with
+            convolutions.
+        prior_components: number of components of the fitted prior that a saved model
+            has; `fit_prior` sets it.
+        seed: integer >= 0: initial weights, noise and shuffling follow from it.
+
+    Raises:
+        ValueError: for an argument out of range, before any work.
+
+    Example:
+
+    ```python
+    import keras_genai as kg
+
+    (images, _), (test, _) = kg.datasets.load("fashion_mnist", value_range=(0, 1))
+    model = kg.VAE(image_shape=(28, 28, 1), latent_dim=16)
+    model.compile()                        # 1509.00519's Adam
+    model.fit(images, batch_size=64, epochs=10)
+    samples = model.generate(16, seed=0)   # (16, 28, 28, 1) in [0, 1]
+    nats = model.log_likelihood(test[:64], importance_samples=500)
+    ```
+    """
+
+    def __init__(
+        self,
+        encoder=None,
+        decoder=None,
+        *,
+        image_shape=(28, 28, 1),
+        latent_dim=50,
+        likelihood="bernoulli",
+        scale="learned",
+        binarize=None,
+        beta=1.0,
+        capacity=None,
+        free_bits=0.0,
+        importance_samples=1,
+        estimator="reparameterized",
+        num_classes=None,
+        architecture="mlp",
+        hidden_units=None,
+        base_filters=32,
+        activation=None,
+        prior_components=None,
+        seed=0,
+        **kwargs,
+    ):
+        _check_image_shape(image_shape)
+        check_positive("latent_dim", latent_dim)
+        check_positive("importance_samples", importance_samples)
+        check_positive("base_filters", base_filters)
+        for units in hidden_units or ():
+            check_positive("Every number of hidden_units", units)
+        if num_classes is not None:
+            check_positive("num_classes", num_classes)
+        kind = likelihoods.make(likelihood, tuple(image_shape), scale)
+        super().__init__(seed=seed, **kwargs)
+        self.image_shape = tuple(image_shape)
+        self.latent_dim = latent_dim
+        self.likelihood_name = likelihood
+        self.scale = scale
+        self.likelihood = kind
+        self.binarize = binarize
+        self.beta = check_weight("beta", beta)
+        self.capacity = None if capacity is None else check_weight("capacity", capacity)
+        self.free_bits = free_bits
+        self.importance_samples = importance_samples
+        self.estimator = estimator
+        self.num_classes = num_classes
+        self.architecture = architecture
+        self.hidden_units = None if hidden_units is None else tuple(hidden_units)
+        self.base_filters = base_filters
+        self.activation = activation
+        self._check_objective()
+        self._own = [n for n, x in (("encoder", encoder), ("decoder", decoder)) if x]
+        with dtype_policy(kwargs.get("dtype")):
+            if encoder is None or decoder is None:
+                shape = Shape(
+                    self.image_shape,
+                    latent_dim,
+                    architecture,
+                    hidden_units,
+                    base_filters,
+                    activation,
+                    num_classes,
+                    seed,
+                )
+            self.encoder = encoder or shape.encoder()
+            self.decoder = decoder or shape.decoder(kind)
+            learned = kind.has_scale and scale == "learned"
+            self.log_scale = likelihoods.LogScale(name="log_scale") if learned else None
+        self._check_networks()
+        self.prior = None
+        if prior_components is not None:
+            self.prior = Mixture(prior_components, latent_dim)
+        self.active_units = ActiveUnits(latent_dim)
+        parts = ("encoder", "decoder", "log_scale")[: 3 if learned else 2]
+        self.set_players(
+            "vae",
+            networks={"vae": parts},
+            metrics=("reconstruction", "kl", "elbo", self.active_units),
+        )
+
+    # Checks
+
+    def _check_objective(self):
+        if self.estimator not in ESTIMATORS:
+            raise ValueError(
+                f"estimator must be one of {', '.join(ESTIMATORS)}; got "
+                f"{self.estimator!r}."
+            )
+        bits = self.free_bits
+        if isinstance(bits, bool) or not 0.0 <= bits < float("inf"):
+            raise ValueError(
+                f"free_bits must be a number of nats of at least 0; got {bits!r}."
+            )
+        if self.free_bits and self.capacity is not None:
+            raise ValueError(
+                "free_bits and capacity both say how large the KL may be: give one."
+            )
+        own_kl = self.beta == 1.0 and not self.free_bits and self.capacity is None
+        if self.by_weights and not own_kl:
+            raise ValueError(
+                "The importance-weighted bound (importance_samples > 1, or "
+                "estimator='dreg') has no KL of its own: beta must be 1.0, free_bits 0 "
+                f"and capacity None; got {self.beta!r}, {self.free_bits!r}, "
+                f"{self.capacity!r}."
+            )
+        if self.binarize not in (None, "dynamic"):
+            raise ValueError(
+                f"binarize must be 'dynamic' or None; got {self.binarize!r}."
+            )
+        if self.binarize and self.likelihood_name != "bernoulli":
+            raise ValueError(
+                "binarize='dynamic' makes black and white images, which need "
+                f"likelihood='bernoulli'; got {self.likelihood_name!r}."
+            )
+
+    @property
+    def value_range(self):
+        """Values of black and white: those of the likelihood."""
+        return self.likelihood.value_range
+
+    @property
+    def by_weights(self):
+        """Whether the objective is L_k, of importance weights."""
+        return self.importance_samples > 1 or self.estimator == "dreg"
+
+    def _check_networks(self):
+        images = keras.KerasTensor((None, *self.image_shape))
+        latents = keras.KerasTensor((None, self.latent_dim))
+        labels = keras.KerasTensor((None,), dtype="int32")
+        moments = self.encoder(self._with_labels(images, labels))
+        if tuple(moments.shape[1:]) != (2 * self.latent_dim,):
+            raise ValueError(
+                f"The encoder must return (B, {2 * self.latent_dim}): the mean and the "
+                f"log-variance of latent_dim={self.latent_dim} latents; it returns "
+                f"{tuple(moments.shape)}."
+            )
+        output = self.decoder(self._with_labels(latents, labels))
+        if tuple(output.shape[1:]) != self.likelihood.output_shape:
+            raise ValueError(
+                f"The decoder must return {('B', *self.likelihood.output_shape)}, the "
+                f"parameters of likelihood={self.likelihood_name!r} with scale="
+                f"{self.scale!r}; it returns {tuple(output.shape)}."
+            )
+
+    def check_data(self, x, condition, weight):
+        check_images(x, self.image_shape, self.value_range)
+        self._check_labels(condition, len(x))
+        if weight is not None and np.shape(weight) != (len(x),):
+            raise ValueError(
+                f"sample_weight must have shape ({len(x)},), one for each image; got "
+                f"{np.shape(weight)}."
+            )
+
+    def _check_labels(self, labels, count):
+        if self.num_classes is not None:
+            check_labels(labels, self.num_classes, count)
+        elif labels is not None:
+            raise ValueError(
+                "This VAE takes no labels, but was given some. Leave them out, or make "
+                "it with kg.VAE(num_classes=...)."
+            )
+
+    # Training
+
+    def default_optimizer(self, player):
+        """Adam(1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-4) (1509.00519, section 5).
+
+        1312.6114 used Adagrad with steps chosen by hand.
+        """
+        del player
+        return keras.optimizers.Adam(1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-4)
+
+    def _with_labels(self, x, labels):
+        return x if self.num_classes is None else [x, labels]
+
+    def _moments(self, x, labels, training=False):
+        """The mean and log-variance of q(z|x), each `(B, D)`."""
+        moments = widen(self.encoder(self._with_labels(x, labels), training=training))
+        return moments[:, : self.latent_dim], moments[:, self.latent_dim :]
+
+    def _decode(self, z, labels, training=False):
+        """The parameters of p(x|z), `(B, H, W, n C)`."""
+        return widen(self.decoder(self._with_labels(z, labels), training=training))
+
+    def _learned_scale(self):
+        return None if self.log_scale is None else self.log_scale.value()
+
+    def _log_likelihood(self, x, z, labels, training=False):
+        """`log p(x|z)` of k latents for each image: `(B, k, D)` -> `(B, k)`."""
+        k = z.shape[1]
+        flat = ops.reshape(z, (-1, self.latent_dim))  # (B k, D)
+        if labels is not None:
+            labels = ops.repeat(labels, k, axis=0)  # (B k,)
+        output = self._decode(flat, labels, training)
+        output = ops.reshape(output, (-1, k, *self.likelihood.output_shape))
+        x = ops.expand_dims(widen(x), 1)  # (B, 1, H, W, C)
+        return self.likelihood.log_likelihood(x, output, self._learned_scale(), 2)
+
+    def _weight(self, value):
+        """A number, or a schedule at the present step."""
+        return value(self.noise.step.value) if callable(value) else value
+
+    def objective(self, x, labels, weight, noise, training):
+        """The loss with its parts.
+
+        Args:
+            x: `(B, H, W, C)`.
+            labels: `(B,)` or None.
+            weight: `(B,)` or None.
+            noise: standard normal, `(B, k, D)`.
+            training: whether the networks train.
+
+        Returns:
+            `(loss, parts)`: a scalar, and the dict of `reconstruction`, `kl` and
+            `elbo`, scalars, and of `mean`, `(B, D)`.
+        """
+        mean, log_variance = self._moments(x, labels, training)
+        q = ops.expand_dims(mean, 1), ops.expand_dims(log_variance, 1)  # (B, 1, D)
+        z = q[0] + ops.exp(0.5 * q[1]) * noise  # (B, k, D): 1312.6114, section 2.4
+        token = None
+        if self.estimator == "dreg":
+            z, token = elbo.dreg_path(z)
+            q = tuple(map(ops.stop_gradient, q))
+        log_likelihood = self._log_likelihood(x, z, labels, training)  # (B, k)
+        kl = elbo.gaussian_kl(mean, log_variance)  # (B, D)
+        share = _shares(weight, kl)  # (B, 1)
+        reconstruction = -ops.sum(share[:, 0] * ops.mean(log_likelihood, axis=-1))
+        kl = ops.sum(share * kl, axis=0)  # (D,)
+        parts = {
+            "reconstruction": reconstruction,
+            "kl": ops.sum(kl),
+            "elbo": -reconstruction - ops.sum(kl),
+            "mean": mean,
+        }
+        if not self.by_weights:
+            return reconstruction + self._kl_loss(kl), parts
+        log_weights = elbo.log_weights(log_likelihood, z, *q)
+        if token is None:
+            bound = elbo.iwae_bound(log_weights)
+        else:
+            bound = elbo.dreg_bound(log_weights, token)
+        return -ops.sum(share[:, 0] * bound), parts
+
+    def _kl_loss(self, kl):
+        """The KL's part of the loss, from the batch's mean of each latent, `(D,)`."""
+        if self.free_bits:
+            kl = elbo.free_bits(engine.replicas.mean(kl), self.free_bits)
+        elif self.capacity is not None:
+            amount = ops.cast(self._weight(self.capacity), kl.dtype)
+            kl = elbo.capacity(engine.replicas.mean(ops.sum(kl)), amount)
+        else:
+            kl = ops.sum(kl)
+        return ops.cast(self._weight(self.beta), kl.dtype) * kl
+
+    def _track_parts(self, parts):
+        self.active_units.update_state(parts.pop("mean"))
+        for name, value in parts.items():
+            self.track(name, ops.stop_gradient(value))
+
+    def train_step(self, data):
+        x, labels, weight = tensors(data)
+        if self.binarize:
+            draw = self.noise.uniform("binarize", ops.shape(x), dtype="float32")
+            x = ops.cast(draw < ops.cast(x, "float32"), x.dtype)
+        shape = (ops.shape(x)[0], self.importance_samples, self.latent_dim)
+        noise = self.noise.normal("latents", shape)
+
+        def loss_fn():
+            loss, parts = self.objective(x, labels, weight, noise, training=True)
+            self._track_parts(parts)
+            return loss
+
+        self.minimize("vae", loss_fn)
+
+    def test_step(self, data):
+        x, labels, weight = tensors(data)
+        # Whatever the training has drawn, and however the data is cut into batches.
+        first = self.samples_seen() + engine.replicas.offset()
+        x = self._observed(x, first)
+        key = random.key(self.seed, "evaluate/latents")
+        shape = (ops.shape(x)[0], self.importance_samples, self.latent_dim)
+        noise = random.normal(key, shape, offset=first)
+        loss, parts = self.objective(x, labels, weight, noise, training=False)
+        self._track_parts(parts)
+        self.track("vae", loss)
+
+    def _observed(self, x, first):
+        """The images that are judged: binarized by their number, where they are."""
+        if not self.binarize:
+            return x
+        key = random.key(self.seed, "evaluate/binarize")
+        draw = random.uniform(key, ops.shape(x), dtype="float32", offset=first)
+        return ops.cast(draw < ops.cast(x, "float32"), x.dtype)
+
+    # Configuration
+
+    def get_config(self):
+        return {
+            "image_shape": self.image_shape,
+            "latent_dim": self.latent_dim,
+            "likelihood": self.likelihood_name,
+            "scale": self.scale,
+            "binarize": self.binarize,
+            "beta": _serialized(self.beta),
+            "capacity": _serialized(self.capacity),
+            "free_bits": self.free_bits,
+            "importance_samples": self.importance_samples,
+            "estimator": self.estimator,
+            "num_classes": self.num_classes,
+            "architecture": self.architecture,
+            "hidden_units": self.hidden_units,
+            "base_filters": self.base_filters,
+            "activation": self.activation,
+            "prior_components": self.prior and self.prior.components,
+            "seed": self.seed,
+            "name": self.name,
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+            **{
+                name: keras.saving.serialize_keras_object(getattr(self, name))
+                for name in self._own
+            },
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        for name in ("encoder", "decoder", "dtype", "beta", "capacity"):
+            if isinstance(config.get(name), dict):
+                config[name] = keras.saving.deserialize_keras_object(config[name])
+        return cls(**config)
+
+
+def _check_image_shape(shape):
+    ok = isinstance(shape, (tuple, list)) and len(shape) == 3
+    ok = ok and all(isinstance(n, (int, np.integer)) and n > 0 for n in shape)
+    if not ok:
+        raise ValueError(
+            "image_shape must be (height, width, channels), three positive integers; "
+            f"got {shape!r}."
+        )
+
+
+def _shares(weight, values):
+    """What each sample counts in the mean over the batch, `(B, 1)`."""
+    if weight is None:
+        return ops.ones_like(values[:, :1]) / ops.cast(
+            ops.shape(values)[0], values.dtype
+        )
+    weight = ops.cast(ops.reshape(weight, (-1, 1)), values.dtype)
+    total = engine.replicas.normalizer(ops.sum(weight))
+    # A batch whose weights are all zero has no say: a loss of 0, not 0 / 0.
+    return weight / ops.where(total == 0, ops.ones_like(total), total)
+
+
+def _serialized(value):
+    return keras.saving.serialize_keras_object(value) if callable(value) else value
