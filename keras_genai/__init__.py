@@ -5,15 +5,18 @@ Written once in `keras.ops`: the same numbers on TensorFlow, JAX and PyTorch. Se
 """
 
 from keras_genai import engine  # isort: skip (before anything imports Keras)
-from keras_genai import callbacks, datasets, gans, layers, losses, metrics
+from keras_genai import callbacks, datasets, gans, layers, losses, metrics, vaes
 from keras_genai.engine.saving import load_model
 from keras_genai.gans import CGAN, DCGAN
+from keras_genai.vaes import VQVAE, PixelCNN
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "CGAN",
     "DCGAN",
+    "VQVAE",
+    "PixelCNN",
     "callbacks",
     "datasets",
     "engine",
@@ -22,4 +25,5 @@ __all__ = [
     "load_model",
     "losses",
     "metrics",
+    "vaes",
 ]

@@ -7,7 +7,12 @@ from keras_genai.layers.normalization import (
     BatchNormalization,
     ConditionalBatchNormalization,
 )
+from keras_genai.layers.quantizers import FiniteScalarQuantizer, GumbelQuantizer
 from keras_genai.layers.spectral_normalization import SpectralNormalization
+from keras_genai.layers.vector_quantizers import (
+    ResidualVectorQuantizer,
+    VectorQuantizer,
+)
 
 __all__ = [
     "BatchNormalization",
@@ -15,6 +20,10 @@ __all__ = [
     "Conv2D",
     "Conv2DTranspose",
     "Dropout",
+    "FiniteScalarQuantizer",
+    "GumbelQuantizer",
     "LeakyReLU",
+    "ResidualVectorQuantizer",
     "SpectralNormalization",
+    "VectorQuantizer",
 ]

@@ -5,8 +5,17 @@ paper. `adversarial.get(name)` gives the two players' objectives, `penalties.get
 a penalty on a critic's gradient.
 """
 
-from keras_genai.losses import adversarial, penalties
+from keras_genai.losses import adversarial, penalties, reconstruction
 from keras_genai.losses.adversarial import Adversarial
 from keras_genai.losses.penalties import dragan, r1, r2, wgan_gp
 
-__all__ = ["Adversarial", "adversarial", "dragan", "penalties", "r1", "r2", "wgan_gp"]
+__all__ = [
+    "Adversarial",
+    "adversarial",
+    "dragan",
+    "penalties",
+    "r1",
+    "r2",
+    "reconstruction",
+    "wgan_gp",
+]

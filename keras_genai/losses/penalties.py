@@ -18,7 +18,7 @@ from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine.precision import widen
-from keras_genai.losses.adversarial import per_sample
+from keras_genai.losses.reduction import per_sample
 
 
 def _squared_norms(critic, x):
