@@ -222,6 +222,9 @@ def convolution(x, kernel, bias, strides):
     """See `keras_genai.engine.jax.convolution`. Views alone: no layout is copied."""
     x = x.permute(0, 3, 1, 2)
     kernel = kernel.permute(3, 2, 0, 1)
+    if kernel.shape[0] == 1:
+        # PyTorch's plain CPU kernel (float16, float64) refuses that view of one output.
+        kernel = kernel.contiguous()
     pads = [
         max((-(-n // s) - 1) * s + k - n, 0)
         for n, k, s in zip(x.shape[2:], kernel.shape[2:], strides, strict=True)
