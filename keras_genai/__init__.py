@@ -8,7 +8,7 @@ from keras_genai import engine  # isort: skip (before anything imports Keras)
 from keras_genai import callbacks, datasets, gans, layers, losses, metrics, vaes
 from keras_genai.engine.saving import load_model
 from keras_genai.gans import CGAN, DCGAN
-from keras_genai.vaes import VAE, AutoencoderKL
+from keras_genai.vaes import VAE, VQVAE, AutoencoderKL, PixelCNN
 
 __version__ = "0.1.0.dev0"
 
@@ -16,7 +16,9 @@ __all__ = [
     "AutoencoderKL",
     "CGAN",
     "DCGAN",
+    "PixelCNN",
     "VAE",
+    "VQVAE",
     "callbacks",
     "datasets",
     "engine",

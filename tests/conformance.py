@@ -560,6 +560,7 @@ class Battery:
     exceptions: dict
     prepare_gradients: Callable | None
     value_range: tuple
+    sample_dtype: str
 
     @pytest.fixture(autouse=True)
     def _skip_exceptions(self, request):
@@ -731,7 +732,7 @@ class Battery:
         assert name.removeprefix("mixed_") in computed, "computed in full precision"
         with policy(name):
             samples = model.generate(SAMPLES)
-            assert samples.dtype == np.float32
+            assert samples.dtype == self.sample_dtype
             assert np.all(np.isfinite(samples))
         return model
 
@@ -772,7 +773,7 @@ class Battery:
         model = self.runs.trained.model
         samples = model.generate(16, batch_size=8)
         assert isinstance(samples, np.ndarray)
-        assert samples.dtype == np.float32
+        assert samples.dtype == self.sample_dtype
         assert samples.shape[0] == 16
         assert np.all(np.isfinite(samples))
         low, high = self.value_range
@@ -799,6 +800,7 @@ def battery(
     exceptions=None,
     prepare_gradients=None,
     value_range=(-1.0, 1.0),
+    sample_dtype="float32",
 ):
     """The class of checks of one model, for pytest to collect.
 
@@ -813,6 +815,7 @@ def battery(
         prepare_gradients: function of the model, called at the point where its
             gradients are checked, for state that must have converged there.
         value_range: smallest and largest value of a sample.
+        sample_dtype: type of a sample.
 
     Returns:
         A class; its name in the test module must begin with `Test`.
@@ -845,5 +848,6 @@ def battery(
             if prepare_gradients
             else None,
             "value_range": value_range,
+            "sample_dtype": sample_dtype,
         },
     )

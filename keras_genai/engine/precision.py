@@ -13,6 +13,11 @@ def widen(x):
     return x if exact else ops.cast(x, "float32")
 
 
+def wide():
+    """The type of what leaves a network: never half precision."""
+    return "float64" if keras.config.floatx() == "float64" else "float32"
+
+
 @contextlib.contextmanager
 def dtype_policy(policy):
     """Layers made inside have that policy; None leaves the global one."""

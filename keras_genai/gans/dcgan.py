@@ -12,7 +12,7 @@ import keras
 from keras_genai.engine.checks import check_image_shape, check_positive
 from keras_genai.engine.initializers import Normal, VarianceScaling
 from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import dtype_policy
+from keras_genai.engine.precision import dtype_policy, wide
 from keras_genai.gans.gan import GAN
 from keras_genai.layers import (
     BatchNormalization,
@@ -42,11 +42,6 @@ def stages_of(image_shape):
     ):
         stages += 1
     return stages
-
-
-def wide():
-    """The type of what leaves a network: never half precision."""
-    return "float64" if keras.config.floatx() == "float64" else "float32"
 
 
 class Part:

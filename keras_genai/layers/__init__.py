@@ -14,7 +14,12 @@ from keras_genai.layers.normalization import (
     BatchNormalization,
     ConditionalBatchNormalization,
 )
+from keras_genai.layers.quantizers import FiniteScalarQuantizer, GumbelQuantizer
 from keras_genai.layers.spectral_normalization import SpectralNormalization
+from keras_genai.layers.vector_quantizers import (
+    ResidualVectorQuantizer,
+    VectorQuantizer,
+)
 
 __all__ = [
     "BatchNormalization",
@@ -23,10 +28,14 @@ __all__ = [
     "Conv2DTranspose",
     "Downsample2D",
     "Dropout",
+    "FiniteScalarQuantizer",
     "GroupNormalization",
+    "GumbelQuantizer",
     "LeakyReLU",
     "ResNetBlock",
+    "ResidualVectorQuantizer",
     "SelfAttention2D",
     "SpectralNormalization",
     "Upsample2D",
+    "VectorQuantizer",
 ]

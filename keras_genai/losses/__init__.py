@@ -5,7 +5,7 @@ paper. `adversarial.get(name)` gives the two players' objectives, `penalties.get
 a penalty on a critic's gradient; `elbo` holds the bounds of variational autoencoders.
 """
 
-from keras_genai.losses import adversarial, elbo, penalties
+from keras_genai.losses import adversarial, elbo, penalties, reconstruction
 from keras_genai.losses.adversarial import Adversarial
 from keras_genai.losses.penalties import dragan, r1, r2, wgan_gp
 from keras_genai.losses.perceptual import perceptual_distance
@@ -14,10 +14,11 @@ __all__ = [
     "Adversarial",
     "adversarial",
     "dragan",
+    "elbo",
     "penalties",
     "perceptual_distance",
-    "elbo",
     "r1",
     "r2",
+    "reconstruction",
     "wgan_gp",
 ]

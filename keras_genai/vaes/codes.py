@@ -1,0 +1,92 @@
+"""Grids of codes: what is asked of them, how they are counted and run in batches."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_genai.engine import replicas
+from keras_genai.engine.checks import check_positive
+
+
+def run_in_batches(model, name, fn, variables, arrays, batch_size):
+    """Runs a function of arrays in batches, compiled once: the last is filled up.
+
+    Args:
+        model: the `GenerativeModel` that keeps the compiled function.
+        name, fn, variables: see `run_compiled`.
+        arrays: NumPy arrays of N rows.
+        batch_size: rows in one pass.
+
+    Returns:
+        NumPy array of N rows.
+    """
+    check_positive("batch_size", batch_size)
+    size = min(batch_size, len(arrays[0]))
+    parts = []
+    for start in range(0, len(arrays[0]), size):
+        rows = [array[start : start + size] for array in arrays]
+        filled = [np.resize(part, (size, *part.shape[1:])) for part in rows]
+        filled = [
+            ops.convert_to_tensor(x.astype("int32") if x.dtype.kind in "iu" else x)
+            for x in filled
+        ]
+        done = model.run_compiled(name, fn, variables, *filled)
+        parts.append(done[: len(rows[0])])
+    return np.concatenate(parts)
+
+
+def check_codes(codes, shape, num_values, name="Codes"):
+    """Refuses codes of another shape or type, or out of range."""
+    if tuple(np.shape(codes)[1:]) != tuple(shape) or np.ndim(codes) == 0:
+        raise ValueError(
+            f"{name} must have the shape (N, {', '.join(map(str, shape))}); got "
+            f"{np.shape(codes)}."
+        )
+    if not np.issubdtype(codes.dtype, np.integer):
+        raise ValueError(f"{name} must be integers; got the type {codes.dtype}.")
+    if len(codes) == 0:
+        raise ValueError("The data holds no codes; at least one is needed.")
+    if codes.min() < 0 or codes.max() >= num_values:
+        raise ValueError(
+            f"{name} must lie in [0, {num_values}); got values from {codes.min()} to "
+            f"{codes.max()}."
+        )
+
+
+def check_temperature(temperature):
+    """Refuses a temperature that is not over 0."""
+    number = isinstance(temperature, (int, float, np.number))
+    if not number or isinstance(temperature, bool) or not temperature > 0:
+        raise ValueError(f"temperature must be over 0; got {temperature!r}.")
+
+
+class Perplexity(keras.metrics.Metric):
+    """`exp` of the entropy of the codes' frequencies: from 1 to the codebook's size.
+
+    Of several stages the mean of theirs.
+
+    Args:
+        codebook_size: K.
+        stages: how many indices stand for one code, or None.
+    """
+
+    def __init__(self, codebook_size, stages=None, name="perplexity"):
+        super().__init__(name=name)
+        self.codebook_size = codebook_size
+        self.stages = stages
+        self.counts = self.add_variable(
+            (stages or 1, codebook_size), initializer="zeros", name="counts"
+        )
+
+    def update_state(self, indices, sample_weight=None):
+        del sample_weight
+        indices = ops.reshape(indices, (-1, self.stages or 1))  # (N, stages)
+        found = ops.one_hot(indices, self.codebook_size, dtype=self.counts.dtype)
+        (found,) = replicas.total([ops.sum(found, axis=0)])  # (stages, K)
+        self.counts.assign(self.counts + found)
+
+    def result(self):
+        counts = ops.convert_to_tensor(self.counts)
+        p = counts / ops.maximum(ops.sum(counts, axis=1, keepdims=True), 1.0)
+        entropy = -ops.sum(p * ops.log(ops.maximum(p, 1e-30)), axis=1)
+        return ops.mean(ops.exp(entropy))
