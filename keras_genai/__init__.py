@@ -5,7 +5,8 @@ Written once in `keras.ops`: the same numbers on TensorFlow, JAX and PyTorch. Se
 """
 
 from keras_genai import engine  # isort: skip (before anything imports Keras)
-from keras_genai import callbacks, datasets, gans, layers, losses, metrics
+from keras_genai import callbacks, datasets, diffusion, gans, layers, losses, metrics
+from keras_genai.diffusion import guidance, samplers, schedules
 from keras_genai.engine.saving import load_model
 from keras_genai.gans import CGAN, DCGAN
 
@@ -16,10 +17,14 @@ __all__ = [
     "DCGAN",
     "callbacks",
     "datasets",
+    "diffusion",
     "engine",
+    "guidance",
     "gans",
     "layers",
     "load_model",
     "losses",
     "metrics",
+    "samplers",
+    "schedules",
 ]
