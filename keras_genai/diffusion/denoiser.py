@@ -200,6 +200,7 @@ class Denoiser:
         sigma_data: standard deviation of the data, for "edm".
         time_scale: the network is handed `time_scale * t`; flows published with times
             up to 1,000 take 1,000.
+        round_times: the network is handed the nearest integers of its times.
 
     Example:
 
@@ -216,6 +217,7 @@ class Denoiser:
     learned_variance: bool = False
     sigma_data: float = 0.5
     time_scale: float = 1.0
+    round_times: bool = False
 
     def __post_init__(self):
         _check(self.parameterization, PARAMETERIZATIONS, "parameterization")
@@ -262,6 +264,8 @@ class Denoiser:
             times = -self.schedule.log_snr(times) / 8.0  # c_noise = log(sigma) / 4
         elif self.time_scale != 1.0:
             times = times * self.time_scale
+        if self.round_times:
+            times = ops.round(times)
         times = ops.broadcast_to(times, (ops.shape(x)[0],))
         extra = () if condition is None else (condition,)
         prediction = ops.cast(widen(self.network(inputs, times, *extra)), x.dtype)

@@ -105,8 +105,8 @@ class Sampler:
                 "variance='learned' needs a denoiser with a learned variance, which "
                 "returns (x_0, v): Denoiser(..., learned_variance=True)."
             )
-        small, large = row(self.log_variances)
-        return ops.exp(0.5 * log_variance(v, small, large)) * z
+        bounds = row(self.log_variances)
+        return ops.exp(0.5 * log_variance(v, bounds[0], bounds[1])) * z
 
     def __call__(self, denoise, x, noise=None, after=None):
         """From the first node of the path to its last, in a loop in the graph.

@@ -139,17 +139,17 @@ def path(
             "leading": multiples of T // steps from 0; "trailing": from T - 1 down in
             steps of T / steps; "linspace": from T - 1 to 0, both included. In
             continuous time, "trailing" is equal steps of u in `schedule.times(u)` from
-            1 to 0 and "linspace" n nodes from 1 to 0. "karras" and "exponential" space sigma /
-            alpha, by 2206.00364's equation 5 and geometrically. "lcm": the part of
-            2310.04378's `origin_steps` times.
+            1 to 0 and "linspace" n nodes from 1 to 0. "karras" and "exponential" space
+            sigma / alpha, by 2206.00364's equation 5 and geometrically. "lcm": the part
+            of 2310.04378's `origin_steps` times.
         end: "zero", a last step to no noise, or "least", which ends at `t_min` (and has
             a step fewer where the spacing ends there by itself).
         offset: is added to the times of "leading" (Stable Diffusion takes 1).
         skip_last: makes `steps + 1` nodes and leaves the cleanest out, as DPM-Solver's
             and UniPC's "leading" and "linspace" do in diffusers.
-        rounded: whether the network is asked at integer times for "karras",
-            "exponential" and "linspace" of a `Discrete` schedule; for "linspace" the
-            noise then is the one of the rounded time.
+        rounded: moves the times of a `Discrete` schedule to the nearest integers,
+            which is what "linspace" is for DDPM, DDIM and the multistep solvers in
+            diffusers.
         rho: for "karras".
         origin_steps: for "lcm".
 
@@ -177,8 +177,7 @@ def path(
             f"steps must be at most the {schedule.steps} training steps; got {steps}."
         )
     count = steps + bool(skip_last)
-    by_level = spacing in ("karras", "exponential")
-    if by_level:
+    if spacing in ("karras", "exponential"):
         levels = _spaced_levels(schedule, count, spacing, rho)
         times = schedule.time(-2.0 * np.log(levels))
     elif discrete:
@@ -193,10 +192,10 @@ def path(
         )
     if skip_last:
         times = times[:-1]
-    asked = np.round(times) if rounded and discrete else times
-    noisy = times if by_level else asked
-    alphas, sigmas = schedule.alpha(noisy), schedule.sigma(noisy)
-    return _ended(schedule, asked, alphas, sigmas, end)
+    if rounded and discrete:
+        times = np.round(times)
+    alphas, sigmas = schedule.alpha(times), schedule.sigma(times)
+    return _ended(schedule, times, alphas, sigmas, end)
 
 
 def _discrete_times(schedule, count, spacing, offset, origin_steps):

@@ -173,13 +173,12 @@ def test_trajectory(case, monkeypatch):
     kind, arguments, steps, name, options, nodes, divided = CASES[case]
     scheduler = getattr(diffusers, f"{kind}Scheduler")(**arguments)
     schedule = betas_of(arguments)
-    path = samplers.path(schedule, steps, rounded=name == "dpmpp_2m", **nodes)
+    rounded = kind.startswith(("DPM", "UniPC")) and nodes["spacing"] == "linspace"
+    path = samplers.path(schedule, steps, rounded=rounded, **nodes)
     sampler = samplers.get(name)(path, **options)
-    predicts = arguments.get("prediction_type", "epsilon")
+    predicts = arguments.get("prediction_type", "epsilon").removesuffix("_prediction")
     denoise = Denoiser(
-        lambda x, t: ours(x, t, 0.01),
-        schedule,
-        {"epsilon": "epsilon"}.get(predicts, "v"),
+        lambda x, t: ours(x, t, 0.01), schedule, predicts, round_times="2m" in name
     )
     alpha = path.alphas[0] if divided else 1.0
     wanted = reference(scheduler, START / alpha, monkeypatch, steps=steps)
