@@ -138,7 +138,7 @@ CASES = {
     "dpmpp_2m karras, long": (
         "DPMSolverMultistep",
         {**SD, "use_karras_sigmas": True},
-        *(18, "dpmpp_2m", {}, {"spacing": "karras"}, False),
+        *(17, "dpmpp_2m", {}, {"spacing": "karras"}, False),
     ),
     "dpmpp_2m to the least": (
         "DPMSolverMultistep",
