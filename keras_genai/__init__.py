@@ -5,7 +5,17 @@ Written once in `keras.ops`: the same numbers on TensorFlow, JAX and PyTorch. Se
 """
 
 from keras_genai import engine  # isort: skip (before anything imports Keras)
-from keras_genai import callbacks, datasets, gans, layers, losses, metrics, vaes
+from keras_genai import (
+    callbacks,
+    datasets,
+    diffusion,
+    gans,
+    layers,
+    losses,
+    metrics,
+    vaes,
+)
+from keras_genai.diffusion import guidance, samplers, schedules
 from keras_genai.engine.saving import load_model
 from keras_genai.gans import CGAN, DCGAN
 from keras_genai.vaes import VAE, VQVAE, AutoencoderKL, PixelCNN
@@ -21,11 +31,15 @@ __all__ = [
     "VQVAE",
     "callbacks",
     "datasets",
+    "diffusion",
     "engine",
     "gans",
+    "guidance",
     "layers",
     "load_model",
     "losses",
     "metrics",
+    "samplers",
+    "schedules",
     "vaes",
 ]

@@ -52,6 +52,9 @@ from keras_genai.engine.threefry import (
     threefry2x32,
     to_int32,
 )
+from keras_genai.engine.threefry import (
+    subkey as subkey,
+)
 
 # Up to here NumPy is the fastest: op by op a backend spends its time in dispatch.
 _HOST_BLOCKS = 2**15

@@ -107,6 +107,24 @@ def key(seed, stream="", step=0):
     return threefry2x32(words, (to_int32(_hash(stream)), to_int32(step)))
 
 
+def subkey(key, stream="", step=0):
+    """A key that follows from another: as `key`, with a key in the seed's place.
+
+    Args:
+        key: pair of words, Python integers or int32 scalar tensors.
+        stream: name of what is drawn.
+        step: integer, or an int32 scalar tensor or variable.
+
+    Returns:
+        Pair of words: Python integers if the arguments are, else int32 scalars.
+    """
+    key, step = tuple(map(concrete, key)), concrete(step)
+    if all(map(is_integer, (*key, step))):
+        words = threefry2x32(key, (_hash(stream), signed(operator.index(step))))
+        return signed(words[0]), signed(words[1])
+    return threefry2x32(key, (to_int32(_hash(stream)), to_int32(step)))
+
+
 @functools.lru_cache(maxsize=1024)
 def _host_key(seed, stream, step):
     words = threefry2x32((signed(seed), seed >> 32), (_hash(stream), signed(step)))

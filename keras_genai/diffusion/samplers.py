@@ -1,0 +1,153 @@
+"""Samplers: from noise to data along a path of noise levels, in one compiled loop.
+
+Every sampler here is linear in all but the network: between two calls of the denoiser
+it adds up known factors times arrays. A sampler is therefore a table of factors,
+computed once in float64 by the papers' formulas, and one loop that applies any table:
+
+    path = kg.samplers.path(schedule, steps=50)
+    sampler = kg.samplers.get("ddim")(path, eta=0.0)
+    x = sampler(denoise, path.start(noise))
+
+`sampler(denoise, x, noise)` is a pure function, with the loop in the graph. `denoise`
+is a function `(x, t) -> x_0`, or to `(x_0, v)` with a learned variance, in the model's
+own coordinates `x = alpha x_0 + sigma eps`; `noise` is a function `(i, x)` that gives
+standard normal noise of the shape of x for evaluation i: `keyed_noise` makes one of
+which sample j depends on the key and on j alone.
+"""
+
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_genai import engine
+from keras_genai.diffusion.linear import Sampler, tabulate
+from keras_genai.diffusion.multistep import dpmpp_2m, dpmpp_2m_sde, lms, pndm, unipc
+from keras_genai.diffusion.paths import ENDS, SPACINGS, Path, at, path
+from keras_genai.diffusion.solvers import (
+    ddim,
+    ddpm,
+    euler,
+    euler_ancestral,
+    flow_euler,
+    flow_heun,
+    heun,
+    lcm,
+)
+
+_SAMPLERS = {
+    f.__name__: f
+    for f in (
+        *(ddpm, ddim, euler, euler_ancestral, heun, lms, pndm),
+        *(dpmpp_2m, dpmpp_2m_sde, unipc, flow_euler, flow_heun, lcm),
+    )
+}
+
+NAMES = tuple(_SAMPLERS)
+
+__all__ = [
+    "ENDS",
+    "NAMES",
+    "SPACINGS",
+    "Path",
+    "Sampler",
+    "at",
+    "get",
+    "keyed_noise",
+    "path",
+    "stepped",
+    "tabulate",
+    *NAMES,
+]
+
+
+def get(sampler: str | Callable) -> Callable:
+    """The function path -> `Sampler` of a name.
+
+    Args:
+        sampler: one of `NAMES`, or such a function, which is returned as it is.
+
+    Returns:
+        The function; see each for its options.
+
+    Raises:
+        ValueError: the name is unknown; the message lists the known ones.
+
+    Example:
+
+    >>> get("ddim") is ddim
+    True
+    """
+    if callable(sampler):
+        return sampler
+    if isinstance(sampler, str) and sampler in _SAMPLERS:
+        return _SAMPLERS[sampler]
+    raise ValueError(
+        f"unknown sampler {sampler!r}; expected one of {', '.join(NAMES)}."
+    )
+
+
+def keyed_noise(key, first=0):
+    """The noise of a sampler, keyed by (key, evaluation, sample).
+
+    Args:
+        key: pair of words of `engine.random.key`, integers or int32 scalars.
+        first: number of the first sample, an integer or int32 scalar tensor.
+
+    Returns:
+        Function `(i, x)` to standard normal noise of the shape and dtype of x.
+    """
+
+    def noise(i, x):
+        step_key = engine.random.subkey(key, "sampler", i)
+        dtype = keras.backend.standardize_dtype(x.dtype)
+        return engine.random.normal(step_key, ops.shape(x), dtype=dtype, offset=first)
+
+    return noise
+
+
+def stepped(sampler, denoiser, variables=(), compiled=True):
+    """The sampler driven from Python, with a progress bar: one compiled step.
+
+    Args:
+        sampler: a `Sampler`.
+        denoiser: function of tensors, the inputs (labels, a guidance scale), to a
+            `denoise`.
+        variables: list of the Keras variables that the network reads.
+        compiled: False runs it eagerly.
+
+    Returns:
+        Function `(x, *inputs, key=(0, 0), first=0, verbose=0) -> x`: keep it, it is
+        compiled once for each shape. Key and first are those of `keyed_noise`;
+        `verbose=1` shows a bar of the evaluations.
+
+    Example:
+
+    ```python
+    sample = stepped(sampler, lambda: denoise, network.variables)
+    x = sample(path.start(noise), verbose=1)
+    ```
+    """
+
+    def step(i, key, first, state, *inputs):
+        noise = keyed_noise((key[0], key[1]), first)
+        return sampler.step(denoiser(*inputs), i, state, noise)
+
+    run = engine.jit(step, list(variables), compiled=compiled)
+
+    def sample(x, *inputs, key=(0, 0), first=0, verbose=0):
+        words = ops.convert_to_tensor(np.array(key, "int32"))
+        first = ops.convert_to_tensor(first, "int32")
+        count = sampler.evaluations
+        bar = keras.utils.Progbar(count, verbose=verbose, unit_name="evaluation")
+        state = sampler.begin(x)
+        for i in range(count):
+            number = ops.convert_to_tensor(i, "int32")
+            state = tuple(run(number, words, first, state, *inputs))
+            if verbose:
+                ops.convert_to_numpy(state[0][:1])  # the bar waits for the step
+            bar.add(1)
+        return state[0]
+
+    return sample
