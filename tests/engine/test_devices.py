@@ -1,5 +1,7 @@
 """Several devices or processes train as one does on the same global batch."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,8 @@ import pytest
 import keras_genai as kg
 from keras_genai.engine.data import ArrayDataset
 from keras_genai.engine.devices import Devices
-from tests.gans.test_golden import GOLDEN, twenty_steps
+from tests.conformance import host, policy
+from tests.gans.test_golden import BATCH, GOLDEN, data, make, steps, twenty_steps
 from tests.processes import OnDevices
 
 BACKEND = keras.backend.backend()
@@ -18,6 +21,44 @@ class TestTwentySteps(OnDevices):
 
     on_devices = staticmethod(twenty_steps)
     reference = staticmethod(GOLDEN.read)
+
+
+class TestMixedFloat16(OnDevices):
+    """The first ten of them under float16, then five whose gradients overflow."""
+
+    tolerance = 0.01
+
+    @staticmethod
+    def on_devices():
+        # Small enough that no gradient of the whole batch overflows: the sums of a
+        # part are smaller, and a step that one device skips would not be skipped.
+        scale = functools.partial(
+            keras.optimizers.LossScaleOptimizer, initial_scale=64.0
+        )
+        with policy("mixed_float16"):
+            model = make(scale)
+            made = steps(model, 2)
+            # Sums of gradients that nearly cancel, each rounded to float16.
+            del made["sums of optimizer state"]
+            scales = [x.dynamic_scale for x in model.optimizers.values()]
+            made["scales"] = [host(x.value) for x in scales]
+            before = [host(v.value) for v in model.trainable_variables]
+            for variable in scales:
+                variable.assign(2.0**127)
+            model.fit(data(), batch_size=BATCH, verbose=0)
+        made["scales, skipped"] = [np.log2(host(x.value)) for x in scales]
+        after = [host(v.value) for v in model.trainable_variables]
+        made["moved"] = [
+            np.abs(a - b).max() for a, b in zip(after, before, strict=True)
+        ]
+        return made
+
+    def reference(self):
+        made = self.on_devices()
+        np.testing.assert_array_equal(made["scales"], 64.0)
+        np.testing.assert_array_equal(made["scales, skipped"], 122.0)
+        np.testing.assert_array_equal(made["moved"], 0.0)
+        return made
 
 
 def test_parts_of_a_batch_cover_it_once():
