@@ -1,5 +1,7 @@
 """What every test run begins with, and what it starts once."""
 
+import contextlib
+
 import pytest
 
 # So that a failed assertion in the battery shows the values it compared.
@@ -20,3 +22,20 @@ def tensorflow_alone(tmp_path_factory):
 def device_folder(tmp_path_factory):
     """The folder of what the processes of divided trainings say."""
     return tmp_path_factory.mktemp("devices")
+
+
+@pytest.fixture
+def full_disk():
+    """A function -> a context in which every file ends after so many bytes."""
+    resource = pytest.importorskip("resource", reason="Windows limits no file's size.")
+
+    @contextlib.contextmanager
+    def limited(size=1000):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited

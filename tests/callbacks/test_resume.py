@@ -163,6 +163,17 @@ def test_another_run_and_a_damaged_file_are_refused_and_left(tmp_path):
         assert path.read_bytes() == damaged
 
 
+def test_a_full_disk_leaves_the_last_good_file(tmp_path, full_disk):
+    path = tmp_path / "run.npz"
+    fit(path, epochs=1)
+    content = path.read_bytes()
+    with full_disk(), pytest.raises(OSError):
+        fit(path, epochs=2)
+    assert path.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [path]
+    fit(path, epochs=2)
+
+
 def test_nan_stops_with_its_player_and_leaves_the_last_good_file(tmp_path):
     path = tmp_path / "run.npz"
     model = build()
