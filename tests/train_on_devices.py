@@ -26,7 +26,7 @@ WAYS = {
 # The side that starts
 
 
-def run(way, jobs, folder, backend):
+def run(way, jobs, folder, backend, python=sys.executable):
     """Does the jobs in the processes of one way.
 
     Args:
@@ -34,6 +34,7 @@ def run(way, jobs, folder, backend):
         jobs: list of jobs.
         folder: `pathlib.Path` of an empty folder, for what the processes say.
         backend: name of the backend.
+        python: the interpreter of the processes.
 
     Returns:
         dict job -> dict name -> `(shape, list of numbers)`, or a text that says what
@@ -45,7 +46,7 @@ def run(way, jobs, folder, backend):
     path = folder / "result.json"
     children, logs = [], []
     try:
-        for command, variables in _commands(way, [str(path), *jobs], backend):
+        for command, variables in _commands(way, [str(path), *jobs], backend, python):
             logs.append(folder / f"{len(logs)}.log")
             with open(logs[-1], "w") as log:
                 own = {"PYTHONPATH": str(ROOT), "KERAS_BACKEND": backend, **variables}
@@ -72,11 +73,11 @@ def run(way, jobs, folder, backend):
     return json.loads(path.read_text())
 
 
-def _commands(way, arguments, backend):
+def _commands(way, arguments, backend, python):
     """The processes to start: `(command, variables)` of each."""
-    program = [sys.executable, __file__, way]
+    program = [python, __file__, way]
     if backend == "torch" and way == "processes":
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        launcher = [python, "-m", "torch.distributed.run", "--standalone"]
         return [([*launcher, "--nproc-per-node=2", __file__, way, *arguments], {})]
     if way == "devices":
         flags = os.environ.get("XLA_FLAGS", "")
