@@ -1,6 +1,41 @@
-"""What every test run begins with."""
+"""What every test run begins with, and what it starts once."""
+
+import contextlib
 
 import pytest
 
 # So that a failed assertion in the battery shows the values it compared.
-pytest.register_assert_rewrite("tests.conformance")
+pytest.register_assert_rewrite("tests.conformance", "tests.processes")
+
+
+@pytest.fixture(scope="session")
+def tensorflow_alone(tmp_path_factory):
+    """The worker that runs SavedModels in TensorFlow alone."""
+    from tests.processes import TensorFlowAlone
+
+    worker = TensorFlowAlone(tmp_path_factory.mktemp("tensorflow_alone"))
+    yield worker
+    worker.close()
+
+
+@pytest.fixture(scope="session")
+def device_folder(tmp_path_factory):
+    """The folder of what the processes of divided trainings say."""
+    return tmp_path_factory.mktemp("devices")
+
+
+@pytest.fixture
+def full_disk():
+    """A function -> a context in which every file ends after so many bytes."""
+    resource = pytest.importorskip("resource", reason="Windows limits no file's size.")
+
+    @contextlib.contextmanager
+    def limited(size=1000):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited

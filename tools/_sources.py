@@ -395,12 +395,8 @@ def pack(arrays: Mapping[str, np.ndarray], method: int = zipfile.ZIP_DEFLATED) -
 
 def write(path: Path, packed: bytes) -> None:
     """Replace a file in one step, say its size and hash, and whether it is pinned."""
-    unfinished = path.with_name(f"{path.name}.part")
-    try:
-        unfinished.write_bytes(packed)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with files_module().written_beside(path) as beside:
+        beside.write_bytes(packed)
     found = hashlib.sha256(packed).hexdigest()
     print(f"{path}: {len(packed):,} bytes\nSHA-256 {found}")
     if found not in files_module().PACKAGED.values():

@@ -14,7 +14,6 @@ import argparse
 import hashlib
 import io
 import json
-import os
 import sys
 import zipfile
 from pathlib import Path
@@ -23,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
+from keras_genai.datasets._files import written_beside
 from keras_genai.metrics import inception
 
 EPSILON = 1e-3  # of every normalization in the graph
@@ -126,14 +126,9 @@ def make(source: Path, output: Path | None = None) -> tuple[Path, str]:
     output = inception.default_path() if output is None else Path(output)
     arrays = convert(state_dict(Path(source)))
     output.parent.mkdir(parents=True, exist_ok=True)
-    beside = output.with_name(f"{output.name}.{os.getpid()}.part")
-    try:
-        with open(beside, "wb") as file:
-            np.savez(file, **arrays)
+    with written_beside(output) as beside:
+        np.savez(beside, **arrays)
         digest = hashlib.sha256(beside.read_bytes()).hexdigest()
-        os.replace(beside, output)
-    finally:
-        beside.unlink(missing_ok=True)
     return output, digest
 
 

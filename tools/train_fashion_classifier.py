@@ -17,7 +17,6 @@ import argparse
 import hashlib
 import io
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -29,6 +28,7 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
 import keras_genai as kg  # noqa: E402
+from keras_genai.datasets._files import written_beside  # noqa: E402
 from keras_genai.metrics import fashion_mnist  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "metrics" / "fashion_mnist.json"
@@ -127,11 +127,10 @@ def folded(model):
 
 
 def write(path, data):
-    """Writes beside the file, then puts it in its place."""
+    """Replaces a file in one step; makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(data)
-    os.replace(beside, path)
+    with written_beside(path) as beside:
+        beside.write_bytes(data)
 
 
 def measure(golden):

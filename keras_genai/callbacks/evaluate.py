@@ -2,11 +2,11 @@
 
 import json
 import math
-import os
 
 import keras
 
-from keras_genai.callbacks.runs import check_folder, run_folder, write_atomically
+from keras_genai.callbacks.runs import check_folder, run_folder
+from keras_genai.datasets._files import written_beside
 
 _LESS_IS_BETTER = ("fid", "kid", "loss", "distance")
 
@@ -152,14 +152,10 @@ class Evaluate(keras.callbacks.Callback):
 
     def _save(self, results):
         # The model first: after a kill in between, it is written once more.
-        temporary = self.run_folder / f".best.{os.getpid()}.keras"
-        try:
-            self.model.save(temporary)
-            os.replace(temporary, self.run_folder / "best.keras")
-        finally:
-            temporary.unlink(missing_ok=True)
-        text = json.dumps(results, indent=1) + "\n"
-        write_atomically(self.run_folder / "best.json", text.encode())
+        with written_beside(self.run_folder / "best.keras") as beside:
+            self.model.save(beside)
+        with written_beside(self.run_folder / "best.json") as beside:
+            beside.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
     def _read(self, path):
         """The best value of the run that goes on."""

@@ -1,7 +1,6 @@
 """Going on exactly where a run was cut off."""
 
 import json
-import os
 import pathlib
 import time
 import zipfile
@@ -10,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_genai import engine
+from keras_genai.datasets._files import written_beside
 
 _VERSION = 1
 
@@ -150,28 +150,21 @@ class Resume(keras.callbacks.Callback):
 
 
 def _write(path, meta, arrays):
-    """Writes beside the file, then moves it there in one step."""
     # Types that NumPy does not know (bfloat16) are stored as their bits.
     plain = [
         a.view(f"uint{8 * a.itemsize}") if a.dtype.kind == "V" else a for a in arrays
     ]
     meta = {**meta, "count": len(arrays)}
     text = np.frombuffer(json.dumps(meta).encode(), np.uint8)
-    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, meta=text, **{str(i): a for i, a in enumerate(plain)})
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with written_beside(path) as beside, open(beside, "wb") as file:
+        np.savez(file, meta=text, **{str(i): a for i, a in enumerate(plain)})
 
 
 def _read(path):
     """The stored run, or a `ValueError` that says what is wrong with the file."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: NumPy leaves a file open that it cannot read.
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             meta = json.loads(file["meta"].tobytes().decode())
             arrays = [file[str(i)] for i in range(meta["count"])]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:

@@ -54,13 +54,3 @@ def run_folder(callback, folder, epoch):
         chosen[key] = folder / f"run-{max(last, 1) if goes_on else last + 1}"
         check_folder(chosen[key])
     return chosen[key]
-
-
-def write_atomically(path, content):
-    """Writes bytes beside the file, then moves them there in one step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -9,8 +9,9 @@ import keras
 import numpy as np
 
 from keras_genai.callbacks.pictures import image_grid
-from keras_genai.callbacks.runs import check_folder, run_folder, write_atomically
+from keras_genai.callbacks.runs import check_folder, run_folder
 from keras_genai.callbacks.tensorboard import TensorBoard
+from keras_genai.datasets._files import written_beside
 
 _FORMATS = {
     # suffix -> (Pillow's name, the largest side, how to save)
@@ -171,7 +172,8 @@ class ImageGrid(keras.callbacks.Callback):
         file = io.BytesIO()
         Image.fromarray(grid).save(file, "PNG")
         png = file.getvalue()
-        write_atomically(self.run_folder / f"epoch-{epoch:04d}.png", png)
+        with written_beside(self.run_folder / f"epoch-{epoch:04d}.png") as beside:
+            beside.write_bytes(png)
         for board in TensorBoard.of_this_fit(self):
             board.add_image("samples", png, grid.shape)
         if self.inline and _in_notebook():
@@ -213,7 +215,8 @@ class ImageGrid(keras.callbacks.Callback):
             loop=0,
             **options,
         )
-        write_atomically(self.run_folder / f"samples.{self.suffix}", file.getvalue())
+        with written_beside(self.run_folder / f"samples.{self.suffix}") as beside:
+            beside.write_bytes(file.getvalue())
 
 
 def _in_notebook():

@@ -1,4 +1,4 @@
-"""Where data lies, and how a file is checked before it is used.
+"""Where data lies, how a file is checked before it is used, how one is written.
 
 Needs nothing but the standard library and NumPy: `tools/fetch_data.py` reads this
 file by itself, so that the cache has one writer and one list of checksums.
@@ -12,7 +12,7 @@ import hashlib
 import io
 import os
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -168,15 +168,10 @@ def write_cached(name: str, arrays: Mapping[str, np.ndarray]) -> Path:
             f"its content has SHA-256 {found}, not {FETCHED[name]}. Nothing was kept."
         )
     path = cached_path(name)
-    # One for each process: two that fetch at once must not write into one file.
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(unfinished, "wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        with written_beside(path) as beside:
+            np.savez(beside, **arrays)
     except OSError as error:
         raise OSError(
             error.errno,
@@ -184,10 +179,41 @@ def write_cached(name: str, arrays: Mapping[str, np.ndarray]) -> Path:
             "Nothing was left half-written. Make room there, or set KERAS_GENAI_DATA "
             "to another folder",
         ) from error
+    return path
+
+
+@contextlib.contextmanager
+def written_beside(path: str | os.PathLike) -> Iterator[Path]:
+    """A path to write to in place of `path`, where the file is moved at the end.
+
+    What stands there is replaced in one step, once the new file is whole and on the
+    disk: after a kill the old one is there, and after an error (a full disk, say)
+    nothing half-written is left beside it.
+
+    Args:
+        path: the file, in a folder that is there.
+
+    Yields:
+        A path in the same folder with the same suffix, another in each process: two
+        that write at once must not write into one file.
+
+    Example:
+
+    ```python
+    with written_beside("logs/best.keras") as beside:
+        model.save(beside)
+    ```
+    """
+    path = Path(path)
+    beside = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield beside
+        with open(beside, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
     finally:
         with contextlib.suppress(OSError):
-            unfinished.unlink()
-    return path
+            beside.unlink()
 
 
 def unavailable(name: str, tried: str = "") -> FileNotFoundError:

@@ -25,7 +25,10 @@ def unpack(data):
             "A batch is x, (x, condition) or (x, condition, weight); "
             f"got a tuple of {len(data)}."
         )
-    return (*data, None, None)[:3]
+    x, condition, weight = (*data, None, None)[:3]
+    if isinstance(condition, tuple) and not condition:  # see `ArrayDataset`
+        condition = None
+    return x, condition, weight
 
 
 def tensors(data):
@@ -159,7 +162,8 @@ class ArrayDataset(keras.utils.PyDataset):
             for part in self.arrays
         )
         if weight is not None:
-            return x, condition, weight
+            # TensorFlow's queue of batches holds no None.
+            return x, () if condition is None else condition, weight
         return (x,) if condition is None else (x, condition)
 
 

@@ -132,14 +132,7 @@ def apply_gradients(optimizer, gradients_, variables):
     if replica() is None:
         optimizer.apply(gradients_, variables)
         return
-    context = tf.distribute.get_replica_context()
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        # It goes over the replicas itself, and adds nothing up that is None.
-        inner = optimizer.inner_optimizer
-        with _replaced(inner, _all_reduce_sum_gradients=list):
-            optimizer.apply(gradients_, variables)
-        return
-    context.merge_call(
+    tf.distribute.get_replica_context().merge_call(
         lambda strategy, *parts: _apply_once(strategy, optimizer, parts, variables),
         args=gradients_,
     )
@@ -149,26 +142,30 @@ def _apply_once(strategy, optimizer, parts, variables):
     """One step on all replicas together, from gradients that are summed already.
 
     Keras would sum them again, after clipping each replica's own, and could not
-    accumulate them: that is a branch around a point where replicas meet.
+    accumulate them: that is a branch around a point where replicas meet. So is the
+    branch of a `LossScaleOptimizer` over gradients that are not finite.
     """
 
     def update(gradients_, variables, rate):
         pairs = zip(
             gradients_, [getattr(v, "value", v) for v in variables], strict=True
         )
-        optimizer._distributed_tf_update_step(strategy, pairs, rate)
+        inner._distributed_tf_update_step(strategy, pairs, rate)
 
     plain = BaseOptimizer
+    scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    inner = optimizer.inner_optimizer if scaled else optimizer
     with _replaced(
-        optimizer,
+        inner,
         _backend_update_step=update,
-        _apply_weight_decay=functools.partial(plain._apply_weight_decay, optimizer),
+        _apply_weight_decay=functools.partial(plain._apply_weight_decay, inner),
         _backend_increment_gradient_accumulators=functools.partial(
-            plain._backend_increment_gradient_accumulators, optimizer
+            plain._backend_increment_gradient_accumulators, inner
         ),
     ):
         first = [strategy.experimental_local_results(part)[0] for part in parts]
-        optimizer.apply(first, variables)
+        apply = optimizer._common_apply if scaled else optimizer.apply
+        apply(first, variables)
 
 
 @contextlib.contextmanager

@@ -9,13 +9,12 @@ takes no size that is known only when the file runs from `ops.shape`.
 import contextlib
 import logging
 import math
-import os
 import pathlib
-import tempfile
 import warnings
 
 import keras
 
+from keras_genai.datasets._files import written_beside
 from keras_genai.export.child import check_importable, check_installed, write_in_child
 
 OPSET = 18
@@ -74,8 +73,7 @@ def export_onnx(model, path, overwrite=False, signature=None):
     if backend == "jax":
         check_importable(model)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as made:
-        target = pathlib.Path(made) / "model.onnx"
+    with written_beside(path) as target:
         if backend == "torch":
             write_by_torch(model, target, signature)
         elif backend == "tensorflow":
@@ -83,7 +81,6 @@ def export_onnx(model, path, overwrite=False, signature=None):
         else:
             write_in_child(write_by_tensorflow, model, target, signature)
         _check_result(target)
-        os.replace(target, path)
 
 
 def _check_target(path, overwrite):

@@ -8,14 +8,13 @@ all of it before it changes anything; `save` writes whole files or none.
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
-import tempfile
 from collections.abc import Callable
 
 import keras
 import numpy as np
 
+from keras_genai.datasets._files import written_beside
 from keras_genai.engine import to_host
 from keras_genai.export.child import check_installed
 
@@ -231,20 +230,6 @@ def load(table, path):
 # Writing
 
 
-@contextlib.contextmanager
-def _replacing(path):
-    """A temporary file beside `path` that takes its place when all went well."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    os.close(handle)
-    os.chmod(name, 0o644)
-    try:
-        yield name
-        os.replace(name, path)
-    except BaseException:
-        pathlib.Path(name).unlink(missing_ok=True)
-        raise
-
-
 def save(table, path, dtype="float32"):
     """Writes our variables under the published names.
 
@@ -268,8 +253,8 @@ def save(table, path, dtype="float32"):
         )
         for entry in table
     }
-    with _replacing(pathlib.Path(path)) as temporary:
-        save_file(arrays, temporary, metadata={"format": "pt"})
+    with written_beside(path) as beside:
+        save_file(arrays, beside, metadata={"format": "pt"})
 
 
 def check_dtype(dtype):
@@ -302,9 +287,8 @@ def read_json(path):
 
 def write_json(path, content):
     """Writes a JSON file in one step."""
-    with _replacing(pathlib.Path(path)) as temporary:
-        text = json.dumps(content, indent=2, sort_keys=True) + "\n"
-        pathlib.Path(temporary).write_text(text, "utf-8")
+    with written_beside(path) as beside:
+        beside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 # Folders

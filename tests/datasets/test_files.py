@@ -123,19 +123,33 @@ def test_a_full_disk_leaves_nothing(cache, monkeypatch, where):
     assert list(cache.iterdir()) == []
 
 
-def test_a_full_disk_leaves_the_file_that_was_there(cache, monkeypatch):
+def test_a_full_disk_leaves_the_file_that_was_there(cache, full_disk):
     path = _files.write_cached("mnist", ARRAYS)
     before = path.read_bytes()
-
-    def full(file, **arrays):
-        file.write(b"half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(np, "savez", full)
-    with pytest.raises(OSError, match="No space left"):
+    with full_disk(100), pytest.raises(OSError, match="'mnist' could not be written"):
         _files.write_cached("mnist", ARRAYS)
     assert path.read_bytes() == before
     assert list(cache.iterdir()) == [path]
+
+
+def test_a_file_is_written_wholly_or_not_at_all(tmp_path, full_disk):
+    path = tmp_path / "notes.txt"
+    with full_disk(10), pytest.raises(OSError, match="too large|No space"):
+        with _files.written_beside(path) as beside:
+            assert beside.suffix == ".txt"
+            beside.write_text("more than ten bytes")
+    assert list(tmp_path.iterdir()) == []
+    with _files.written_beside(str(path)) as beside:
+        beside.write_text("old")
+        assert not path.exists()
+    with pytest.raises(KeyboardInterrupt), _files.written_beside(path) as beside:
+        beside.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    with _files.written_beside(path) as beside:
+        beside.write_text("new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_without_a_network_the_error_says_what_to_run(cache, no_network):

@@ -1,11 +1,6 @@
 """Several devices or processes train as one does on the same global batch."""
 
-import json
-import os
-import pathlib
-import socket
-import subprocess
-import sys
+import functools
 
 import keras
 import numpy as np
@@ -14,81 +9,56 @@ import pytest
 import keras_genai as kg
 from keras_genai.engine.data import ArrayDataset
 from keras_genai.engine.devices import Devices
-from tests.conformance import assert_golden
-from tests.engine.train_on_devices import uneven
-from tests.gans.test_golden import GOLDEN
+from tests.conformance import host, policy
+from tests.gans.test_golden import BATCH, GOLDEN, data, make, steps, twenty_steps
+from tests.processes import OnDevices
 
 BACKEND = keras.backend.backend()
-ROOT = pathlib.Path(__file__).parents[2]
-PROGRAM = str(ROOT / "tests" / "engine" / "train_on_devices.py")
-WAYS = {
-    "jax": ["devices", "processes"],
-    "tensorflow": ["mirrored", "workers"],
-    "torch": ["processes"],
-}
 
 
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+class TestTwentySteps(OnDevices):
+    """The golden steps: batch norm, dropout, lazy R1, an average, accumulation."""
+
+    on_devices = staticmethod(twenty_steps)
+    reference = staticmethod(GOLDEN.read)
 
 
-def commands(way, path):
-    """The processes to start: `(command, variables)` of each."""
-    program = [sys.executable, PROGRAM, way, str(path)]
-    if BACKEND == "torch":
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        return [([*launcher, "--nproc-per-node=2", *program[1:]], {})]
-    if way == "devices":
-        return [(program, {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"})]
-    if way == "processes":
-        (port,) = free_ports(1)
-        return [([*program, "2", str(index), str(port)], {}) for index in range(2)]
-    if way == "workers":
-        cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
-        tasks = [{"type": "worker", "index": index} for index in range(2)]
-        return [
-            (program, {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})})
-            for task in tasks
+class TestMixedFloat16(OnDevices):
+    """The first ten of them under float16, then five whose gradients overflow."""
+
+    tolerance = 0.01
+
+    @staticmethod
+    def on_devices():
+        # Small enough that no gradient of the whole batch overflows: the sums of a
+        # part are smaller, and a step that one device skips would not be skipped.
+        scale = functools.partial(
+            keras.optimizers.LossScaleOptimizer, initial_scale=64.0
+        )
+        with policy("mixed_float16"):
+            model = make(scale)
+            made = steps(model, 2)
+            # Sums of gradients that nearly cancel, each rounded to float16.
+            del made["sums of optimizer state"]
+            scales = [x.dynamic_scale for x in model.optimizers.values()]
+            made["scales"] = [host(x.value) for x in scales]
+            before = [host(v.value) for v in model.trainable_variables]
+            for variable in scales:
+                variable.assign(2.0**127)
+            model.fit(data(), batch_size=BATCH, verbose=0)
+        made["scales, skipped"] = [np.log2(host(x.value)) for x in scales]
+        after = [host(v.value) for v in model.trainable_variables]
+        made["moved"] = [
+            np.abs(a - b).max() for a, b in zip(after, before, strict=True)
         ]
-    return [(program, {})]
+        return made
 
-
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize("way", WAYS[BACKEND])
-def test_many_train_as_one(way, tmp_path):
-    path = tmp_path / "result.json"
-    children, logs = [], []
-    for index, (command, variables) in enumerate(commands(way, path)):
-        logs.append(tmp_path / f"{index}.log")
-        with open(logs[-1], "w") as log:
-            children.append(
-                subprocess.Popen(
-                    command,
-                    env=os.environ | {"PYTHONPATH": str(ROOT)} | variables,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                )
-            )
-    try:
-        ended = [child.wait(timeout=300) for child in children]
-    finally:
-        for child in children:
-            child.kill()
-    said = "\n".join(log.read_text(errors="replace")[-3000:] for log in logs)
-    assert ended == [0] * len(children), said
-    results = json.loads(path.read_text())
-    for name, reference in GOLDEN.read().items():
-        got = results["twenty steps"][name]
-        assert_golden(np.reshape(got, np.shape(reference)), reference, name)
-    for name, reference in uneven().items():
-        reference = np.ravel(reference)
-        assert_golden(np.array(results["uneven"][name]), reference, f"uneven: {name}")
+    def reference(self):
+        made = self.on_devices()
+        np.testing.assert_array_equal(made["scales"], 64.0)
+        np.testing.assert_array_equal(made["scales, skipped"], 122.0)
+        np.testing.assert_array_equal(made["moved"], 0.0)
+        return made
 
 
 def test_parts_of_a_batch_cover_it_once():

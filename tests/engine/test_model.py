@@ -106,6 +106,21 @@ def test_sample_weights_count():
     assert logs["discriminator_loss"] != other["discriminator_loss"]
 
 
+def test_weights_need_no_labels():
+    images, _ = data(8)
+    models = [kg.DCGAN((8, 8, 1), 4, base_filters=4) for _ in range(3)]
+    for model in models:
+        model.compile()
+    ones = np.ones(8, "float32")
+    models[0].fit(images, batch_size=8, verbose=0)
+    models[1].fit(images, sample_weight=ones, batch_size=8, verbose=0)
+    models[1].evaluate(images, sample_weight=ones, verbose=0)
+    models[2].train_on_batch(images, sample_weight=ones)
+    for other in models[1:]:
+        for ours, wanted in zip(weights(models[0]), weights(other), strict=True):
+            np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_class_weights_are_sample_weights():
     images, labels = data(8)
     one, other = build(), build()

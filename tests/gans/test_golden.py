@@ -95,7 +95,7 @@ def optimizer(rate):
     )
 
 
-def make():
+def make(wrap=lambda optimizer: optimizer):
     model = kg.DCGAN(
         image_shape=(8, 8, 1),
         latent_dim=8,
@@ -108,7 +108,8 @@ def make():
         seed=7,
     )
     model.compile(
-        discriminator_optimizer=optimizer(2e-3), generator_optimizer=optimizer(1e-3)
+        discriminator_optimizer=wrap(optimizer(2e-3)),
+        generator_optimizer=wrap(optimizer(1e-3)),
     )
     return model
 
@@ -138,8 +139,13 @@ class _Losses(keras.callbacks.Callback):
 @functools.cache
 def twenty_steps():
     """What is compared, by name."""
-    model, losses = make(), _Losses()
-    model.fit(data(), batch_size=BATCH, epochs=EPOCHS, callbacks=[losses], verbose=0)
+    return steps(make(), EPOCHS)
+
+
+def steps(model, epochs):
+    """What is compared after epochs of five steps."""
+    losses = _Losses()
+    model.fit(data(), batch_size=BATCH, epochs=epochs, callbacks=[losses], verbose=0)
     weights = [host(v.value).astype("float64") for v in model.variables]
     state = [host(v.value).astype("float64") for v in model.optimizer.variables]
     return {

@@ -275,34 +275,32 @@ def test_without_scikit_learn(monkeypatch):
 
 
 @pytest.mark.processes
-def test_served_by_tensorflow_alone(tmp_path):
-    from tests.export.test_savedmodel import serve
-
+def test_served_by_tensorflow_alone(tensorflow_alone, tmp_path):
     model, x = small(num_classes=2, likelihood="gaussian"), grey(40)
     labels = np.arange(40) % 2
     model.fit(x, labels, batch_size=20, verbose=0)
     model.fit_prior(x, labels, components=2)
     model.export(tmp_path / "served")
-    images = {"images": (x[:3].tolist(), "float32"), "labels": ([0, 1, 0], "int32")}
+    images = {"images": x[:3], "labels": np.array([0, 1, 0], "int32")}
     z = np.random.default_rng(0).normal(size=(2, 4)).astype("float32")
-    latents = {"latents": (z.tolist(), "float32"), "labels": ([1, 0], "int32")}
+    latents = {"latents": z, "labels": np.array([1, 0], "int32")}
+    seed, wanted = np.array(5, "int32"), np.array([0, 1, 1], "int32")
     calls = [
-        ("encode", images),
         ("reconstruct", images),
         ("decode", latents),
         ("serving_default", latents),
-        ("generate_seeded", {"seed": (5, "int32"), "labels": ([0, 1, 1], "int32")}),
+        ("generate_seeded", {"seed": seed, "labels": wanted}),
     ]
-    answers = serve(tmp_path, tmp_path / "served", calls[1:])
-    wanted = [
+    names, answers = tensorflow_alone.serve(tmp_path / "served", calls)
+    expected = [
         model.reconstruct(x[:3], labels[:3]),
         model.decode(z, [1, 0]),
         model.decode(z, [1, 0]),
-        model.generate(labels=[0, 1, 1], seed=5),  # from the mixture
+        model.generate(labels=wanted, seed=5),  # from the mixture
     ]
-    for i, images in enumerate(wanted):
-        np.testing.assert_allclose(answers[str(i)], images, atol=1e-4)
-    assert set(answers["signatures"]) == {
+    for answer, images in zip(answers, expected, strict=True):
+        np.testing.assert_allclose(answer["images"], images, atol=1e-4)
+    assert set(names) == {
         "serving_default",
         "generate",
         "generate_seeded",

@@ -1,10 +1,5 @@
 """VQVAE: codes round trip, the prior draws them, and what a user can get wrong."""
 
-import json
-import pathlib
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -15,7 +10,6 @@ from keras_genai.losses import reconstruction
 from keras_genai.vaes.codes import Perplexity
 from tests.conformance import host, uniform
 
-SERVER = pathlib.Path(__file__).parents[1] / "export" / "tensorflow_alone.py"
 EAGER = keras.backend.backend() != "jax"
 
 
@@ -177,33 +171,31 @@ def test_a_prior_is_made_and_may_be_replaced():
 
 
 @pytest.mark.processes
-def test_served_by_tensorflow_alone(tmp_path):
+def test_served_by_tensorflow_alone(tensorflow_alone, tmp_path):
     model = vqvae("residual", prior=prior((2, 2, 4), 3))
     model.train_on_batch(images())
     folder = tmp_path / "served"
     model.export(folder)
-    x, wanted = images(3), [2, 0, 1]
+    x, wanted = images(3), np.array([2, 0, 1], "int32")
     indices = model.encode_indices(x)
+    drawn = {"seed": np.array(5, "int32"), "labels": wanted}
     calls = [
-        ("encode", {"images": (x.tolist(), "float32")}),
-        ("decode", {"indices": (indices.tolist(), "int32")}),
-        ("reconstruct", {"images": (x.tolist(), "float32")}),
-        ("generate", {"seed": (5, "int32"), "labels": (wanted, "int32")}),
-        ("serving_default", {"seed": (5, "int32"), "labels": (wanted, "int32")}),
+        ("encode", {"images": x}),
+        ("decode", {"indices": indices}),
+        ("reconstruct", {"images": x}),
+        ("generate", drawn),
+        ("serving_default", drawn),
     ]
-    request = tmp_path / "request.json"
-    request.write_text(json.dumps([str(folder), calls]))
-    done = subprocess.run(
-        [sys.executable, str(SERVER), str(request)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    answers = np.load(str(request) + ".npz")
-    np.testing.assert_array_equal(answers["0"], indices)
-    np.testing.assert_allclose(answers["1"], model.decode_indices(indices), atol=1e-4)
-    np.testing.assert_allclose(answers["2"], model.reconstruct(x), atol=1e-4)
-    samples = model.generate(labels=wanted, seed=5)
-    np.testing.assert_allclose(answers["3"], samples, atol=1e-4)
-    np.testing.assert_array_equal(answers["3"], answers["4"])
+    _, answers = tensorflow_alone.serve(folder, calls)
+    np.testing.assert_array_equal(answers[0]["indices"], indices)
+    expected = [
+        model.decode_indices(indices),
+        model.reconstruct(x),
+        model.generate(labels=wanted, seed=5),
+    ]
+    for answer, images_ in zip(answers[1:4], expected, strict=True):
+        np.testing.assert_allclose(answer["images"], images_, atol=1e-4)
+    np.testing.assert_array_equal(answers[3]["images"], answers[4]["images"])
 
 
 # What a user can get wrong
