@@ -61,6 +61,9 @@ GROUPS = {
     "logs": ("tensorboard",),
     "onnx": ("onnx", "onnxruntime", "onnxscript", "tf2onnx"),
     "tutorials": ("jupytext", "nbclient", "ipykernel", "scikit-learn"),
+    "weights": ("safetensors",),
+    # Whose networks the tests compare with, on random weights.
+    "references": ("diffusers==0.42.0",),
     "dev": ("pytest", "pytest-timeout", "scipy", "scikit-learn", "ruff==0.17.6"),
 }
 

@@ -7,6 +7,26 @@ from keras_genai import engine
 from keras_genai.engine.optimizer import PACKAGE
 
 
+def convolve(x, kernel, bias, strides, padding):
+    """The engine's convolution of tensors, or Keras's where it has none.
+
+    Args:
+        x: `(B, H, W, C)`.
+        kernel: `(h, w, C, F)`.
+        bias: `(F,)`.
+        strides: pair of integers.
+        padding: `"same"` or `"valid"`.
+
+    Returns:
+        `(B, H', W', F)`.
+    """
+    kernel_of_engine = getattr(engine.backend_ops, "convolution", None)
+    if kernel_of_engine is not None:
+        return kernel_of_engine(x, kernel, bias, strides, padding)
+    y = ops.conv(x, kernel, strides, padding, data_format="channels_last")
+    return y + bias
+
+
 class _Fused:
     """Calls the engine's kernel in the common case, Keras's operation otherwise."""
 

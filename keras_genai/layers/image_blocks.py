@@ -12,7 +12,7 @@ from keras_genai.engine import random
 from keras_genai.engine.checks import check_positive
 from keras_genai.engine.initializers import VarianceScaling
 from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.layers.convolution import Conv2D
+from keras_genai.layers.convolution import Conv2D, convolve
 from keras_genai.layers.group_normalization import GroupNormalization
 
 
@@ -255,6 +255,8 @@ class Downsample2D(_Block):
 class Upsample2D(_Block):
     """Doubles the sides: each pixel becomes four, then a 3 x 3 convolution.
 
+    Computed on the small image, with kernels that give the same numbers.
+
     Args:
         filters: channels of the output; by default those of the input.
         seed: integer, the model's.
@@ -278,10 +280,27 @@ class Upsample2D(_Block):
         self.built = True
 
     def call(self, x):
-        batch, height, width, channels = ops.shape(x)
-        x = ops.reshape(x, (batch, height, 1, width, 1, channels))
-        x = ops.broadcast_to(x, (batch, height, 2, width, 2, channels))
-        return self.conv(ops.reshape(x, (batch, 2 * height, 2 * width, channels)))
+        # A row of an output pixel's 3 x 3 kernel falls on two rows of x: the even rows
+        # see (k0, k1 + k2), the odd ones (k0 + k1, k2), and likewise the columns. So
+        # four 2 x 2 kernels do it, with 16 products for the 36 of the large image.
+        kernel = ops.convert_to_tensor(self.conv.kernel)  # (3, 3, C, F)
+        kernel = _folded(_folded(kernel, 0), 1)  # (2, 2, C, F, 2, 2)
+        channels, filters = kernel.shape[2:4]
+        kernel = ops.transpose(kernel, (0, 1, 2, 4, 5, 3))
+        kernel = ops.reshape(kernel, (2, 2, channels, 4 * filters))
+        bias = ops.tile(ops.convert_to_tensor(self.conv.bias), 4)
+        batch, height, width, _ = ops.shape(x)
+        x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        y = convolve(x, kernel, bias, (1, 1), "valid")  # (B, H + 1, W + 1, 4F)
+        y = [
+            [
+                y[:, i : i + height, j : j + width, n * filters : (n + 1) * filters]
+                for n, j in ((2 * i, 0), (2 * i + 1, 1))
+            ]
+            for i in (0, 1)
+        ]
+        y = ops.stack([ops.stack(row, axis=3) for row in y], axis=2)
+        return ops.reshape(y, (batch, 2 * height, 2 * width, filters))
 
     def compute_output_shape(self, input_shape):
         batch, *sides, channels = input_shape
@@ -290,3 +309,18 @@ class Upsample2D(_Block):
 
     def get_config(self):
         return {**super().get_config(), "filters": self.filters}
+
+
+def _folded(kernel, axis):
+    """The kernels of the even and of the odd positions along a side.
+
+    Args:
+        kernel: its axis `axis` has the size 3.
+
+    Returns:
+        The same with that axis of size 2, and a last axis: even, odd.
+    """
+    k0, k1, k2 = ops.split(kernel, 3, axis=axis)
+    even = ops.concatenate([k0, k1 + k2], axis=axis)
+    odd = ops.concatenate([k0 + k1, k2], axis=axis)
+    return ops.stack([even, odd], axis=-1)

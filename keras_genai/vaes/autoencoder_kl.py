@@ -147,7 +147,7 @@ class AutoencoderKL(LatentImages, engine.GenerativeModel):
         for argument, value in arguments.items():
             setattr(self, argument, value)
         self._arguments = tuple(arguments)
-        self._check_arguments()
+        self._check_arguments(perceptual)
         self._size = float(np.prod(image_shape))
         network = {
             "channels": image_shape[-1],
@@ -191,7 +191,7 @@ class AutoencoderKL(LatentImages, engine.GenerativeModel):
 
     # Checks
 
-    def _check_arguments(self):
+    def _check_arguments(self, perceptual):
         for name in ("latent_channels", "layers_per_block", "groups"):
             check_positive(name, getattr(self, name))
         for name in ("discriminator_filters", "discriminator_layers"):
@@ -225,6 +225,8 @@ class AutoencoderKL(LatentImages, engine.GenerativeModel):
             raise ValueError(
                 f"scaling_factor must be over 0; got {self.scaling_factor!r}."
             )
+        if self.perceptual_channels is not None and perceptual is None:
+            raise ValueError("perceptual_channels needs perceptual, a network.")
         if self.discriminator_start < 0:
             raise ValueError(
                 "discriminator_start must be a step >= 0; got "

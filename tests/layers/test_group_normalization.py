@@ -27,14 +27,15 @@ def layer_of(shape, groups, **kwargs):
     [((2, 5, 4, 6), 3), ((3, 7, 4), 1), ((4, 6), 2), ((1, 2, 2, 4), 4)],
 )
 def test_the_formula(shape, groups):
-    x = np.random.default_rng(0).normal(10.0, 2.0, shape).astype("float32")
+    # Far from 0: the variance is not that of the small difference of large squares.
+    x = np.random.default_rng(0).normal(300.0, 2.0, shape).astype("float32")
     layer = layer_of(shape, groups)
     parts = x.astype("float64").reshape(shape[0], -1, groups, shape[-1] // groups)
     mean = parts.mean((1, 3), keepdims=True)
     variance = parts.var((1, 3), keepdims=True)
     wanted = ((parts - mean) / np.sqrt(variance + 1e-3)).reshape(shape)
     wanted = wanted * host(layer.gamma.value) + host(layer.beta.value)
-    np.testing.assert_allclose(host(layer(x)), wanted, atol=5e-5)
+    np.testing.assert_allclose(host(layer(x)), wanted, atol=2e-4)
 
 
 def test_derivatives_equal_keras():
@@ -55,7 +56,11 @@ def test_derivatives_equal_keras():
 
         _, gradients = engine.value_and_gradients(lambda: fn(x), layer.variables)
         second, twice = engine.value_and_gradients(penalty, layer.variables)
-        return [layer(x), engine.gradients(fn, x), *gradients, second, *twice]
+        by_input = engine.gradients(
+            lambda x: ops.sum(ops.square(engine.gradients(fn, x))), x
+        )
+        first = engine.gradients(fn, x)
+        return [layer(x), first, *gradients, second, *twice, by_input]
 
     for got, wanted in zip(everything(ours), everything(theirs), strict=True):
         np.testing.assert_allclose(host(got), host(wanted), rtol=1e-3, atol=1e-4)
