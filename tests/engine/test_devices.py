@@ -15,7 +15,7 @@ import keras_genai as kg
 from keras_genai.engine.data import ArrayDataset
 from keras_genai.engine.devices import Devices
 from tests.conformance import assert_golden
-from tests.engine.train_on_devices import uneven
+from tests.engine.train_on_devices import codes, uneven
 from tests.gans.test_golden import GOLDEN
 
 BACKEND = keras.backend.backend()
@@ -86,9 +86,10 @@ def test_many_train_as_one(way, tmp_path):
     for name, reference in GOLDEN.read().items():
         got = results["twenty steps"][name]
         assert_golden(np.reshape(got, np.shape(reference)), reference, name)
-    for name, reference in uneven().items():
-        reference = np.ravel(reference)
-        assert_golden(np.array(results["uneven"][name]), reference, f"uneven: {name}")
+    for what, alone in (("uneven", uneven), ("codes", codes)):
+        for name, reference in alone().items():
+            got = np.array(results[what][name])
+            assert_golden(got, np.ravel(reference), f"{what}: {name}")
 
 
 def test_parts_of_a_batch_cover_it_once():

@@ -18,7 +18,11 @@ def main(way, path, count=1, index=0, port=0):
         from keras_genai import engine
         from tests.gans.test_golden import twenty_steps
 
-        results = {"twenty steps": twenty_steps(), "uneven": uneven()}
+        results = {
+            "twenty steps": twenty_steps(),
+            "uneven": uneven(),
+            "codes": codes(),
+        }
     if engine.is_main_process():
         plain = {
             name: {
@@ -100,6 +104,33 @@ def uneven():
         "evaluated": evaluated,
         "weights": np.concatenate([w.ravel() for w in weights]),
         "samples": model.generate(4, seed=1),
+    }
+
+
+def codes():
+    """A codebook that follows, and restarts from, the latents of all parts."""
+    import keras
+
+    import keras_genai as kg
+    from tests import conformance
+
+    jax = keras.backend.backend() == "jax"
+    batch, n = (8, 16) if jax else (5, 10)
+    images = conformance.uniform("codes", (n, 8, 8, 1))
+    weights = conformance.uniform("codes/weights", (n,), 0.0, 1.0)
+    quantizer = kg.layers.ResidualVectorQuantizer(
+        8, 4, stages=2, dropout=True, decay=0.8, seed=1
+    )
+    model = kg.VQVAE((8, 8, 1), quantizer, hidden=4, seed=1)
+    model.compile(keras.optimizers.Adam(1e-2))
+    history = model.fit(
+        images, sample_weight=weights, batch_size=batch, epochs=3, verbose=0
+    )
+    values = [conformance.host(v.value) for v in model.variables]
+    return {
+        **history.history,
+        "evaluated": model.evaluate(images, batch_size=batch, verbose=0),
+        "variables": np.concatenate([v.ravel() for v in values]),
     }
 
 
