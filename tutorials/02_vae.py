@@ -324,7 +324,7 @@ named.compile()
 named.fit(images, labels, batch_size=100, epochs=1 if FAST else 10, verbose=0)
 show(
     named.generate(labels=np.repeat(np.arange(10), 10), seed=3),
-    title="A row each: " + ", ".join(names),
+    title="A row for each class",
 )
 
 # %% [markdown]

@@ -8,29 +8,27 @@ importance-weighted autoencoder (1509.00519) are arguments.
 """
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine import random
-from keras_genai.engine.checks import check_images, check_labels, check_positive
+from keras_genai.engine.checks import check_positive
 from keras_genai.engine.data import tensors
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy, widen
 from keras_genai.losses import elbo
 from keras_genai.vaes import likelihoods
 from keras_genai.vaes.active_units import ActiveUnits
+from keras_genai.vaes.checks import Checks, check_image_shape
 from keras_genai.vaes.inference import Inference
 from keras_genai.vaes.mixture import Mixture
 from keras_genai.vaes.networks import Shape
 from keras_genai.vaes.sampling import Sampling
 from keras_genai.vaes.schedules import check_weight
 
-ESTIMATORS = ("reparameterized", "dreg")
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class VAE(Inference, Sampling, engine.GenerativeModel):
+class VAE(Checks, Inference, Sampling, engine.GenerativeModel):
     """Variational autoencoder (1312.6114): images, their codes, and their likelihood.
 
     It minimises `-E_q log p(x|z) + beta KL(q(z|x) || N(0, I))`; with
@@ -124,7 +122,7 @@ class VAE(Inference, Sampling, engine.GenerativeModel):
         seed=0,
         **kwargs,
     ):
-        _check_image_shape(image_shape)
+        check_image_shape(image_shape)
         check_positive("latent_dim", latent_dim)
         check_positive("importance_samples", importance_samples)
         check_positive("base_filters", base_filters)
@@ -180,41 +178,6 @@ class VAE(Inference, Sampling, engine.GenerativeModel):
             metrics=("reconstruction", "kl", "elbo", self.active_units),
         )
 
-    # Checks
-
-    def _check_objective(self):
-        if self.estimator not in ESTIMATORS:
-            raise ValueError(
-                f"estimator must be one of {', '.join(ESTIMATORS)}; got "
-                f"{self.estimator!r}."
-            )
-        bits = self.free_bits
-        if isinstance(bits, bool) or not 0.0 <= bits < float("inf"):
-            raise ValueError(
-                f"free_bits must be a number of nats of at least 0; got {bits!r}."
-            )
-        if self.free_bits and self.capacity is not None:
-            raise ValueError(
-                "free_bits and capacity both say how large the KL may be: give one."
-            )
-        own_kl = self.beta == 1.0 and not self.free_bits and self.capacity is None
-        if self.by_weights and not own_kl:
-            raise ValueError(
-                "The importance-weighted bound (importance_samples > 1, or "
-                "estimator='dreg') has no KL of its own: beta must be 1.0, free_bits 0 "
-                f"and capacity None; got {self.beta!r}, {self.free_bits!r}, "
-                f"{self.capacity!r}."
-            )
-        if self.binarize not in (None, "dynamic"):
-            raise ValueError(
-                f"binarize must be 'dynamic' or None; got {self.binarize!r}."
-            )
-        if self.binarize and self.likelihood_name != "bernoulli":
-            raise ValueError(
-                "binarize='dynamic' makes black and white images, which need "
-                f"likelihood='bernoulli'; got {self.likelihood_name!r}."
-            )
-
     @property
     def value_range(self):
         """Values of black and white: those of the likelihood."""
@@ -224,43 +187,6 @@ class VAE(Inference, Sampling, engine.GenerativeModel):
     def by_weights(self):
         """Whether the objective is L_k, of importance weights."""
         return self.importance_samples > 1 or self.estimator == "dreg"
-
-    def _check_networks(self):
-        images = keras.KerasTensor((None, *self.image_shape))
-        latents = keras.KerasTensor((None, self.latent_dim))
-        labels = keras.KerasTensor((None,), dtype="int32")
-        moments = self.encoder(self._with_labels(images, labels))
-        if tuple(moments.shape[1:]) != (2 * self.latent_dim,):
-            raise ValueError(
-                f"The encoder must return (B, {2 * self.latent_dim}): the mean and the "
-                f"log-variance of latent_dim={self.latent_dim} latents; it returns "
-                f"{tuple(moments.shape)}."
-            )
-        output = self.decoder(self._with_labels(latents, labels))
-        if tuple(output.shape[1:]) != self.likelihood.output_shape:
-            raise ValueError(
-                f"The decoder must return {('B', *self.likelihood.output_shape)}, the "
-                f"parameters of likelihood={self.likelihood_name!r} with scale="
-                f"{self.scale!r}; it returns {tuple(output.shape)}."
-            )
-
-    def check_data(self, x, condition, weight):
-        check_images(x, self.image_shape, self.value_range)
-        self._check_labels(condition, len(x))
-        if weight is not None and np.shape(weight) != (len(x),):
-            raise ValueError(
-                f"sample_weight must have shape ({len(x)},), one for each image; got "
-                f"{np.shape(weight)}."
-            )
-
-    def _check_labels(self, labels, count):
-        if self.num_classes is not None:
-            check_labels(labels, self.num_classes, count)
-        elif labels is not None:
-            raise ValueError(
-                "This VAE takes no labels, but was given some. Leave them out, or make "
-                "it with kg.VAE(num_classes=...)."
-            )
 
     # Training
 
@@ -430,16 +356,6 @@ class VAE(Inference, Sampling, engine.GenerativeModel):
             if isinstance(config.get(name), dict):
                 config[name] = keras.saving.deserialize_keras_object(config[name])
         return cls(**config)
-
-
-def _check_image_shape(shape):
-    ok = isinstance(shape, (tuple, list)) and len(shape) == 3
-    ok = ok and all(isinstance(n, (int, np.integer)) and n > 0 for n in shape)
-    if not ok:
-        raise ValueError(
-            "image_shape must be (height, width, channels), three positive integers; "
-            f"got {shape!r}."
-        )
 
 
 def _shares(weight, values):
