@@ -239,9 +239,10 @@ plt.show()
 # $$D_w = D_\varnothing + w\,(D_{\text{label}} - D_\varnothing).$$
 #
 # Here three clouds are three labels, and one is asked for. At $w = 1$ its samples come
-# out exactly; with more, they move away from the other clouds, beyond the data, and lose
-# their variety. With guidance in an interval of the noise levels alone
-# ([2404.07724](https://arxiv.org/abs/2404.07724)) they go less far and keep more of it.
+# out exactly; with more, they move away from the other clouds, beyond the data, and
+# lose their variety. With guidance in an interval of the noise levels alone
+# ([2404.07724](https://arxiv.org/abs/2404.07724)) they go less far and keep more of
+# it.
 
 # %%
 weights = np.array([0.34, 0.33, 0.33])
