@@ -299,6 +299,7 @@ class Denoiser:
         return ops.clip(x_0, -self.clip, self.clip)
 
     def __call__(self, x, t, condition=None):
+        x = ops.convert_to_tensor(x)
         prediction, v = self.predict(x, t, condition)
         x_0 = self.clipped(self.to_x0(prediction, x, t))
         return x_0 if v is None else (x_0, v)

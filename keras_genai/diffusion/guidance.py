@@ -97,7 +97,7 @@ def classifier_free(denoise, condition, null, scale, interval=None, rescale=0.0)
         return denoise(x, t, _tensors(condition))
 
     def at_its_times(x, t):
-        t = ops.convert_to_tensor(t)
+        x, t = map(ops.convert_to_tensor, (x, t))
         if interval is None or len(t.shape):
             return guided(x, t)
         inside = ops.logical_and(t >= interval[0], t <= interval[1])

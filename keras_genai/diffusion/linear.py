@@ -17,6 +17,7 @@ from keras import ops
 
 from keras_genai.diffusion.denoiser import split
 from keras_genai.diffusion.variance import log_variance
+from keras_genai.engine.threefry import concrete
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,14 +73,17 @@ class Sampler:
         Returns:
             The next state, whose first array is x.
         """
-        x = state[0]
+        x, i = state[0], concrete(i)
         z = self._draw(noise, i, x)
 
         def row(table):
+            if isinstance(i, int):  # eager: numbers cost no copies to a device
+                return table[i].tolist()
             return ops.take(ops.convert_to_tensor(table, dtype=x.dtype), i, axis=0)
 
         y = _combine(self.inputs, row(self.inputs), (*state, z))
-        x_0, v = split(denoise(y, row(self.times)))
+        t = ops.convert_to_tensor(row(self.times), dtype=x.dtype)
+        x_0, v = split(denoise(y, t))
         z = self._scaled(z, v, row)
         rows, operands = row(self.updates), (*state, y, x_0, z)
         return tuple(
@@ -142,7 +146,10 @@ def _combine(table, factors, operands):
     for column, operand in enumerate(operands):
         if not np.any(table[:, column]):
             continue
-        term = operand if np.all(table[:, column] == 1) else factors[column] * operand
+        factor = factors[column]
+        if isinstance(factor, float) and factor == 0:
+            continue
+        term = operand if np.all(table[:, column] == 1) else factor * operand
         total = term if total is None else total + term
     return ops.zeros_like(operands[0]) if total is None else total
 

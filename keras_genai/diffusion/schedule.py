@@ -91,8 +91,7 @@ class Schedule:
         Returns:
             Tensor of the shape of `x`.
         """
-        x = ops.convert_to_tensor(x)
-        t = ops.convert_to_tensor(t)
+        x, noise, t = map(ops.convert_to_tensor, (x, noise, t))
         if "int" not in str(t.dtype):
             t = ops.cast(t, x.dtype)
         return expand(self.alpha(t), x) * x + expand(self.sigma(t), x) * noise

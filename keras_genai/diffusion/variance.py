@@ -68,6 +68,7 @@ def vlb_terms(schedule, x_0, x, t, mean_x0, v):
     Returns:
         Tensor `(B,)`.
     """
+    x_0, x, mean_x0, v = map(ops.convert_to_tensor, (x_0, x, mean_x0, v))
     t = ops.broadcast_to(ops.cast(t, "int32"), (ops.shape(x)[0],))
 
     def at_t(table):

@@ -100,8 +100,15 @@ def test_weightings():
     assert loss_weight("min_snr", "epsilon", np.zeros(1), np.ones(1))[0] == 1.0
 
 
-@pytest.mark.parametrize("name", PARAMETERIZATIONS)
-@pytest.mark.parametrize("kind", ["linear", "karras", "rectified_flow"])
+@pytest.mark.parametrize(
+    "name, kind",
+    [
+        (name, kind)
+        for name in PARAMETERIZATIONS
+        for kind in ("linear", "karras", "rectified_flow")
+        if (name, kind) != ("epsilon", "rectified_flow")  # refused: see the errors
+    ],
+)
 def test_denoiser(name, kind):
     """A network that knows the answer gives x_0; its inputs are the paper's."""
     schedule = schedules.get(kind)
@@ -245,7 +252,7 @@ def test_hybrid_loss():
     np.testing.assert_allclose(numpy(of_w), numpy(alone), rtol=1e-5)
     assert abs(numpy(of_u)) > 1e-6
     x = schedule.add_noise(x_0, noise, t)
-    mean_x0 = simple.to_x0(w * x, x, t)
+    mean_x0 = simple.to_x0(0.4 * x, x, t)
     bound = variance.vlb_terms(schedule, x_0, x, t, mean_x0, 0.1 * ops.ones_like(x))
     wanted = numpy(simple.loss(x_0, noise, t)) + numpy(bound)
     np.testing.assert_allclose(numpy(hybrid.loss(x_0, noise, t)), wanted, rtol=1e-4)

@@ -168,6 +168,23 @@ DRAWS = {
 }
 
 
+def test_subkeys():
+    """Integers and tensors agree; other keys, names and steps give other noise."""
+    base = random.key(7, "a")
+    wanted = random.subkey(base, "b", 3)
+    words = [ops.convert_to_tensor(np.array(w, "int32")) for w in base]
+    step = ops.convert_to_tensor(np.array(3, "int32"))
+    for got in (random.subkey(words, "b", step), random.subkey(base, "b", step)):
+        assert tuple(int(ops.convert_to_numpy(w)) for w in got) == wanted
+    others = [
+        random.subkey(base, "b", 4),
+        random.subkey(base, "c", 3),
+        random.subkey(random.key(8, "a"), "b", 3),
+        base,
+    ]
+    assert wanted not in others and len(set(others)) == 4
+
+
 @pytest.mark.parametrize("tail", [(), (3, 1)])
 def test_a_draw_begins_with_the_shorter_draw(tail):
     def draws(samples, offset):
