@@ -67,7 +67,8 @@ def mixture(weights, means, stds):
         gap = ops.expand_dims(x, 1) - alpha * m  # (B, K, d)
         dimensions = means.shape[1]
         log_p = ops.log(w) - 0.5 * ops.sum(gap**2, -1) / variance
-        p = ops.softmax(log_p - 0.5 * dimensions * ops.log(variance))  # (B, K)
+        log_p = log_p - 0.5 * dimensions * ops.log(variance)
+        p = ops.exp(log_p - ops.logsumexp(log_p, axis=1, keepdims=True))  # (B, K)
         guesses = m + ops.expand_dims(alpha * s**2 / variance, -1) * gap  # (B, K, d)
         return ops.sum(ops.expand_dims(p, -1) * guesses, 1)
 
@@ -154,7 +155,7 @@ for axis, (name, options) in zip(
     sampler = kg.samplers.get(name)(kg.samplers.path(schedule, 40), **options)
     run = kg.engine.jit(lambda x, s=sampler: s(denoise, x, noise))
     samples = ops.convert_to_numpy(run(normal))[:, 0]
-    axis.hist(samples, 80, (-2.5, 2.5), density=True, color="lightsteelblue")
+    axis.hist(samples, 80, range=(-2.5, 2.5), density=True, color="lightsteelblue")
     axis.plot(grid, density(grid), color="black", linewidth=1)
     axis.set_title(f"{name}, 40 steps: mean {samples.mean():.3f}")
 plt.tight_layout()
@@ -312,9 +313,21 @@ plt.show()
 points = np.array([[-0.9, -0.5], [0.0, 0.0], [0.3, 1.2], [1.8, 1.6]], "float32")
 truth = np.log(plane(points, float(schedule.noise_level(schedule.t_min))))
 print(f"{'point':>14} {'true':>9} {'exact trace':>12} {'1 probe':>9} {'16 probes':>10}")
+
+
+def likelihood(**options):
+    def whole(x):
+        return kg.diffusion.log_likelihood(
+            everything, schedule, x, steps=40, **options
+        )[0]
+
+    return kg.engine.jit(whole)(ops.convert_to_tensor(points))
+
+
 rows = [
-    kg.diffusion.log_likelihood(everything, schedule, points, steps=40, **options)[0]
-    for options in ({"probe": "exact"}, {}, {"probes": 4 if FAST else 16})
+    likelihood(probe="exact"),
+    likelihood(probes=1),
+    likelihood(probes=4 if FAST else 16),
 ]
 for point, true, *found in zip(
     points, truth, *map(ops.convert_to_numpy, rows), strict=True
