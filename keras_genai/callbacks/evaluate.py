@@ -7,6 +7,7 @@ import keras
 
 from keras_genai.callbacks.runs import check_folder, run_folder
 from keras_genai.datasets._files import written_beside
+from keras_genai.engine.checks import check_integer
 
 _LESS_IS_BETTER = ("fid", "kid", "loss", "distance")
 
@@ -76,11 +77,8 @@ class Evaluate(keras.callbacks.Callback):
         mode="auto",
     ):
         super().__init__()
-        for name, value in (("every", every), ("n", len(x) if n is None else n)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f"{name} must be an integer of at least 1; got {value!r}."
-                )
+        check_integer("every", every)
+        check_integer("n", len(x) if n is None else n)
         if n is not None and n > len(x):
             raise ValueError(f"n={n} real images are wanted, but x holds {len(x)}.")
         if y is not None and len(y) != len(x):

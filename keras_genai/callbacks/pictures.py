@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 
+from keras_genai.engine.checks import check_integer
+
 
 def image_grid(
     images: np.ndarray,
@@ -53,10 +55,7 @@ def image_grid(
         ("scale", scale, 1),
         ("gap", gap, 0),
     ):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(
-                f"{name} must be an integer of at least {least}; got {value!r}."
-            )
+        check_integer(name, value, least)
     columns = min(columns, count)
     rows = math.ceil(count / columns)
     cells = np.full((rows * columns, height * scale + gap, width * scale + gap, 3), 255)

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_genai import engine
 from keras_genai.datasets._files import written_beside
+from keras_genai.engine.checks import check_integer
 
 _VERSION = 1
 
@@ -49,8 +50,8 @@ class Resume(keras.callbacks.Callback):
     def __init__(self, path, every=None, seconds=60.0):
         super().__init__()
         self.path = pathlib.Path(path)
-        if every is not None and (not isinstance(every, int) or every < 1):
-            raise ValueError(f"every must be an integer of at least 1; got {every!r}.")
+        if every is not None:
+            check_integer("every", every)
         if not seconds > 0:
             raise ValueError(f"seconds must be positive; got {seconds!r}.")
         self.every = every

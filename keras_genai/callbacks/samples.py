@@ -12,6 +12,7 @@ from keras_genai.callbacks.pictures import image_grid
 from keras_genai.callbacks.runs import check_folder, run_folder
 from keras_genai.callbacks.tensorboard import TensorBoard
 from keras_genai.datasets._files import written_beside
+from keras_genai.engine.checks import check_integer
 
 _FORMATS = {
     # suffix -> (Pillow's name, the largest side, how to save)
@@ -85,8 +86,7 @@ class ImageGrid(keras.callbacks.Callback):
                 "kg.callbacks.ImageGrid draws with Pillow, which is not installed "
                 "here. Run `pip install pillow`."
             )
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"every must be an integer of at least 1; got {every!r}.")
+        check_integer("every", every)
         if animation not in (True, False, *_FORMATS):
             raise ValueError(
                 f"animation must be True, False, 'webp', 'gif' or 'apng'; got "

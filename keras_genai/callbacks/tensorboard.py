@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_genai import engine
 from keras_genai.callbacks.runs import check_folder, run_folder
+from keras_genai.engine.checks import check_integer
 
 _BOARDS = weakref.WeakSet()
 
@@ -60,14 +61,9 @@ class TensorBoard(keras.callbacks.Callback):
                 "kg.callbacks.TensorBoard needs the package tensorboard, which is not "
                 "installed here. Run `pip install tensorboard`."
             )
-        for name, value, least in (
-            ("every", 1 if every is None else every, 1),
-            ("histograms", histograms, 0),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"{name} must be an integer of at least {least}; got {value!r}."
-                )
+        if every is not None:
+            check_integer("every", every)
+        check_integer("histograms", histograms, 0)
         self.folder = folder
         self.every = every
         self.histograms = histograms

@@ -3,11 +3,19 @@
 import numpy as np
 
 
+def check_integer(name, value, least=1):
+    """The integer; refuses anything but one of at least `least`."""
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < least:
+        raise ValueError(
+            f"{name} must be an integer of at least {least}; got {value!r}."
+        )
+    return int(value)
+
+
 def check_positive(name, value):
     """Refuses anything but an integer of at least 1."""
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1; got {value!r}.")
+    check_integer(name, value)
 
 
 def check_image_shape(shape):

@@ -6,6 +6,7 @@ import keras
 from keras import layers, ops
 
 from keras_genai import engine
+from keras_genai.engine.checks import check_integer
 
 # Which axes of a kernel are its outputs. A subclass has the axes of its parent.
 _OUTPUT_AXES = (
@@ -77,12 +78,7 @@ class SpectralNormalization(layers.Wrapper):
         # A float32 layer that leaves its inputs alone reads the kernel uncast, for
         # sigma; the layer inside then casts by its own policy.
         super().__init__(layer, dtype="float32", autocast=False, **kwargs)
-        if not isinstance(power_iterations, int) or power_iterations < 1:
-            raise ValueError(
-                "power_iterations must be an integer of at least 1; got "
-                f"{power_iterations!r}."
-            )
-        self.power_iterations = power_iterations
+        self.power_iterations = check_integer("power_iterations", power_iterations)
         self.epsilon = epsilon
         self.seed = seed
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator
 import keras
 import numpy as np
 
-from keras_genai.metrics.metric import Metric, check_count
+from keras_genai.engine.checks import check_integer
+from keras_genai.metrics.metric import Metric
 
 
 def evaluate(
@@ -60,7 +61,7 @@ def evaluate(
     ```
     """
     metrics = _checked_metrics(metrics, y)
-    check_count("batch_size", batch_size)
+    check_integer("batch_size", batch_size)
     if not callable(getattr(model, "generate", None)):
         raise ValueError(
             f"evaluate samples by model.generate, which {type(model).__name__} does "

@@ -4,7 +4,8 @@ import warnings
 
 import numpy as np
 
-from keras_genai.metrics.metric import SampledMetric, check_count, checked_pair
+from keras_genai.engine.checks import check_integer
+from keras_genai.metrics.metric import SampledMetric, checked_pair
 
 
 def _mmd2(x, y):
@@ -59,8 +60,8 @@ def kid(
     True
     """
     real, generated = checked_pair(real_features, generated_features)
-    check_count("subsets", subsets)
-    check_count("subset_size", subset_size, 2)
+    check_integer("subsets", subsets)
+    check_integer("subset_size", subset_size, 2)
     fewest = min(len(real), len(generated))
     if fewest < 2:
         raise ValueError(
@@ -75,7 +76,7 @@ def kid(
             stacklevel=2,
         )
         subset_size = fewest
-    rng = np.random.default_rng(check_count("seed", seed, 0))
+    rng = np.random.default_rng(check_integer("seed", seed, 0))
     values = [
         _mmd2(
             real[rng.choice(len(real), subset_size, replace=False)],
@@ -125,8 +126,8 @@ class KernelInceptionDistance(SampledMetric):
         seed: int = 0,
         name: str = "kid",
     ):
-        self.subsets = check_count("subsets", subsets)
-        self.subset_size = check_count("subset_size", subset_size, 2)
+        self.subsets = check_integer("subsets", subsets)
+        self.subset_size = check_integer("subset_size", subset_size, 2)
         super().__init__(extractor, name, max_samples, seed)
 
     def result(self) -> dict[str, float]:

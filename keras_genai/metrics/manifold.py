@@ -6,7 +6,8 @@ as large as the distance to the k-th nearest neighbour in its own set.
 
 import numpy as np
 
-from keras_genai.metrics.metric import SampledMetric, check_count, checked_pair
+from keras_genai.engine.checks import check_integer
+from keras_genai.metrics.metric import SampledMetric, checked_pair
 
 _BLOCK_BYTES = 32 * 2**20  # of a block of distances; a few are alive at once
 
@@ -37,7 +38,7 @@ def _radii(x, k):
 
 def _prepared(real, generated, k, name):
     real, generated = checked_pair(real, generated)
-    check_count("k", k)
+    check_integer("k", k)
     if min(len(real), len(generated)) <= k:
         raise ValueError(
             f"{name} with k={k} needs more than {k} samples of each set; got "
@@ -127,13 +128,23 @@ def density_coverage(
 
 
 class _TwoShares(SampledMetric):
-    """Names the two results, with the metric's own name where the user gave one."""
+    """A function of both samples with two results.
 
+    A name that the user gave goes before the results' own.
+    """
+
+    function = None  # static: (real features, generated features, k) -> two floats
     default_name = None
+    results = ()
 
-    def _named(self, names, values):
+    def __init__(self, extractor, k, max_samples, seed, name):
+        self.k = check_integer("k", k)
+        super().__init__(extractor, name, max_samples, seed)
+
+    def result(self) -> dict[str, float]:
+        values = self.function(self._real.rows, self._generated.rows, self.k)
         prefix = "" if self.name == self.default_name else f"{self.name}_"
-        return {prefix + n: v for n, v in zip(names, values, strict=True)}
+        return {prefix + n: v for n, v in zip(self.results, values, strict=True)}
 
 
 class PrecisionRecall(_TwoShares):
@@ -166,7 +177,9 @@ class PrecisionRecall(_TwoShares):
     ```
     """
 
+    function = staticmethod(precision_recall)
     default_name = "precision_recall"
+    results = ("precision", "recall")
 
     def __init__(
         self,
@@ -176,12 +189,7 @@ class PrecisionRecall(_TwoShares):
         seed: int = 0,
         name: str = "precision_recall",
     ):
-        self.k = check_count("k", k)
-        super().__init__(extractor, name, max_samples, seed)
-
-    def result(self) -> dict[str, float]:
-        values = precision_recall(self._real.rows, self._generated.rows, self.k)
-        return self._named(("precision", "recall"), values)
+        super().__init__(extractor, k, max_samples, seed, name)
 
 
 class DensityCoverage(_TwoShares):
@@ -212,7 +220,9 @@ class DensityCoverage(_TwoShares):
     ```
     """
 
+    function = staticmethod(density_coverage)
     default_name = "density_coverage"
+    results = ("density", "coverage")
 
     def __init__(
         self,
@@ -222,9 +232,4 @@ class DensityCoverage(_TwoShares):
         seed: int = 0,
         name: str = "density_coverage",
     ):
-        self.k = check_count("k", k)
-        super().__init__(extractor, name, max_samples, seed)
-
-    def result(self) -> dict[str, float]:
-        values = density_coverage(self._real.rows, self._generated.rows, self.k)
-        return self._named(("density", "coverage"), values)
+        super().__init__(extractor, k, max_samples, seed, name)

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_genai import engine
+from keras_genai.engine.checks import check_integer
 
 
 class Metric:
@@ -171,14 +172,6 @@ def checked_pair(real, generated) -> tuple[np.ndarray, np.ndarray]:
     return real, generated
 
 
-def check_count(name: str, value, least: int = 1) -> int:
-    """An integer of at least `least`."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < least:
-        raise ValueError(f"{name} must be an integer >= {least}; got {value!r}.")
-    return int(value)
-
-
 class Sample:
     """At most `size` rows of a stream, each row equally likely to be among them.
 
@@ -231,8 +224,8 @@ class SampledMetric(Metric):
     """
 
     def __init__(self, extractor, name: str, max_samples: int, seed: int):
-        self.max_samples = check_count("max_samples", max_samples, 2)
-        self.seed = check_count("seed", seed, 0)
+        self.max_samples = check_integer("max_samples", max_samples, 2)
+        self.seed = check_integer("seed", seed, 0)
         self._real = Sample(self.max_samples, self.seed)
         self._generated = Sample(self.max_samples, self.seed + 1)
         super().__init__(extractor, name)

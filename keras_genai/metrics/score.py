@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from keras_genai.metrics.metric import Metric, check_count, checked_features
+from keras_genai.engine.checks import check_integer
+from keras_genai.metrics.metric import Metric, checked_features
 
 
 class _Split:
@@ -67,7 +68,7 @@ def inception_score(probabilities: np.ndarray, splits: int = 10) -> tuple[float,
     10.0
     """
     p = _checked_probabilities(probabilities, "probabilities")
-    parts = [_Split() for _ in range(check_count("splits", splits))]
+    parts = [_Split() for _ in range(check_integer("splits", splits))]
     for i, part in enumerate(parts):
         part.add(p[i::splits])
     return _result(parts)
@@ -109,7 +110,7 @@ class InceptionScore(Metric):
         name: str = "inception_score",
     ):
         self.from_logits = from_logits
-        self.splits = check_count("splits", splits)
+        self.splits = check_integer("splits", splits)
         super().__init__(classifier, name)
 
     def reset_state(self) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_genai.engine import random
-from keras_genai.engine.checks import check_images, check_positive
+from keras_genai.engine.checks import check_images, check_integer, check_positive
 from keras_genai.losses import elbo
 from keras_genai.vaes.likelihoods import LEVELS
 
@@ -177,8 +177,7 @@ class Inference:
         Returns:
             NumPy float32 `(steps, H, W, C)`, or `(n, steps, H, W, C)` of a batch.
         """
-        if not isinstance(steps, (int, np.integer)) or steps < 2:
-            raise ValueError(f"steps must be an integer of at least 2; got {steps!r}.")
+        check_integer("steps", steps, 2)
         if kind not in ("spherical", "linear"):
             raise ValueError(f"kind must be 'spherical' or 'linear'; got {kind!r}.")
         (a, alone), (b, _) = self._codes(a, labels), self._codes(b, labels)

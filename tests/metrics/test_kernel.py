@@ -84,5 +84,5 @@ def test_too_few_samples():
         metrics.kid(x, x + 1.0)
     with pytest.raises(ValueError, match="at least two samples"):
         metrics.kid(x[:1], x)
-    with pytest.raises(ValueError, match="subset_size must be an integer >= 2"):
+    with pytest.raises(ValueError, match="subset_size must be .* at least 2"):
         metrics.KID(lambda x: x, subset_size=1)
