@@ -1,5 +1,10 @@
 """AutoencoderKL against diffusers' on the same random weights, and its losses."""
 
+import json
+import pathlib
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -12,6 +17,7 @@ from keras_genai import engine
 from keras_genai.losses import adversarial
 from keras_genai.weights import autoencoder_kl as weights
 
+SERVER = pathlib.Path(__file__).parents[1] / "export" / "tensorflow_alone.py"
 torch.set_num_threads(1)  # beside TensorFlow's or JAX's own
 
 SIZES = {
@@ -243,6 +249,34 @@ def test_samples_of_the_posterior():
     np.testing.assert_allclose(model.reconstruct(x), host(model(x)), atol=1e-5)
     sampled = model.reconstruct(x, seed=1)
     np.testing.assert_allclose(sampled, model.decode(posterior.sample(1)), atol=1e-5)
+
+
+@pytest.mark.processes
+def test_served_by_tensorflow_alone(tmp_path):
+    model = small(seed=2)
+    model.export(tmp_path / "served")
+    x = uniform(3, 12, 8, 3)  # other sides than image_shape
+    posterior = model.encode(x)
+    request = tmp_path / "request.json"
+    images = {"images": (x.tolist(), "float32")}
+    latents = {"latents": (posterior.mean[:2].tolist(), "float32")}
+    calls = [
+        ("serving_default", images),
+        ("decode", latents),
+        ("generate", {"seed": (5, "int32"), "n": (3, "int32")}),
+    ]
+    request.write_text(json.dumps([str(tmp_path / "served"), calls]))
+    done = subprocess.run(
+        [sys.executable, str(SERVER), str(request)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers = np.load(f"{request}.npz")
+    wanted = model.reconstruct(x)
+    np.testing.assert_allclose(answers["0"], wanted, atol=1e-4)
+    np.testing.assert_allclose(answers["1"], wanted[:2], atol=1e-4)
+    np.testing.assert_allclose(answers["2"], model.generate(3, seed=5), atol=1e-4)
+    names = ["decode", "encode", "generate", "reconstruct", "serving_default"]
+    assert list(answers["signatures"]) == names
 
 
 BAD_ARGUMENTS = [
