@@ -25,7 +25,14 @@ def unpack(data):
             "A batch is x, (x, condition) or (x, condition, weight); "
             f"got a tuple of {len(data)}."
         )
-    return (*data, None, None)[:3]
+    data = (*data, None, None)[:3]
+    return tuple(None if _is_absent(part) else part for part in data)
+
+
+def _is_absent(part):
+    """Whether it is what `ArrayDataset` gives for a part that is not there."""
+    shape = getattr(part, "shape", None)
+    return shape is not None and len(shape) == 2 and shape[1] == 0
 
 
 def tensors(data):
@@ -159,6 +166,8 @@ class ArrayDataset(keras.utils.PyDataset):
             for part in self.arrays
         )
         if weight is not None:
+            if condition is None:  # tf.data holds no None between two arrays
+                condition = np.zeros((len(rows), 0), "float32")
             return x, condition, weight
         return (x,) if condition is None else (x, condition)
 

@@ -106,6 +106,20 @@ def test_sample_weights_count():
     assert logs["discriminator_loss"] != other["discriminator_loss"]
 
 
+def test_sample_weights_without_labels():
+    """`tf.data` takes no None between the images and the weights."""
+    images = data(8)[0]
+    model = kg.DCGAN((8, 8, 1), latent_dim=4, base_filters=4)
+    model.compile()
+    weight = np.ones(8, "float32")
+    losses = model.fit(images, sample_weight=weight, batch_size=4, verbose=0).history
+    model.evaluate(images, sample_weight=weight, batch_size=4, verbose=0)
+    other = kg.DCGAN((8, 8, 1), latent_dim=4, base_filters=4)
+    other.compile()
+    plain = other.fit(images, batch_size=4, verbose=0).history
+    np.testing.assert_allclose(losses["loss"], plain["loss"], rtol=1e-5)
+
+
 def test_class_weights_are_sample_weights():
     images, labels = data(8)
     one, other = build(), build()
