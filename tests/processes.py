@@ -272,6 +272,7 @@ class Battery(OnDevices):
 
     runs: Runs
     ranges: dict
+    sizes: tuple
     methods: dict
     onnx: tuple | None
     exceptions: dict
@@ -333,7 +334,7 @@ class Battery(OnDevices):
         """Calls of signatures, checked against the methods that they stand for."""
         model = self.runs.whole[0]
         calls = [
-            Call(model, name, size, self.ranges) for name in names for size in SIZES
+            Call(model, name, n, self.ranges) for name in names for n in self.sizes
         ]
         for call in calls:
             if call.name in self.methods:
@@ -394,6 +395,7 @@ def battery(
     compile: Callable = dict,
     weighted: bool = True,
     ranges: dict | None = None,
+    sizes: tuple = SIZES,
     methods: dict | None = None,
     onnx: tuple | None = None,
     exceptions: dict | None = None,
@@ -409,6 +411,7 @@ def battery(
         ranges: dict name of a signature's input -> `(low, high)`, high excluded, of
             the numbers that it takes; by default (-1, 1) for floats, and for integers
             what `seed` and `n` take.
+        sizes: what stands for the free sizes of a signature, one after the other.
         methods: dict signature of one output -> function `(model, **inputs)` of NumPy
             arrays that gives the same by the model's own method.
         onnx: the signatures to try as ONNX files; by default all.
@@ -430,6 +433,7 @@ def battery(
         exec_body=lambda body: body.update(
             runs=Runs(factory, batch, compile, weighted),
             ranges={**RANGES, **(ranges or {})},
+            sizes=sizes,
             methods=dict(methods or {}),
             onnx=onnx,
             exceptions=exceptions,

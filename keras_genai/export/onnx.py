@@ -148,10 +148,12 @@ def write_by_torch(model, target, signature):
             names[:] = outputs
             return tuple(outputs.values())
 
-    # Sizes of 0 and 1 would be taken for fixed ones.
+    # Sizes of 0 and 1 would be taken for fixed ones; sides may have to be halved.
     example = tuple(
         torch.full(
-            [3 if n is None else n for n in shape], 2, dtype=getattr(torch, dtype)
+            [n or (16 if axis else 3) for axis, n in enumerate(shape)],
+            2,
+            dtype=getattr(torch, dtype),
         )
         for _, shape, dtype in inputs
     )

@@ -323,7 +323,7 @@ class AutoencoderKL(LatentImages, engine.GenerativeModel):
         self.track("kl", ops.stop_gradient(kl))
         # What follows the decoder is differentiated once, by its output: the balance
         # needs both gradients apart, and the losses' own backward pass only their sum.
-        error, by_error = engine.value_and_gradient(
+        error, by_error = _value_and_gradient(
             lambda fake: self._reconstruction(x, fake, weight), fake
         )
         loss = self._negative_log_likelihood(_standing_for(error, by_error, fake))
@@ -333,7 +333,7 @@ class AutoencoderKL(LatentImages, engine.GenerativeModel):
 
         def adversarial_loss():
             # Times the number of pixels, for half precision: means have tiny gradients.
-            judged, by_judged = engine.value_and_gradient(
+            judged, by_judged = _value_and_gradient(
                 lambda fake: self._size * self._adversarial(fake, weight), fake
             )
             judged, by_judged = judged / self._size, by_judged / self._size
@@ -473,6 +473,19 @@ class AutoencoderKL(LatentImages, engine.GenerativeModel):
             if isinstance(config.get(name), dict):
                 config[name] = keras.saving.deserialize_keras_object(config[name])
         return cls(**config)
+
+
+def _value_and_gradient(loss_fn, x):
+    """A part's loss, and the gradient by x of the whole batch's, over its share.
+
+    The statistics of a batch lie in the losses of all parts: these add up to the
+    whole's by their shares, before they are differentiated.
+    """
+    share = engine.replicas.share()
+    if share is None:
+        return engine.value_and_gradient(loss_fn, x)
+    value, gradient = engine.value_and_gradient(lambda x: share * loss_fn(x), x)
+    return value / share, gradient / share
 
 
 def _standing_for(value, gradient, x):

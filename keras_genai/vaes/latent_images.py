@@ -180,7 +180,7 @@ class LatentImages:
             }
 
         return {
-            "reconstruct": (lambda images: {"images": self(images)}, [images]),
+            "reconstruct": (lambda images: {"reconstruction": self(images)}, [images]),
             "encode": (encode, [images]),
             "decode": (
                 lambda latents: {"images": widen(self.decoder(latents))},

@@ -114,7 +114,7 @@ class Sampling:
             return {"mean": mean, "log_variance": log_variance}
 
         def reconstruct(images, labels=None):
-            return {"images": self.call(images, labels)}
+            return {"reconstruction": self.call(images, labels)}
 
         return {
             "generate": (decode, latents),

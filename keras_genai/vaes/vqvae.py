@@ -411,7 +411,7 @@ class VQVAE(engine.GenerativeModel):
         """What `export` writes: name -> (function, its inputs); the first serves.
 
         `generate` (`seed` with `n` or `labels` -> `images`) where there is a prior,
-        `reconstruct` (`images` -> `images`), `encode` (`images` -> `indices`) and
+        `reconstruct` (`images` -> `reconstruction`), `encode` (`images` -> `indices`) and
         `decode` (`indices` -> `images`).
         """
         images = [("images", (None, *self.image_shape), "float32")]
@@ -419,7 +419,7 @@ class VQVAE(engine.GenerativeModel):
         generate = {} if self.prior is None else {"generate": self.seeded_signature()}
         return {
             **generate,
-            "reconstruct": (lambda images: {"images": self(images)}, images),
+            "reconstruct": (lambda images: {"reconstruction": self(images)}, images),
             "encode": (lambda images: {"indices": self._indices(images)}, images),
             "decode": (lambda indices: {"images": self._images(indices)}, indices),
         }

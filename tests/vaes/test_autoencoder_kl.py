@@ -1,9 +1,6 @@
 """AutoencoderKL against diffusers' on the same random weights, and its losses."""
 
-import json
 import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -252,31 +249,24 @@ def test_samples_of_the_posterior():
 
 
 @pytest.mark.processes
-def test_served_by_tensorflow_alone(tmp_path):
+def test_served_by_tensorflow_alone(tensorflow_alone, tmp_path):
     model = small(seed=2)
     model.export(tmp_path / "served")
     x = uniform(3, 12, 8, 3)  # other sides than image_shape
-    posterior = model.encode(x)
-    request = tmp_path / "request.json"
-    images = {"images": (x.tolist(), "float32")}
-    latents = {"latents": (posterior.mean[:2].tolist(), "float32")}
+    latents = model.encode(x).mean[:2]
+    seeded = {"seed": np.array(5, "int32"), "n": np.array(3, "int32")}
     calls = [
-        ("serving_default", images),
-        ("decode", latents),
-        ("generate", {"seed": (5, "int32"), "n": (3, "int32")}),
+        ("serving_default", {"images": x}),
+        ("decode", {"latents": latents}),
+        ("generate", seeded),
     ]
-    request.write_text(json.dumps([str(tmp_path / "served"), calls]))
-    done = subprocess.run(
-        [sys.executable, str(SERVER), str(request)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    answers = np.load(f"{request}.npz")
+    names, answers = tensorflow_alone.serve(tmp_path / "served", calls)
     wanted = model.reconstruct(x)
-    np.testing.assert_allclose(answers["0"], wanted, atol=1e-4)
-    np.testing.assert_allclose(answers["1"], wanted[:2], atol=1e-4)
-    np.testing.assert_allclose(answers["2"], model.generate(3, seed=5), atol=1e-4)
-    names = ["decode", "encode", "generate", "reconstruct", "serving_default"]
-    assert list(answers["signatures"]) == names
+    expected = [wanted, wanted[:2], model.generate(3, seed=5)]
+    for answer, images in zip(answers, expected, strict=True):
+        (made,) = answer.values()
+        np.testing.assert_allclose(made, images, atol=1e-4)
+    assert names == ["decode", "encode", "generate", "reconstruct", "serving_default"]
 
 
 BAD_ARGUMENTS = [

@@ -69,6 +69,7 @@ TestVQVAEProcesses = processes.battery(
 TestAutoencoderKLProcesses = processes.battery(
     lambda: kg.AutoencoderKL(**SMALL, seed=3),
     images("autoencoder_kl processes"),
+    sizes=(2, 4),
     methods={
         "decode": lambda model, latents: model.decode(latents),
         "generate": lambda model, seed, n: model.generate(int(n), seed=int(seed)),
