@@ -168,7 +168,11 @@ class LatentImages:
         return ops.clip(widen(self.decoder(latents, training=False)), -1.0, 1.0)
 
     def export_signatures(self):
-        """What `export` writes: name -> (function, its inputs); the first serves."""
+        """What `export` writes: name -> (function, its inputs); the first serves.
+
+        Sides are free in all but `generate`. As ONNX that alone leaves from PyTorch,
+        whose exporter does not follow free sides through the halvings.
+        """
         images = ("images", (None, None, None, self.image_shape[-1]), "float32")
         latents = ("latents", (None, None, None, self.latent_channels), "float32")
 

@@ -411,8 +411,8 @@ class VQVAE(engine.GenerativeModel):
         """What `export` writes: name -> (function, its inputs); the first serves.
 
         `generate` (`seed` with `n` or `labels` -> `images`) where there is a prior,
-        `reconstruct` (`images` -> `reconstruction`), `encode` (`images` -> `indices`) and
-        `decode` (`indices` -> `images`).
+        `reconstruct` (`images` -> `reconstruction`), `encode` (`images` -> `indices`)
+        and `decode` (`indices` -> `images`).
         """
         images = [("images", (None, *self.image_shape), "float32")]
         indices = [("indices", (None, *self.code_shape), "int32")]

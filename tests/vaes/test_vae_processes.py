@@ -7,7 +7,6 @@ from tests import conformance, processes
 from tests.vaes.test_autoencoder_kl_conformance import SMALL, images
 
 CLASSES = 3
-LOOP = "The whole loop of the prior: TensorFlow's while loops do not leave as ONNX."
 
 
 def grey(n):
@@ -62,7 +61,7 @@ TestVQVAEProcesses = processes.battery(
         "encode": lambda model, images: model.encode_indices(images),
         "decode": lambda model, indices: model.decode_indices(indices),
     },
-    onnx=("encode", "decode", "reconstruct"),
+    onnx=("encode", "decode", "reconstruct"),  # the prior's loop: a SavedModel alone
     exceptions={"killed": "The VAE is killed for all autoencoders."},
 )
 
@@ -74,5 +73,7 @@ TestAutoencoderKLProcesses = processes.battery(
         "decode": lambda model, latents: model.decode(latents),
         "generate": lambda model, seed, n: model.generate(int(n), seed=int(seed)),
     },
+    # PyTorch's exporter does not follow free sides through the halvings.
+    onnx=("generate",),
     exceptions={"killed": "The VAE is killed for all autoencoders."},
 )
