@@ -170,3 +170,18 @@ def test_the_launcher_needs_the_standard_library_alone():
         [sys.executable, "-S", "-E", "-c", script], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_both_sides_compute_the_same_metrics(monkeypatch):
+    metrics = benchmark.load("metrics")
+    monkeypatch.setattr(metrics, "SUBSETS", 3)
+    tasks = ("fid", "kid", "precision", "density")
+    case = {"samples": 1200, "features": 8, "tasks": tasks}
+    own, reference = (
+        metrics.build(name, case) for name in (metrics.OWN, metrics.REFERENCE)
+    )
+    for task in tasks:
+        ours = getattr(own, task)().values()
+        theirs = getattr(reference, task)()
+        theirs = theirs if isinstance(theirs, tuple) else (theirs,)
+        assert list(ours) == pytest.approx(list(theirs), rel=1e-6), task

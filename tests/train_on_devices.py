@@ -59,7 +59,7 @@ def run(way, jobs, folder, backend, python=sys.executable):
                         stderr=subprocess.STDOUT,
                     )
                 )
-        limit = 240 + 60 * len(jobs)
+        limit = 600 + 120 * len(jobs)  # for a machine that does other work too
         ended = [child.wait(timeout=limit) for child in children]
     except subprocess.TimeoutExpired:
         ended = [f"more than {limit} s"]
