@@ -14,6 +14,7 @@ primitives alone:
 - `is_main_process()`: whether this process writes the files of a run.
 - `batch_normalization(x, ...)`: normalisation by the batch, in one fused kernel.
 - `group_normalization(x, ...)`: normalisation by groups of channels, likewise.
+- `attention(query, key, value)`: of scaled products, in every float type.
 - `replicas`: sums, means and noise over devices that share a batch.
 
 The backend is Keras's own: `KERAS_BACKEND` chooses it before the first import.
@@ -45,6 +46,7 @@ cond = backend_ops.cond
 without_gradients = backend_ops.without_gradients
 jit = backend_ops.jit
 apply_gradients = backend_ops.apply_gradients
+attention = backend_ops.attention
 batch_normalization = backend_ops.batch_normalization
 group_normalization = backend_ops.group_normalization
 leaky_relu = backend_ops.leaky_relu
@@ -63,6 +65,7 @@ __all__ = [
     "GenerativeModel",
     "PlayersOptimizer",
     "apply_gradients",
+    "attention",
     "backend_ops",
     "batch_normalization",
     "cond",

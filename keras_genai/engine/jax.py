@@ -160,6 +160,19 @@ def group_normalization(x, groups, scale, offset, epsilon):
     return centred * (jax.lax.rsqrt(variance + epsilon) * scale) + offset
 
 
+def attention(query, key, value):
+    """See `keras_genai.engine.tensorflow.attention`."""
+    half = query.dtype == jnp.float16 and jax.default_backend() == "cpu"
+    if not half and query.dtype != jnp.float64:
+        return keras.ops.dot_product_attention(query, key, value)
+    # JAX's own sums scores in float32 whatever the type, and refuses float16 on a CPU.
+    dtype = jnp.promote_types(query.dtype, jnp.float32)
+    query, key = query.astype(dtype), key.astype(dtype)
+    scores = jnp.einsum("btnd,bsnd->bnts", query, key) / math.sqrt(query.shape[-1])
+    mixed = jnp.einsum("bnts,bsnd->btnd", jax.nn.softmax(scores), value.astype(dtype))
+    return mixed.astype(value.dtype)
+
+
 def leaky_relu(x, slope):
     """See `keras_genai.engine.tensorflow.leaky_relu`."""
     # jax.nn.leaky_relu has derivative 1 at 0.

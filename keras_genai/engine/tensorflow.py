@@ -235,6 +235,20 @@ def group_normalization(x, groups, scale, offset, epsilon):
     return centred * (tf.math.rsqrt(variance + epsilon) * scale) + offset
 
 
+def attention(query, key, value):
+    """`softmax(query key^T / sqrt(d)) value`: 1706.03762, equation 1.
+
+    Args:
+        query: `(B, T, N, d)`, of N heads.
+        key: `(B, S, N, d)`.
+        value: `(B, S, N, d)`.
+
+    Returns:
+        `(B, T, N, d)`, of the type of `value`.
+    """
+    return keras.ops.dot_product_attention(query, key, value)
+
+
 def leaky_relu(x, slope):
     """`x` where it is positive, else `slope x`; the derivative at 0 is the slope.
 

@@ -159,6 +159,11 @@ def group_normalization(x, groups, scale, offset, epsilon):
     return y.movedim(1, -1)
 
 
+def attention(query, key, value):
+    """See `keras_genai.engine.tensorflow.attention`."""
+    return keras.ops.dot_product_attention(query, key, value)
+
+
 def leaky_relu(x, slope):
     """See `keras_genai.engine.tensorflow.leaky_relu`."""
     return F.leaky_relu(x, slope)

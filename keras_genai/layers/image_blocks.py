@@ -8,6 +8,7 @@ uniform within `1 / sqrt(fan in)`, and every bias at zero.
 import keras
 from keras import ops
 
+from keras_genai import engine
 from keras_genai.engine import random
 from keras_genai.engine.checks import check_positive
 from keras_genai.engine.initializers import VarianceScaling
@@ -187,7 +188,7 @@ class SelfAttention2D(_Block):
             ops.reshape(layer(positions), heads)  # (B, HW, heads, d)
             for layer in (self.query, self.key, self.value)
         )
-        y = ops.dot_product_attention(query, key, value)
+        y = engine.attention(query, key, value)
         y = self.out(ops.reshape(y, (shape[0], -1, channels)))  # (B, HW, C)
         return x + ops.reshape(y, shape)
 

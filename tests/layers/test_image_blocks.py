@@ -76,6 +76,15 @@ def test_attention_in_plain_numpy():
     np.testing.assert_allclose(y, wanted, atol=1e-5)
 
 
+def test_attention_in_half_precision():
+    x = noise(2, 3, 2, 4)
+    block = layers.SelfAttention2D(groups=2, seed=1, dtype="mixed_float16")
+    y = block(x)
+    assert keras.backend.standardize_dtype(y.dtype) == "float16"
+    wanted = layers.SelfAttention2D(groups=2, seed=1)(x)
+    np.testing.assert_allclose(host(y), host(wanted), atol=1e-2)
+
+
 def test_upsampling_repeats_pixels():
     block = layers.Upsample2D(filters=3)
     x = noise(2, 3, 4, 2)

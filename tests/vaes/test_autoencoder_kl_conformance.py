@@ -42,7 +42,9 @@ def features():
 
 def constant_balance(model):
     """The gradient takes the weight of the adversarial loss as a constant."""
-    model.adaptive_weight = lambda *gradients: keras.ops.convert_to_tensor(0.3)
+    model.adaptive_weight = lambda *gradients: keras.ops.convert_to_tensor(
+        0.3, keras.config.floatx()
+    )
 
 
 TestAutoencoderKL = conformance.battery(
