@@ -1,6 +1,6 @@
 """AutoencoderKL: decoding, encoding and a training step, beside diffusers'.
 
-Contenders, all with the same weights:
+Contenders, networks of the same sizes (their values cost no time):
 
     b              kg.AutoencoderKL on each backend: what `decode` and `encode` run, on
                    tensors; a training step as `fit` calls it
