@@ -50,6 +50,12 @@ def test_defaults():
     assert kg.callbacks.image_grid(np.zeros((2, 64, 64, 3)), 9).shape == (68, 134, 3)
 
 
+def test_another_range():
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 4, 4, 1))
+    again = kg.callbacks.image_grid(0.5 * (images + 1), value_range=(0, 1))
+    assert np.abs(again.astype(int) - kg.callbacks.image_grid(images)).max() <= 1
+
+
 @pytest.mark.parametrize("shape", [(8, 8, 1), (0, 8, 8, 1), (1, 8, 8, 5)])
 def test_other_shapes_are_refused(shape):
     with pytest.raises(ValueError, match=r"images \(N, H, W, C\)"):

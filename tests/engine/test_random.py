@@ -204,6 +204,19 @@ def test_a_draw_begins_with_the_shorter_draw(tail):
         np.testing.assert_allclose(both, host(x), rtol=0, atol=1e-6, err_msg=name)
 
 
+def test_a_draw_in_parts_is_the_whole_draw():
+    """Elements of a sample by `skip`, also as a tensor, and on the host."""
+    whole = host(random.normal(KEY, (5, 14), offset=3))
+    draw = compiled(lambda skip: random.normal(KEY, (5, 4), offset=3, skip=skip))
+    for start in (0, 4, 10):
+        for part in (
+            host(random.normal(KEY, (5, 4), offset=3, skip=start)),
+            random.normal(KEY, (5, 4), offset=3, skip=start, host=True),
+            host(draw(tensor(start))),
+        ):
+            np.testing.assert_allclose(part, whole[:, start : start + 4], atol=1e-6)
+
+
 def test_one_sample_and_wrapping_numbers():
     assert host(random.normal(KEY, (), offset=4)) == host(random.normal(KEY, (5,)))[4]
     wrapped = random.bits(KEY, (2, 3), offset=2**31 - 1)

@@ -131,6 +131,22 @@ def test_evaluate_is_the_metrics_on_one_whole_generate(model):
     assert again == pytest.approx(found, rel=1e-4, abs=1e-6)
 
 
+def test_images_in_the_models_own_range(model):
+    """A model of images in [0, 1] is judged as the same model of [-1, 1]."""
+    metric = metrics.FID(extractor())
+    x = images()
+    wanted = metrics.evaluate(model, metric, x)["fid"]
+
+    class Half:
+        value_range = (0.0, 1.0)
+
+        def generate(self, *args, **kwargs):
+            return 0.5 * (model.generate(*args, **kwargs) + 1.0)
+
+    got = metrics.evaluate(Half(), metric, 0.5 * (x + 1.0))["fid"]
+    assert got == pytest.approx(wanted, rel=1e-3)
+
+
 def test_one_pass_for_each_extractor(model):
     seen = []
 
