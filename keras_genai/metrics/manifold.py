@@ -12,28 +12,53 @@ from keras_genai.metrics.metric import SampledMetric, checked_pair
 _BLOCK_BYTES = 32 * 2**20  # of a block of distances; a few are alive at once
 
 
+def _distances(rows, columns, norms):
+    """The squared distance of each row to each column: `(N, M)`."""
+    block = (-2.0 * rows) @ columns.T
+    block += norms
+    block += _norms(rows)[:, None]
+    return np.maximum(block, 0.0, out=block)
+
+
+def _norms(x):
+    return np.einsum("ij,ij->i", x, x)
+
+
 def _blocks(rows, columns):
     """Yields `(slice, squared distances of rows[slice] to all columns)`."""
-    size = max(1, _BLOCK_BYTES // (8 * max(1, len(columns))))
-    norms = np.einsum("ij,ij->i", columns, columns)
-    for start in range(0, len(rows), size):
-        part = slice(start, start + size)
-        block = rows[part] @ columns.T
-        block *= -2.0
-        block += norms
-        block += np.einsum("ij,ij->i", rows[part], rows[part])[:, None]
-        yield part, np.maximum(block, 0.0, out=block)
+    norms = _norms(columns)
+    for part in _slices(len(rows), _BLOCK_BYTES // (8 * max(1, len(columns)))):
+        yield part, _distances(rows[part], columns, norms)
+
+
+def _slices(count, size):
+    size = max(1, size)
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def _radii(x, k):
     """The squared distance of each row to its k-th nearest other row: `(N,)`."""
-    radii = np.empty(len(x))
-    for part, block in _blocks(x, x):
-        own = np.arange(len(block))
-        block[own, own + part.start] = np.inf  # not its own neighbour
-        block.partition(k - 1, axis=1)
-        radii[part] = block[:, k - 1]
-    return radii
+    nearest, norms = np.full((len(x), k), np.inf), _norms(x)
+    parts = _slices(len(x), int((_BLOCK_BYTES / 8) ** 0.5))
+    for i, a in enumerate(parts):
+        for b in parts[i:]:  # a distance counts for both of its ends
+            block = _distances(x[a], x[b], norms[b])
+            if a is b:
+                np.fill_diagonal(block, np.inf)  # not its own neighbour
+            else:
+                _keep_nearest(nearest[b], block.T)
+            _keep_nearest(nearest[a], block)
+    return nearest.max(1)
+
+
+def _keep_nearest(nearest, distances):
+    """Puts the smallest of each row's `distances` and `nearest` into `nearest`."""
+    k = nearest.shape[1]
+    if distances.shape[1] > k:
+        distances = np.partition(distances, k - 1, axis=1)[:, :k]
+    both = np.concatenate([nearest, distances], axis=1)
+    both.partition(k - 1, axis=1)
+    nearest[:] = both[:, :k]
 
 
 def _prepared(real, generated, k, name):
