@@ -49,14 +49,14 @@ def difference(got: list[float], reference: list[float]) -> float:
     return max(abs(a - b) / max(1.0, abs(b)) for a, b in pairs)
 
 
-def table(rows: list[list[str]]) -> str:
-    """A Markdown table; the first row is its head, the first column text."""
+def table(rows: list[list[str]], texts: int = 1) -> str:
+    """A Markdown table; the first row is its head, the first columns are texts."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    rule = ["-" * w if i < texts else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
     return "\n".join(
         "| "
         + " | ".join(
-            cell.rjust(width) if number else cell.ljust(width)
+            cell.ljust(width) if number < texts else cell.rjust(width)
             for number, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         + " |"
@@ -102,7 +102,7 @@ def main() -> int:
             summary.append(row)
         tables.append(f"{backend}\n\n{losses(results)}\n")
     print("\n" + "\n".join(tables))
-    print(f"Largest difference from one device\n\n{table(summary)}")
+    print(f"Largest difference from one device\n\n{table(summary, texts=2)}")
     return 0
 
 

@@ -6,6 +6,7 @@ of the published network, by `tools/make_inception.py --golden`.
 
 import importlib.util
 import json
+import pickle
 import sys
 from pathlib import Path
 
@@ -137,6 +138,32 @@ def test_both_published_layouts_convert_to_the_same(tool, network):
         np.testing.assert_array_equal(array, arrays[name])
     with pytest.raises(ValueError, match="holds 0 of the 94 convolutions"):
         tool.convert({"a.weight": np.zeros((1, 1, 1, 1))})
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_published_pth_file_is_read_and_runs_nothing(tool, tmp_path, zipped):
+    torch = pytest.importorskip("torch")
+    state = {
+        f"{name}.conv.weight": torch.full((2, 1), float(i))
+        for i, name in enumerate(reversed(TORCHVISION))
+    }
+    path = tmp_path / "pt_inception-2015-12-05-6726825d.pth"
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    read = tool.state_dict(path)
+    assert list(read) == list(state)  # in the order of the file
+    assert all(np.array_equal(read[name], state[name].numpy()) for name in state)
+    torch.save({"a.conv.weight": Malicious(tmp_path / "ran")}, path)
+    with pytest.raises(pickle.UnpicklingError):
+        tool.state_dict(path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_weights_that_are_absent_or_damaged(tmp_path, monkeypatch):
