@@ -131,7 +131,7 @@ def test_bounds():
         host(elbo.elbo(np.array([-3.0]), np.array([2.0]), 0.5)), -4.0
     )
     z, mean, log_variance = floats(2, 3, 4), floats(2, 1, 4), floats(2, 1, 4)
-    got = elbo.log_weights(np.zeros((2, 3)), z, mean, log_variance)
+    got = elbo.log_weights(np.zeros((2, 3), "float32"), z, mean, log_variance)
     q = stats.norm(mean, np.exp(0.5 * log_variance))
     wanted = (stats.norm.logpdf(z) - q.logpdf(z)).sum(-1)
     np.testing.assert_allclose(host(got), wanted, rtol=1e-4, atol=1e-4)

@@ -133,10 +133,13 @@ def train_in_torch(images, k: int, passes: int, seed: int):
     for number in range(passes):
         total = 0.0
         for rows in torch.randperm(len(data)).split(BATCH):
-            while step >= plan[0][0] and len(plan) > 1:
+            while step > plan[0][0] and len(plan) > 1:
                 plan.pop(0)
             for group in optimizer.param_groups:
                 group["lr"] = plan[0][1]
+                # Keras's Adam adds epsilon before it corrects the second moment
+                # (1412.6980, section 2's last formula), PyTorch's after.
+                group["eps"] = 1e-4 / math.sqrt(1.0 - 0.999 ** (step + 1))
             x = torch.bernoulli(data[rows])
             mean, log_variance = encoder(x).chunk(2, 1)
             noise = torch.randn(len(x), k, 50)
