@@ -71,7 +71,6 @@ class GenerativeModel(Compiling, Sampling, backend_ops.Trainer, keras.Model):
         self.ema = None
         self._names = ()
         self._skip = 0
-        self._samples = None
 
     def set_players(self, *names, networks=None, ema=None, ema_decay=None, metrics=()):
         """Names the attributes that hold the players, in the order of the phases.
@@ -186,7 +185,7 @@ class GenerativeModel(Compiling, Sampling, backend_ops.Trainer, keras.Model):
     def _track(self, name, value):
         name = self._loss_name(name) if name in self._names else name
         (tracker,) = (t for t in self._trackers if t.name == name)
-        tracker.update_state(value, sample_weight=self._samples)
+        tracker.update_state(value, sample_weight=replicas.batch_samples())
 
     def samples_seen(self):
         """How many samples an evaluation saw before this batch, an int32 scalar."""
@@ -242,12 +241,8 @@ class GenerativeModel(Compiling, Sampling, backend_ops.Trainer, keras.Model):
     def _run_test_step(self, data):
         data = data_lib.unpack(data)
         rows = data_lib.rows(data)
-        with replicas.part(rows):
-            self._samples = replicas.samples(rows)
-            try:
-                self.test_step(data)
-            finally:
-                self._samples = None
+        with replicas.part(rows), replicas.counted(rows):
+            self.test_step(data)
         return self.logs()
 
     def _take_skip(self):

@@ -67,6 +67,27 @@ def samples(rows):
     return rows if share() is None else rows / share()
 
 
+@contextlib.contextmanager
+def counted(rows):
+    """Opens a step whose batch counts by its samples in means over the data.
+
+    Kept by thread, as a part is: one replica may leave its step before another.
+
+    Args:
+        rows: samples in this part.
+    """
+    _here.samples = samples(rows)
+    try:
+        yield
+    finally:
+        _here.samples = None
+
+
+def batch_samples():
+    """The samples of the global batch inside `counted`, a float32 scalar; else None."""
+    return getattr(_here, "samples", None)
+
+
 def total(tensors):
     """Sums tensors over the replicas, differentiably.
 
