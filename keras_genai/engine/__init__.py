@@ -15,6 +15,7 @@ primitives alone:
 - `batch_normalization(x, ...)`: normalisation by the batch, in one fused kernel.
 - `group_normalization(x, ...)`: normalisation by groups of channels, likewise.
 - `attention(query, key, value)`: of scaled products, in every float type.
+- `argmax(x)`: the place of the largest on the last axis, in one pass.
 - `replicas`: sums, means and noise over devices that share a batch.
 
 The backend is Keras's own: `KERAS_BACKEND` chooses it before the first import.
@@ -46,6 +47,7 @@ cond = backend_ops.cond
 without_gradients = backend_ops.without_gradients
 jit = backend_ops.jit
 apply_gradients = backend_ops.apply_gradients
+argmax = backend_ops.argmax
 attention = backend_ops.attention
 batch_normalization = backend_ops.batch_normalization
 group_normalization = backend_ops.group_normalization
@@ -65,6 +67,7 @@ __all__ = [
     "GenerativeModel",
     "PlayersOptimizer",
     "apply_gradients",
+    "argmax",
     "attention",
     "backend_ops",
     "batch_normalization",

@@ -40,7 +40,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai.engine import replicas
+from keras_genai.engine import backend_ops, replicas
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.threefry import (
     check_seed,
@@ -344,7 +344,7 @@ def categorical(key, logits, offset=0):
         int32 tensor `(B, ...)` of classes in [0, K).
     """
     noise = gumbel(key, ops.shape(logits), "float32", offset)
-    return ops.cast(ops.argmax(ops.cast(logits, "float32") + noise, axis=-1), "int32")
+    return backend_ops.argmax(ops.cast(logits, "float32") + noise)
 
 
 def permutation(key, n):

@@ -249,6 +249,11 @@ def attention(query, key, value):
     return keras.ops.dot_product_attention(query, key, value)
 
 
+def argmax(x):
+    """See `keras_genai.engine.jax.argmax`."""
+    return tf.argmax(x, axis=-1, output_type="int32")
+
+
 def leaky_relu(x, slope):
     """`x` where it is positive, else `slope x`; the derivative at 0 is the slope.
 

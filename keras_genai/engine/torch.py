@@ -164,6 +164,11 @@ def attention(query, key, value):
     return keras.ops.dot_product_attention(query, key, value)
 
 
+def argmax(x):
+    """See `keras_genai.engine.jax.argmax`."""
+    return torch.argmax(x, dim=-1).to(torch.int32)
+
+
 def leaky_relu(x, slope):
     """See `keras_genai.engine.tensorflow.leaky_relu`."""
     return F.leaky_relu(x, slope)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_genai import engine
 from keras_genai.engine import random
 from keras_genai.engine.checks import check_positive
 from keras_genai.engine.initializers import VarianceScaling
@@ -278,14 +279,14 @@ class GumbelQuantizer(Quantizer):
         log_q = ops.log_softmax(logits, axis=-1)  # (B, ..., K)
         kl = ops.sum(ops.exp(log_q) * log_q, axis=-1) + math.log(self.codebook_size)
         loss = self._cosine(0.0, self.kl_weight, self.kl_steps) * per_sample(kl)
-        indices = ops.cast(ops.argmax(logits, axis=-1), "int32")  # (B, ...)
+        indices = engine.argmax(logits)  # (B, ...)
         if not training:
             return self.lookup(indices), indices, loss
         gumbel = self.noise.gumbel(f"{self.stream}/gumbel", ops.shape(logits), wide())
         weights = ops.softmax((logits + gumbel) / self.tau(), axis=-1)
         self.noise.advance()
         if self.hard:
-            largest = ops.argmax(weights, axis=-1)
+            largest = engine.argmax(weights)
             one_hot = ops.one_hot(largest, self.codebook_size, dtype=weights.dtype)
             weights = straight_through(weights, one_hot)
         return ops.matmul(weights, self.codebook.value), indices, loss

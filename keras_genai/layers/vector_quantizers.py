@@ -242,8 +242,7 @@ def _nearest(z, codes):
     """The row of `codes` (K, D) nearest to each row of `z` (N, D): int32 `(N,)`."""
     # |z - e|^2 = |z|^2 - 2 z.e + |e|^2, of which the first is the same for all codes.
     squares = ops.sum(ops.square(codes), axis=1)  # (K,)
-    distances = squares - 2.0 * ops.matmul(z, ops.transpose(codes))  # (N, K)
-    return ops.cast(ops.argmin(distances, axis=1), "int32")
+    return engine.argmax(2.0 * ops.matmul(z, ops.transpose(codes)) - squares)
 
 
 def _unit(x):

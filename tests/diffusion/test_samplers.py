@@ -1,7 +1,6 @@
 """Samplers against data whose score is known: orders, distributions, the loop."""
 
 import os
-import pathlib
 import subprocess
 import sys
 
@@ -356,10 +355,9 @@ def test_after_holds_a_part():
 
 
 @pytest.mark.processes
-def test_leaves_as_a_savedmodel(tmp_path):
+def test_leaves_as_a_savedmodel(tensorflow_alone, tmp_path):
     """Guidance and every step, with labels, scale and seed as inputs."""
     from tests.diffusion.toy_model import ToyDiffusion
-    from tests.export.test_savedmodel import serve
 
     model = ToyDiffusion(seed=1)
     model.compile(keras.optimizers.Adam(1e-2))
@@ -370,24 +368,24 @@ def test_leaves_as_a_savedmodel(tmp_path):
         images.astype("float32"), labels, batch_size=16, epochs=2, verbose=0
     )
     assert np.all(np.isfinite(history.history["loss"]))
-    folder = pathlib.Path(tmp_path) / "served"
-    model.export(folder)
+    model.export(tmp_path / "served")
     calls = [
         (
             "generate_seeded",
             {
-                "seed": (5, "int32"),
-                "labels": (labels, "int32"),
-                "guidance_scale": (scale, "float32"),
+                "seed": np.int32(5),
+                "labels": np.int32(labels),
+                "guidance_scale": np.float32(scale),
             },
         )
         for labels, scale in (([0, 1, 1], 2.0), ([0, 1], 2.0), ([0, 1, 1], 1.0))
     ]
-    answers = serve(tmp_path, folder, calls)
+    _, answers = tensorflow_alone.serve(tmp_path / "served", calls)
+    whole, two, unguided = (answer["images"] for answer in answers)
     wanted = model.generate(labels=[0, 1, 1], seed=5, guidance_scale=2.0)
-    np.testing.assert_allclose(answers["0"], wanted, atol=1e-4)
-    np.testing.assert_allclose(answers["1"], wanted[:2], atol=1e-4)
-    assert np.abs(answers["2"] - wanted).max() > 1e-3
+    np.testing.assert_allclose(whole, wanted, atol=1e-4)
+    np.testing.assert_allclose(two, wanted[:2], atol=1e-4)
+    assert np.abs(unguided - wanted).max() > 1e-3
 
 
 # Errors

@@ -203,3 +203,10 @@ def test_value_and_gradient_of_a_tensor():
 
     loss, (outside,) = engine.value_and_gradients(loss, [weight])
     assert float(loss) == 3.0 * float(outside)
+
+
+def test_argmax_takes_the_first_of_the_largest():
+    x = np.array([[0.0, -0.0, -1.0], [-0.0, 0.0, -1.0], [1.0, 3.0, 3.0]], "float32")
+    places = engine.argmax(ops.convert_to_tensor(x))
+    assert keras.backend.standardize_dtype(places.dtype) == "int32"
+    np.testing.assert_array_equal(host(places), [0, 0, 1])
