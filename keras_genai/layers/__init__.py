@@ -16,6 +16,7 @@ from keras_genai.layers.normalization import (
 )
 from keras_genai.layers.quantizers import FiniteScalarQuantizer, GumbelQuantizer
 from keras_genai.layers.spectral_normalization import SpectralNormalization
+from keras_genai.layers.time_embedding import TimeEmbedding, sinusoidal_embedding
 from keras_genai.layers.vector_quantizers import (
     ResidualVectorQuantizer,
     VectorQuantizer,
@@ -36,6 +37,8 @@ __all__ = [
     "ResidualVectorQuantizer",
     "SelfAttention2D",
     "SpectralNormalization",
+    "TimeEmbedding",
     "Upsample2D",
     "VectorQuantizer",
+    "sinusoidal_embedding",
 ]

@@ -22,7 +22,7 @@ def torch_uniform(seed, stream):
     return VarianceScaling(1.0 / 3.0, "fan_in", "uniform", seed=seed, stream=stream)
 
 
-class _Block(keras.layers.Layer):
+class Block(keras.layers.Layer):
     """A layer made of layers, each with its own stream of initial weights.
 
     Args:
@@ -65,7 +65,7 @@ class _Block(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class ResNetBlock(_Block):
+class ResNetBlock(Block):
     """Two times (group normalization, SiLU, 3 x 3 convolution), and a shortcut.
 
     `x + f(x)`, with a 1 x 1 convolution of `x` where the channels change. A vector
@@ -134,7 +134,7 @@ class ResNetBlock(_Block):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class SelfAttention2D(_Block):
+class SelfAttention2D(Block):
     """Self-attention over the positions of an image, and a shortcut.
 
     `x + W_o softmax(Q K^T / sqrt(d)) V` with `Q, K, V` linear in the normalised `x`,
@@ -205,7 +205,7 @@ class SelfAttention2D(_Block):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class Downsample2D(_Block):
+class Downsample2D(Block):
     """Halves the sides by a 3 x 3 convolution of stride 2.
 
     A row and a column of zeros are added below and at the right, none above or at
@@ -253,7 +253,7 @@ class Downsample2D(_Block):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class Upsample2D(_Block):
+class Upsample2D(Block):
     """Doubles the sides: each pixel becomes four, then a 3 x 3 convolution.
 
     Computed on the small image, with kernels that give the same numbers.
