@@ -6,6 +6,7 @@ denoiser into another.
 """
 
 from keras_genai.diffusion import guidance, samplers, schedules
+from keras_genai.diffusion.ddpm import DDPM
 from keras_genai.diffusion.denoiser import (
     PARAMETERIZATIONS,
     WEIGHTINGS,
@@ -20,6 +21,7 @@ from keras_genai.diffusion.denoiser import (
 from keras_genai.diffusion.likelihood import bits_per_dim, log_likelihood
 
 __all__ = [
+    "DDPM",
     "PARAMETERIZATIONS",
     "WEIGHTINGS",
     "Denoiser",

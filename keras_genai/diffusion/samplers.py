@@ -118,9 +118,10 @@ def stepped(sampler, denoiser, variables=(), compiled=True):
         compiled: False runs it eagerly.
 
     Returns:
-        Function `(x, *inputs, key=(0, 0), first=0, verbose=0) -> x`: keep it, it is
-        compiled once for each shape. Key and first are those of `keyed_noise`;
-        `verbose=1` shows a bar of the evaluations.
+        Function `(x, *inputs, key=(0, 0), first=0, verbose=0, bar=None) -> x`: keep it,
+        it is compiled once for each shape. Key and first are those of `keyed_noise`;
+        `verbose=1` shows a bar of the evaluations; `bar` is a `keras.utils.Progbar` to
+        move in its place.
 
     Example:
 
@@ -136,16 +137,17 @@ def stepped(sampler, denoiser, variables=(), compiled=True):
 
     run = engine.jit(step, list(variables), compiled=compiled)
 
-    def sample(x, *inputs, key=(0, 0), first=0, verbose=0):
+    def sample(x, *inputs, key=(0, 0), first=0, verbose=0, bar=None):
         words = ops.convert_to_tensor(np.array(key, "int32"))
         first = ops.convert_to_tensor(first, "int32")
         count = sampler.evaluations
-        bar = keras.utils.Progbar(count, verbose=verbose, unit_name="evaluation")
+        if bar is None:
+            bar = keras.utils.Progbar(count, verbose=verbose, unit_name="evaluation")
         state = sampler.begin(x)
         for i in range(count):
             number = ops.convert_to_tensor(i, "int32")
             state = tuple(run(number, words, first, state, *inputs))
-            if verbose:
+            if bar.verbose:
                 ops.convert_to_numpy(state[0][:1])  # the bar waits for the step
             bar.add(1)
         return state[0]

@@ -170,7 +170,7 @@ class GenerativeModel(Compiling, Sampling, backend_ops.Trainer, keras.Model):
         self._watch(player, loss)
         return loss
 
-    def track(self, name, value):
+    def track(self, name, value, samples=None):
         """Adds a mean over the batch to the mean that the logs show.
 
         In an evaluation batches count by their samples, so that the logs are means
@@ -179,13 +179,19 @@ class GenerativeModel(Compiling, Sampling, backend_ops.Trainer, keras.Model):
         Args:
             name: of a player, whose loss it is, or of one of the `metrics`.
             value: scalar.
+            samples: float scalar, how many samples of the batch it is the mean of,
+                and counts by; by default all of them.
         """
-        self._track(name, replicas.mean(value))
+        if samples is None:
+            self._track(name, replicas.mean(value), replicas.batch_samples())
+        else:
+            total, samples = replicas.total([value * samples, samples])
+            self._track(name, total / ops.maximum(samples, 1.0), samples)
 
-    def _track(self, name, value):
+    def _track(self, name, value, samples=None):
         name = self._loss_name(name) if name in self._names else name
         (tracker,) = (t for t in self._trackers if t.name == name)
-        tracker.update_state(value, sample_weight=replicas.batch_samples())
+        tracker.update_state(value, sample_weight=samples)
 
     def samples_seen(self):
         """How many samples an evaluation saw before this batch, an int32 scalar."""

@@ -1,0 +1,396 @@
+"""DDPM: a network that takes noise away, trained by `fit()`.
+
+Denoising diffusion probabilistic models (2006.11239) with what came after as
+arguments: the schedule, what the network predicts, the weight of its error, a learned
+variance (2102.09672), conditions that are left out at times for classifier-free
+guidance (2207.12598), flows (2209.03003) and EDM (2206.00364).
+"""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+from keras.src.models.functional import Functional
+
+from keras_genai import engine
+from keras_genai.diffusion import samplers, schedules
+from keras_genai.diffusion.conditions import Conditions
+from keras_genai.diffusion.denoiser import (
+    WEIGHTINGS,
+    Denoiser,
+    logit_normal_times,
+    lognormal_times,
+    uniform_times,
+)
+from keras_genai.diffusion.inference import Inference
+from keras_genai.engine import random
+from keras_genai.engine.checks import check_images, check_positive
+from keras_genai.engine.data import tensors
+from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.engine.precision import dtype_policy
+from keras_genai.losses.reduction import mean_over_samples
+
+TIMES = ("uniform", "lognormal", "logit_normal")
+VARIANCES = ("small", "large", "learned")
+# Equal parts of the training's times, in per cent: `evaluate` shows the loss of each.
+_PARTS = ("loss_0_25", "loss_25_50", "loss_50_75", "loss_75_100")
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class DDPM(Inference, engine.GenerativeModel):
+    """A diffusion model of images (2006.11239), or of latents.
+
+    `fit(images)` minimises, over times t and noise eps, the weighted squared error of
+    what the network predicts of `x_t = alpha(t) x_0 + sigma(t) eps` (equation 14);
+    `generate` walks from noise to images with any sampler of `kg.samplers`.
+
+    The condition `y` of `fit(images, y)` is what the arguments name: integer labels
+    (`num_classes`), vectors (`vector_dim`), sequences (`context_shape`), or a dict of
+    several of them, with the keys `"labels"`, `"vector"` and `"context"`.
+
+    Args:
+        network: a built Keras model, called as `network(x, t)`, with the keywords
+            `labels=`, `vector=`, `context=` of its conditions (a functional model: with
+            the list of its inputs in that order) -> prediction `(B, H, W, C)`, or 2C
+            channels with a learned variance. x is `(B, H, W, C)`, t float `(B,)`. By
+            default a `kg.UNet` of 64, 128 and 128 channels that attends at its
+            middle level.
+        schedule: a schedule of `kg.schedules`, or its name: `"linear"`,
+            `"scaled_linear"`, `"cosine"`, `"sigmoid"` (1,000 times), `"karras"`,
+            `"exponential"`, `"rectified_flow"`.
+        parameterization: what the network predicts: `"epsilon"`, `"x0"`, `"v"`,
+            `"flow"` or `"edm"`.
+        image_shape: `(H, W, C)`; by default the network's own `image_shape`.
+        num_classes: K of the labels; K itself is the label of an image without one. By
+            default the network's own `num_classes`.
+        vector_dim: E of the condition vectors `(B, E)`.
+        context_shape: `(S, E)` of the condition sequences; S may be None.
+        condition_dropout: rate at which a condition is left out of the training, in
+            [0, 1): guidance needs it above 0. A label left out is K, a vector or
+            sequence zeros.
+        weighting: of the squared error: `"uniform"`, `"min_snr"`, `"edm"` or
+            `"sigmoid"`.
+        times: of the training: `"uniform"`; `"lognormal"`, of sigma / alpha
+            (2206.00364, table 1); or `"logit_normal"`, of a flow (2403.03206).
+        variance: of a step of the sampler `"ddpm"`: `"small"`, `"large"`, or
+            `"learned"`: the network then gives 2C channels.
+        clip: while sampling, x_0 is clipped to `[-clip, clip]`, and images of `fit`
+            must lie there. None for data of any range, such as latents.
+        sigma_data: standard deviation of the data, for `"edm"`.
+        time_scale: the network is given `time_scale t`; by default 1 where the times
+            are integers, 1,000 where they lie in [0, 1].
+        sampler: of `generate` and of what `export` writes: a name in
+            `kg.samplers.NAMES`.
+        steps: of that sampler.
+        ema_decay: decay of the average of the network that samples, or None.
+        seed: integer >= 0.
+
+    Raises:
+        ValueError: for arguments that do not fit each other, before any work.
+
+    Example:
+
+    ```python
+    model = kg.DDPM(image_shape=(28, 28, 1), num_classes=10)
+    model.compile()                                     # Adam(2e-4), clipped
+    model.fit(images, labels, batch_size=64, epochs=10)
+    model.generate(labels=[3, 3, 7], guidance_scale=2.0, steps=50, seed=0)
+    model.export("served/ddpm")                         # the whole loop, one SavedModel
+    ```
+    """
+
+    def __init__(
+        self,
+        network=None,
+        schedule="linear",
+        parameterization="epsilon",
+        *,
+        image_shape=None,
+        num_classes=None,
+        vector_dim=None,
+        context_shape=None,
+        condition_dropout=0.1,
+        weighting="uniform",
+        times="uniform",
+        variance="small",
+        clip=1.0,
+        sigma_data=0.5,
+        time_scale=None,
+        sampler="ddim",
+        steps=50,
+        ema_decay=0.9999,
+        seed=0,
+        **kwargs,
+    ):
+        super().__init__(seed=seed, **kwargs)
+        self.schedule = schedules.get(schedule)
+        if num_classes is None:
+            num_classes = getattr(network, "num_classes", None)
+        self.image_shape = _image_shape(image_shape, network)
+        self.conditions = Conditions(
+            num_classes, vector_dim, context_shape, condition_dropout
+        )
+        self.num_classes = num_classes
+        _check_choices(self.schedule, weighting, times, variance, clip)
+        samplers.get(sampler)
+        check_positive("steps", steps)
+        self.parameterization = parameterization
+        self.weighting = weighting
+        self.times = times
+        self.variance = variance
+        self.clip = clip
+        self.sigma_data = sigma_data
+        self.time_scale = time_scale or _time_scale(self.schedule)
+        self.sampler = sampler
+        self.steps = steps
+        self.ema_decay = ema_decay
+        self.denoiser()  # refuses what does not fit the schedule
+        self._own = network is not None
+        with dtype_policy(kwargs.get("dtype")):
+            self.network = network or self._default_network()
+        self._check_network()
+        self.plan(sampler, steps)  # refuses a sampler that does not fit
+        self.set_players(
+            "network", ema="network", ema_decay=ema_decay, metrics=list(_PARTS)
+        )
+
+    @property
+    def learned_variance(self):
+        """Whether the network gives the variance of a step beside its mean."""
+        return self.variance == "learned"
+
+    def _default_network(self):
+        from keras_genai.diffusion.unet import UNet
+
+        channels = self.image_shape[-1]
+        return UNet(
+            self.image_shape,
+            out_channels=2 * channels if self.learned_variance else channels,
+            block_channels=(64, 128, 128),
+            attention=(False, True, False),
+            **self.conditions.network_arguments(),
+            seed=self.seed,
+        )
+
+    def _check_network(self):
+        x = keras.KerasTensor((None, *self.image_shape))
+        t = keras.KerasTensor((None,))
+        made = self.predict_noise(x, t, self.conditions.keras_tensors())
+        height, width, channels = self.image_shape
+        wanted = (height, width, channels * (2 if self.learned_variance else 1))
+        if tuple(made.shape[1:]) != wanted:
+            raise ValueError(
+                f"The network must give {wanted} for image_shape {self.image_shape}"
+                f"{' and a learned variance' if self.learned_variance else ''}; it "
+                f"gives {tuple(made.shape[1:])}."
+            )
+
+    def check_data(self, x, condition, weight):
+        if self.clip is None:
+            _check_floats(x, self.image_shape)
+        else:
+            check_images(x, self.image_shape, (-self.clip, self.clip))
+        self.conditions.check(self.conditions.named(condition), len(x))
+        if weight is not None and np.shape(weight) != (len(x),):
+            raise ValueError(
+                f"sample_weight must have shape ({len(x)},), one for each image; got "
+                f"{np.shape(weight)}."
+            )
+
+    # Training
+
+    def default_optimizer(self, player):
+        """Adam(2e-4), gradients clipped to the norm 1 (2006.11239, its code)."""
+        del player
+        return keras.optimizers.Adam(2e-4, global_clipnorm=1.0)
+
+    def predict_noise(self, x, t, condition, training=False):
+        """What the network gives, in whatever parameterization: `(B, H, W, C)`."""
+        condition = condition or {}
+        if isinstance(self.network, Functional):
+            return self.network([x, t, *condition.values()], training=training)
+        return self.network(x, t, **condition, training=training)
+
+    def denoiser(self, training=False, clip="default"):
+        """The model as a function `denoise(x, t, condition) -> x_0`: a `Denoiser`.
+
+        Args:
+            training: whether the network is called in training, with its own weights,
+                or with their average where one is kept.
+            clip: by default the model's own.
+        """
+
+        def network(x, t, condition=None):
+            if training or not self.averaged("network"):
+                return self.predict_noise(x, t, condition, training)
+            return self.ema.run(lambda: self.predict_noise(x, t, condition))
+
+        return Denoiser(
+            network,
+            self.schedule,
+            self.parameterization,
+            clip=self.clip if clip == "default" else clip,
+            learned_variance=self.learned_variance,
+            sigma_data=self.sigma_data,
+            time_scale=self.time_scale,
+        )
+
+    def _times(self, u):
+        """Times to train at, of uniform `u` `(B,)`."""
+        if self.times == "uniform":
+            return uniform_times(self.schedule, u)
+        u = ops.clip(u, 1e-6, 1.0 - 1e-6)  # at 0 and 1 the normal one is infinite
+        z = math.sqrt(2.0) * ops.erfinv(2.0 * u - 1.0)
+        if self.times == "lognormal":
+            return lognormal_times(self.schedule, z)
+        return logit_normal_times(self.schedule, z)
+
+    def losses(self, images, condition, t, noise, training):
+        """The loss of each sample `(B,)`; see `Denoiser.loss`."""
+        return self.denoiser(training).loss(
+            images, noise, t, condition or None, weighting=self.weighting
+        )
+
+    def _batch(self, data):
+        images, y, weight = data
+        images, _, weight = tensors((images, None, weight))
+        return images, self.conditions.tensors(self.conditions.named(y)), weight
+
+    def train_step(self, data):
+        images, condition, weight = self._batch(data)
+        batch = ops.shape(images)[0]
+        u = self.noise.uniform("times", (batch,))
+        noise = self.noise.normal("noise", ops.shape(images))
+        if condition and self.conditions.dropout:
+            keep = self.noise.bernoulli("keep", (batch,), 1.0 - self.conditions.dropout)
+            condition = self.conditions.dropped(condition, keep)
+        t = self._times(u)
+
+        def loss():
+            losses = self.losses(images, condition, t, noise, training=True)
+            self._track_parts(u, ops.stop_gradient(losses))
+            return mean_over_samples(losses, weight)
+
+        self.minimize("network", loss)
+
+    def _track_parts(self, u, losses):
+        """The losses of the samples whose time lies in each part."""
+        for k, name in enumerate(_PARTS):
+            inside = ops.equal(ops.floor(u * len(_PARTS)), float(k))
+            inside = ops.cast(inside, losses.dtype)  # (B,)
+            count = ops.sum(inside)
+            mean = ops.sum(losses * inside) / ops.maximum(count, 1.0)
+            self.track(name, mean, samples=count)
+
+    def test_step(self, data):
+        """Each sample at one time of each part of the training's times."""
+        images, condition, weight = self._batch(data)
+        batch = ops.shape(images)[0]
+        first = self.samples_seen() + engine.replicas.offset()
+        whole = 0.0
+        for k, name in enumerate(_PARTS):
+            key = random.key(self.seed, f"evaluate/{name}")
+            u = random.uniform(random.subkey(key, "times"), (batch,), offset=first)
+            noise = random.normal(
+                random.subkey(key, "noise"), ops.shape(images), offset=first
+            )
+            t = self._times((k + u) / len(_PARTS))
+            losses = self.losses(images, condition, t, noise, training=False)
+            loss = mean_over_samples(losses, weight)
+            self.track(name, loss)
+            whole = whole + loss / len(_PARTS)
+        self.track("network", whole)
+
+    # Configuration
+
+    def get_config(self):
+        config = {
+            "schedule": self.schedule.get_config(),
+            "parameterization": self.parameterization,
+            "image_shape": self.image_shape,
+            "num_classes": self.num_classes,
+            "vector_dim": self.conditions.vector_dim,
+            "context_shape": self.conditions.context_shape,
+            "condition_dropout": self.conditions.dropout,
+            "weighting": self.weighting,
+            "times": self.times,
+            "variance": self.variance,
+            "clip": self.clip,
+            "sigma_data": self.sigma_data,
+            "time_scale": self.time_scale,
+            "sampler": self.sampler,
+            "steps": self.steps,
+            "ema_decay": self.ema_decay,
+            "seed": self.seed,
+            "name": self.name,
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+        }
+        if self._own:
+            config["network"] = keras.saving.serialize_keras_object(self.network)
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        for name in ("network", "dtype"):
+            if isinstance(config.get(name), dict):
+                config[name] = keras.saving.deserialize_keras_object(config[name])
+        for name in ("image_shape", "context_shape"):
+            if config.get(name) is not None:
+                config[name] = tuple(config[name])
+        config["schedule"] = schedules.Schedule.from_config(config["schedule"])
+        return cls(**config)
+
+
+def _image_shape(given, network):
+    shape = given or getattr(network, "image_shape", None)
+    if shape is None and isinstance(network, Functional):
+        shape = network.inputs[0].shape[1:]
+    ok = isinstance(shape, (tuple, list)) and len(shape) == 3
+    if not ok or not all(isinstance(n, (int, np.integer)) and n > 0 for n in shape):
+        raise ValueError(
+            "image_shape must be (height, width, channels), integers above 0; got "
+            f"{shape!r}."
+        )
+    return tuple(int(n) for n in shape)
+
+
+def _check_choices(schedule, weighting, times, variance, clip):
+    for name, value, known in (
+        ("weighting", weighting, WEIGHTINGS),
+        ("times", times, TIMES),
+        ("variance", variance, VARIANCES),
+    ):
+        if value not in known:
+            raise ValueError(
+                f"unknown {name} {value!r}; expected one of {', '.join(known)}."
+            )
+    if times == "logit_normal" and not isinstance(schedule, schedules.RectifiedFlow):
+        raise ValueError(
+            "times='logit_normal' are times of schedule='rectified_flow'; got "
+            f"{type(schedule).__name__}."
+        )
+    if times == "lognormal" and isinstance(schedule, schedules.Discrete):
+        raise ValueError(
+            "times='lognormal' lie between a Discrete schedule's: take a continuous "
+            "one, such as schedule='karras' or kg.schedules.Continuous('linear')."
+        )
+    if clip is not None and (isinstance(clip, bool) or not clip > 0):
+        raise ValueError(f"clip must be a number above 0 or None; got {clip!r}.")
+
+
+def _time_scale(schedule):
+    """What makes the network's times run to about 1,000."""
+    return 1000.0 if schedule.t_max <= 1 else 1.0
+
+
+def _check_floats(x, shape):
+    """Latents: floats of the right shape, of any range."""
+    if np.ndim(x) != 4 or tuple(np.shape(x)[1:]) != shape or len(x) == 0:
+        raise ValueError(
+            f"The data must have the shape (N, {', '.join(map(str, shape))}); got "
+            f"{np.shape(x)}."
+        )
+    if not np.issubdtype(x.dtype, np.floating) or not np.all(np.isfinite(x)):
+        raise ValueError(f"The data must be finite floats; got the type {x.dtype}.")

@@ -1,0 +1,670 @@
+"""What a trained diffusion model does: it makes, mends, varies and inverts images."""
+
+import dataclasses
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_genai import engine
+from keras_genai.diffusion import guidance, likelihood, samplers
+from keras_genai.diffusion.denoiser import split
+from keras_genai.diffusion.repaint import repaint, resampled
+from keras_genai.engine import random
+from keras_genai.engine.checks import check_integer, check_positive
+from keras_genai.engine.interpolation import interpolate
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All of a walk that is fixed when it is compiled.
+
+    Args:
+        key: what tells it from others: hashable.
+        sampler: a `Sampler`.
+        path: the `Path` it was made for.
+        guided: whether there is classifier-free guidance.
+        interval, rescale: see `guidance.classifier_free`.
+        clip: of the denoiser.
+    """
+
+    key: tuple
+    sampler: samplers.Sampler
+    path: samplers.Path
+    guided: bool = False
+    interval: tuple | None = None
+    rescale: float = 0.0
+    clip: float | None = None
+
+
+class Inference:
+    """The part of `DDPM` that does not train.
+
+    It reads `schedule`, `conditions`, `image_shape`, `sampler`, `steps`, `variance`,
+    `clip` and `denoiser(clip=)`.
+    """
+
+    def plan(
+        self,
+        sampler=None,
+        steps=None,
+        spacing=None,
+        sampler_options=None,
+        guided=False,
+        guidance_interval=None,
+        guidance_rescale=0.0,
+        strength=1.0,
+    ):
+        """The `Plan` of these arguments; see `generate`."""
+        sampler = self.sampler if sampler is None else sampler
+        steps = self.steps if steps is None else steps
+        make = samplers.get(sampler)
+        spacing = spacing or ("lcm" if sampler == "lcm" else "trailing")
+        options = dict(sampler_options or {})
+        if sampler == "ddpm":
+            options.setdefault("variance", self.variance)
+        path = samplers.path(self.schedule, steps, spacing)
+        if strength != 1.0:
+            path = path.last(strength)
+        try:
+            walk = make(path, **options)
+        except TypeError as error:
+            raise ValueError(
+                f"The sampler {sampler!r} does not take sampler_options="
+                f"{sampler_options!r}: {error}."
+            ) from None
+        key = sampler, steps, spacing, strength, tuple(sorted(options.items()))
+        key += guided, guidance_interval, guidance_rescale
+        return Plan(
+            key, walk, path, guided, guidance_interval, guidance_rescale, self.clip
+        )
+
+    # Sampling
+
+    def generate(
+        self,
+        n=None,
+        seed=0,
+        *,
+        labels=None,
+        vector=None,
+        context=None,
+        sampler=None,
+        steps=None,
+        spacing=None,
+        sampler_options=None,
+        guidance_scale=1.0,
+        guidance_interval=None,
+        guidance_rescale=0.0,
+        negative=None,
+        noise=None,
+        batch_size=64,
+        verbose=0,
+    ):
+        """Samples images, from noise to none.
+
+        Sample i depends on the seed and on i alone, not on `batch_size`. All steps are
+        one compiled loop; another guidance scale, seed or condition compiles nothing.
+
+        Args:
+            n: how many, at least 1; may be left out when a condition is given.
+            seed: integer >= 0. The same seed and weights give the same images on
+                every backend.
+            labels: integers `(n,)` in [0, num_classes), or K for none; by default
+                drawn uniformly from the seed, for a model with labels.
+            vector: floats `(n, E)`, for a model with vectors.
+            context: floats `(n, S, E)`, for a model with sequences.
+            sampler: a name in `kg.samplers.NAMES`, or a function path -> `Sampler`; by
+                default the model's own.
+            steps: of the sampler, at most the training's; by default the model's own.
+            spacing: of the steps; see `kg.samplers.path`.
+            sampler_options: dict of arguments of the sampler, such as `{"eta": 1.0}`.
+            guidance_scale: of classifier-free guidance (2207.12598); 1 is none, more
+                follows the condition more closely and varies less.
+            guidance_interval: `(t_low, t_high)`: guidance at these times alone
+                (2404.07724).
+            guidance_rescale: in [0, 1] (2305.08891, section 3.4).
+            negative: dict of conditions to be led away from, in the place of none:
+                `{"labels": ...}`, as many as there are samples.
+            noise: floats `(n, H, W, C)` to begin with, such as `invert` gives; by
+                default drawn from the seed.
+            batch_size: images in one pass.
+            verbose: 1 shows a progress bar of the network's evaluations; the loop is
+                then driven from Python.
+
+        Returns:
+            NumPy float32 `(n, H, W, C)`, in the range of the training images.
+
+        Raises:
+            ValueError: for arguments that do not fit, before any work.
+        """
+        batches = self.generate_batches(
+            n,
+            seed,
+            labels=labels,
+            vector=vector,
+            context=context,
+            sampler=sampler,
+            steps=steps,
+            spacing=spacing,
+            sampler_options=sampler_options,
+            guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
+            guidance_rescale=guidance_rescale,
+            negative=negative,
+            noise=noise,
+            batch_size=batch_size,
+            verbose=verbose,
+        )
+        return np.concatenate(list(batches))
+
+    def generate_batches(
+        self,
+        n=None,
+        seed=0,
+        *,
+        labels=None,
+        vector=None,
+        context=None,
+        guidance_scale=1.0,
+        negative=None,
+        noise=None,
+        batch_size=64,
+        verbose=0,
+        **options,
+    ):
+        """What `generate` returns, one batch after the other: an iterator."""
+        seed = random.check_seed(seed)
+        given, n = self._given(n, seed, labels, vector, context, noise)
+        guided, given = self._with_guidance(given, guidance_scale, negative, n)
+        plan = self.plan(guided=guided, **options)
+        if noise is not None:
+            given["noise"] = self._images(noise, n, "noise")
+
+        def begin(key, count, first, inputs):
+            noise = inputs.get("noise")
+            if noise is None:
+                noise = self._noise(key, count, first)
+            return plan.path.start(noise)
+
+        key = random.key(seed, "generate/latents")
+        check_positive("batch_size", batch_size)
+        return self._walks("generate", plan, begin, given, n, key, batch_size, verbose)
+
+    def _given(self, n, seed, labels, vector, context, noise=None, draw_labels=True):
+        """`(conditions, n)`: as NumPy, checked; labels are drawn where none are."""
+        pairs = {"labels": labels, "vector": vector, "context": context}
+        given = {k: np.asarray(v) for k, v in pairs.items() if v is not None}
+        for source in (*given.values(), noise):
+            if n is None and source is not None:
+                n = len(source)
+        check_positive("n", n)
+        if draw_labels and self.num_classes and "labels" not in given:
+            key = random.key(seed, "generate/labels")
+            given["labels"] = random.randint(key, (n,), 0, self.num_classes)
+            given["labels"] = ops.convert_to_numpy(given["labels"])
+        self.conditions.check(given, n, null=True)
+        return given, n
+
+    def _with_guidance(self, given, scale, negative, n):
+        """`(guided, inputs)`: whether there is guidance, and what it is told."""
+        scale = np.asarray(scale, "float32")
+        if scale.ndim > 1 or (scale.ndim and len(scale) != n):
+            raise ValueError(
+                f"guidance_scale must be a number, or {n} of them; got the shape "
+                f"{scale.shape}."
+            )
+        if negative is None and np.all(scale == 1.0):
+            return False, given
+        if not self.conditions or not self.conditions.dropout:
+            raise ValueError(
+                "Guidance compares with the network's answer without a condition: it "
+                "needs a model with conditions (num_classes=, vector_dim= or "
+                "context_shape=) and with condition_dropout above 0 in its training; "
+                f"this one has {', '.join(self.conditions.shapes) or 'no conditions'} "
+                f"and condition_dropout={self.conditions.dropout}."
+            )
+        inputs = {**given, "guidance_scale": scale}
+        if negative is not None:
+            negative = {k: np.asarray(v) for k, v in negative.items()}
+            self.conditions.check(negative, n, null=True)
+            inputs |= {f"negative_{k}": v for k, v in negative.items()}
+        return True, inputs
+
+    def _images(self, x, n, name):
+        """Images or noise like them, as NumPy floats."""
+        x = ops.convert_to_numpy(x) if ops.is_tensor(x) else np.asarray(x)
+        if x.shape != (n, *self.image_shape) or not np.issubdtype(x.dtype, np.floating):
+            raise ValueError(
+                f"{name} must be floats of the shape {(n, *self.image_shape)}; got "
+                f"{x.dtype} of the shape {x.shape}."
+            )
+        return x.astype("float32", copy=False)
+
+    def _noise(self, key, count, first):
+        shape = (count, *self.image_shape)
+        return random.normal(random.subkey(key, "x"), shape, offset=first)
+
+    def _denoise(self, plan, inputs):
+        """The denoiser `(x, t) -> x_0` of a plan and its inputs."""
+        denoise = self.denoiser(clip=plan.clip)
+        condition = {k: inputs[k] for k in self.conditions.shapes}
+        if not condition:
+            return denoise
+        condition = self.conditions.tensors(condition)
+        if not plan.guided:
+            return lambda x, t: denoise(x, t, condition)
+        null = {
+            k: ops.cast(inputs.get(f"negative_{k}", v), v.dtype)
+            for k, v in self.conditions.null(condition).items()
+        }
+        return guidance.classifier_free(
+            denoise,
+            condition,
+            null,
+            inputs["guidance_scale"],
+            plan.interval,
+            plan.rescale,
+        )
+
+    def _ended(self, x):
+        return x if self.clip is None else ops.clip(x, -self.clip, self.clip)
+
+    def _walks(self, what, plan, begin, given, n, key, batch_size, verbose):
+        """Walks from what `begin` gives to the end of a path: see `_batches`."""
+
+        def whole(key, count, first, inputs):
+            x = begin(key, count, first, inputs)
+            noise = samplers.keyed_noise(key, first)
+            return self._ended(plan.sampler(self._denoise(plan, inputs), x, noise))
+
+        place = what, plan.key
+        if not verbose:
+            return self._batches(place, whole, given, n, key, batch_size)
+        names = sorted(given)
+        count = plan.sampler.evaluations * -(-n // min(n, batch_size))
+        bar = keras.utils.Progbar(count, verbose=verbose, unit_name="evaluation")
+
+        def run(words, first, size, arrays):
+            del words
+            inputs = dict(zip(names, arrays, strict=True))
+            x = begin(key, size, first, inputs)
+            walk = self._stepped((place, size), plan, names)
+            return engine.to_host(
+                self._ended(walk(x, *arrays, key=key, first=first, bar=bar))
+            )
+
+        return self._batches(place, None, given, n, key, batch_size, run)
+
+    def _batches(self, place, fn, given, n, key, batch_size, run=None):
+        """Runs a function over samples in batches: an iterator of NumPy arrays.
+
+        Args:
+            place: hashable: what the compiled function is kept under.
+            fn: function `(key, count, first, inputs)` of tensors.
+            given: dict name -> NumPy array, a row for each sample, or a scalar.
+            n: number of samples.
+            key: pair of words.
+            batch_size: the last batch is filled up: no new shape is compiled.
+            run: function `(key, first, size, tensors)` in the place of `fn` compiled.
+        """
+        check_positive("batch_size", batch_size)
+        size = min(n, batch_size)
+        names = sorted(given)
+
+        def compiled(key, first, size, arrays):
+            def whole(key, first, *arrays):
+                inputs = dict(zip(names, arrays, strict=True))
+                return fn((key[0], key[1]), size, first, inputs)
+
+            return self.run_compiled(
+                (place, size, tuple(names)),
+                whole,
+                self.sampling_variables(),
+                key,
+                first,
+                *arrays,
+            )
+
+        words = ops.convert_to_tensor(np.array(key, "int32"))
+        run = run or compiled
+        for first in range(0, n, size):
+            arrays = [_rows(given[name], first, size) for name in names]
+            number = ops.convert_to_tensor(first, "int32")
+            yield run(words, number, size, arrays)[: n - first]
+
+    def _stepped(self, place, plan, names):
+        """The walk of a plan, driven from Python; kept."""
+        cache = self.__dict__.setdefault("__jitted", {})
+        key = ("stepped", place, self.run_eagerly)
+        if key not in cache:
+            cache[key] = samplers.stepped(
+                plan.sampler,
+                lambda *arrays: self._denoise(
+                    plan, dict(zip(names, arrays, strict=True))
+                ),
+                self.sampling_variables(),
+                compiled=not self.run_eagerly,
+            )
+        return cache[key]
+
+    def sampling_variables(self):
+        own = list(self.network.variables)
+        return own + (self.ema.variables if self.averaged("network") else [])
+
+    # From images
+
+    def img2img(
+        self, images, strength=0.5, seed=0, *, batch_size=64, verbose=0, **options
+    ):
+        """New images like others: noised part of the way, and cleaned (2108.01073).
+
+        Args:
+            images: floats `(N, H, W, C)`.
+            strength: share of the steps, in (0, 1]: how far from the images.
+            seed: integer >= 0.
+            batch_size, verbose: see `generate`.
+            **options: the conditions and the sampler's and guidance's arguments of
+                `generate`.
+
+        Returns:
+            NumPy float32 like `images`.
+        """
+        given, options, n = self._of_images(images, seed, options)
+        plan = self.plan(strength=strength, **options)
+
+        def begin(key, count, first, inputs):
+            return plan.path.start(self._noise(key, count, first), inputs["images"])
+
+        key = random.key(random.check_seed(seed), "img2img")
+        batches = self._walks(
+            "img2img", plan, begin, given, n, key, batch_size, verbose
+        )
+        return np.concatenate(list(batches))
+
+    def _of_images(self, images, seed, options):
+        """`(inputs, options of the plan, N)` of a call that begins with images."""
+        n = len(images)
+        options = dict(options)
+        conditions = {k: options.pop(k, None) for k in ("labels", "vector", "context")}
+        if (
+            self.conditions.dropout
+            and conditions["labels"] is None
+            and self.num_classes
+        ):
+            conditions["labels"] = np.full(n, self.num_classes)  # none
+        given, _ = self._given(n, seed, **conditions, draw_labels=False)
+        scale = options.pop("guidance_scale", 1.0)
+        negative = options.pop("negative", None)
+        guided, given = self._with_guidance(given, scale, negative, n)
+        given = {**given, "images": self._images(images, n, "images")}
+        return given, {**options, "guided": guided}, n
+
+    def inpaint(
+        self,
+        images,
+        mask,
+        seed=0,
+        *,
+        steps=250,
+        jump_length=10,
+        resamplings=10,
+        batch_size=64,
+        **options,
+    ):
+        """Paints a part of images anew, in keeping with the rest (RePaint, 2201.09865).
+
+        Args:
+            images: floats `(N, H, W, C)`; what they hold under the mask is not read.
+            mask: booleans, True where to paint: `(H, W)`, `(H, W, 1)` or
+                `(N, H, W, 1)`.
+            seed: integer >= 0.
+            steps: of the sampler.
+            jump_length: how many steps at a time are gone back and done again
+                (section 4.2); at most `steps`.
+            resamplings: how often each stretch is done; 1 goes back nowhere. The
+                network is called about `steps * resamplings` times.
+            batch_size: images in one pass.
+            **options: see `img2img`; a sampler of one evaluation a step, by default
+                `"ddpm"`.
+
+        Returns:
+            NumPy float32 like `images`: equal to them outside the mask.
+        """
+        given, options, n = self._of_images(images, seed, options)
+        given["mask"] = self._mask(mask, n)
+        given["images"] = np.where(given["mask"] > 0, 0.0, given["images"])
+        options.setdefault("sampler", "ddpm")
+        plan = self.plan(steps=steps, **options)
+        walk = resampled(plan.path.steps, jump_length, resamplings)
+
+        def paint(key, count, first, inputs):
+            x = plan.path.start(self._noise(key, count, first))
+            x = repaint(
+                plan.sampler,
+                plan.path,
+                walk,
+                self._denoise(plan, inputs),
+                x,
+                inputs["images"],
+                inputs["mask"],
+                key,
+                first,
+            )
+            mask = inputs["mask"]
+            return mask * self._ended(x) + (1.0 - mask) * inputs["images"]
+
+        key = random.key(random.check_seed(seed), "inpaint")
+        place = "inpaint", plan.key, jump_length, resamplings
+        batches = self._batches(place, paint, given, n, key, batch_size)
+        return np.concatenate(list(batches))
+
+    def _mask(self, mask, n):
+        """`(N, H, W, 1)` floats of 0 and 1."""
+        mask = np.asarray(mask)
+        height, width, _ = self.image_shape
+        shapes = ((height, width), (height, width, 1), (n, height, width, 1))
+        if mask.shape not in shapes or not np.all((mask == 0) | (mask == 1)):
+            raise ValueError(
+                f"mask must be booleans of the shape {shapes[0]}, {shapes[1]} or "
+                f"{shapes[2]}, True where to paint; got {mask.dtype} of the shape "
+                f"{mask.shape}."
+            )
+        mask = mask[..., None] if mask.ndim == 2 else mask
+        return np.broadcast_to(mask, (n, height, width, 1)).astype("float32")
+
+    def invert(self, images, *, steps=None, spacing="trailing", batch_size=64, **given):
+        """The noise from which `generate` makes these images (2010.02502, 4.3).
+
+        The deterministic walk of DDIM the other way: `generate(noise=invert(images))`
+        with as many steps and the sampler `"ddim"` gives the images back but for the
+        error of the steps.
+
+        Args:
+            images: floats `(N, H, W, C)`.
+            steps, spacing, batch_size: see `generate`.
+            **given: the images' conditions: `labels`, `vector`, `context`.
+
+        Returns:
+            NumPy float32 like `images`: about standard normal.
+        """
+        given, options, n = self._of_images(images, 0, given)
+        if options.keys() != {"guided"}:
+            names = sorted(set(options) - {"guided"})
+            raise ValueError(f"invert does not take {', '.join(names)}.")
+        steps = self.steps if steps is None else steps
+        path = samplers.path(self.schedule, steps, spacing, end="least").reversed()
+        plan = Plan(("invert", steps, spacing), samplers.ddim(path), path)
+        first_alpha, std = float(path.alphas[0]), float(path.sigmas[-1])
+        scale = std if path.schedule.prior_std != 1.0 else 1.0
+
+        def back(key, count, first, inputs):
+            x = first_alpha * inputs["images"]
+            return plan.sampler(self._denoise(plan, inputs), x) / scale
+
+        return np.concatenate(
+            list(self._batches(plan.key, back, given, n, (0, 0), batch_size))
+        )
+
+    def interpolate(self, a, b, n=8, *, kind="spherical", steps=None, batch_size=64):
+        """Images on the way from one to another, through their noise (2010.02502, 5.3).
+
+        Args:
+            a: where it begins: an image `(H, W, C)`.
+            b: where it ends, likewise.
+            n: images on the way, both ends included, at least 2.
+            kind: `"spherical"` or `"linear"`, of the noise that `invert` finds.
+            steps: see `generate`.
+            batch_size: images in one pass.
+
+        Returns:
+            NumPy float32 `(n, H, W, C)`, the first and last about `a` and `b`.
+        """
+        check_integer("n", n, 2)
+        ends = [self._images(np.asarray(x)[None], 1, "An end") for x in (a, b)]
+        ends = self.invert(np.concatenate(ends), steps=steps)
+        a, b = ends.reshape(2, -1)
+        noise = interpolate(a, b, np.linspace(0.0, 1.0, n)[:, None], kind)
+        noise = noise.reshape(n, *self.image_shape).astype("float32")
+        labels = self.num_classes and np.full(n, self.num_classes)  # none
+        return self.generate(
+            noise=noise,
+            labels=labels,
+            sampler="ddim",
+            steps=steps,
+            batch_size=batch_size,
+        )
+
+    # Likelihood
+
+    def log_likelihood(
+        self, images, seed=0, *, steps=100, probes=1, batch_size=64, **given
+    ):
+        """`log p(x)` by the probability-flow ODE (2011.13456, appendix D.2), in nats.
+
+        A density of continuous data: see `bits_per_dim` for images of 256 levels.
+
+        Args:
+            images: floats `(N, H, W, C)`.
+            seed: integer >= 0, of the estimator of Hutchinson.
+            steps: of the ODE's solver, of four evaluations and gradients each.
+            probes: vectors of the estimator.
+            batch_size: images in one pass.
+            **given: the images' conditions: `labels`, `vector`, `context`.
+
+        Returns:
+            NumPy float32 `(N,)`.
+        """
+        given, options, n = self._of_images(images, seed, given)
+        if options.keys() != {"guided"}:
+            names = sorted(set(options) - {"guided"})
+            raise ValueError(f"log_likelihood does not take {', '.join(names)}.")
+        plan = Plan(("likelihood",), None, None)
+
+        def density(key, count, first, inputs):
+            return likelihood.log_likelihood(
+                self._denoise(plan, inputs),
+                self.schedule,
+                inputs["images"],
+                steps=steps,
+                probes=probes,
+                key=key,
+                first=first,
+                t_range=self._likelihood_range(),
+            )[0]
+
+        key = random.key(random.check_seed(seed), "likelihood")
+        place = "likelihood", steps, probes
+        batches = self._batches(place, density, given, n, key, batch_size)
+        return np.concatenate(list(batches))
+
+    def _likelihood_range(self):
+        """The schedule's times, but for one where nothing of the data is left."""
+        schedule = self.schedule
+        low, high = schedule.t_min, schedule.t_max
+        if schedule.alpha(high) > 0:
+            return low, high
+        return low, float(schedule.time(math.log(1e-4) * 2.0))
+
+    def bits_per_dim(self, images, seed=0, *, levels=256, **options):
+        """Bits per dimension of images of discrete levels, a bound from above.
+
+        Uniform noise of one level is added to them (1511.01844, section 3.1).
+
+        Args:
+            images: floats `(N, H, W, C)` in [-1, 1], of that many levels.
+            seed: integer >= 0.
+            levels: their number.
+            **options: of `log_likelihood`.
+
+        Returns:
+            NumPy float32 `(N,)`.
+        """
+        check_integer("levels", levels, 2)
+        images = self._images(images, len(images), "images")
+        key = random.key(random.check_seed(seed), "dequantize")
+        u = random.uniform(key, images.shape, host=True)
+        width = 2.0 / (levels - 1)
+        # Each level fills its own interval: the range grows by half a level each way.
+        noisy = (images + (u - 0.5) * width).astype("float32")
+        nats = self.log_likelihood(noisy, seed, **options)
+        return likelihood.bits_per_dim(nats, self.image_shape, levels)
+
+    # Use as a function, and export
+
+    def call(self, x, t, labels=None, vector=None, context=None, training=False):
+        """What the network gives for noisy images x at times t, by the average."""
+        given = {"labels": labels, "vector": vector, "context": context}
+        given = self.conditions.tensors(
+            {k: v for k, v in given.items() if k in self.conditions.shapes}
+        )
+        return self.denoiser(training).predict(ops.convert_to_tensor(x), t, given)[0]
+
+    def export_signatures(self):
+        """What `export` writes: name -> (function, its inputs); the first serves.
+
+        - `generate`: `seed`, with the conditions and `guidance_scale`, or `n` ->
+          `images`: the whole loop of the model's `sampler` and `steps`. Guidance is in
+          it where the model was trained for it.
+        - `denoise`: noisy `images`, times `t` and the conditions -> `x_0`.
+        """
+        conditions = self.conditions.signature()
+        guided = bool(self.conditions and self.conditions.dropout)
+        plan = self.plan(guided=guided)
+
+        def generate(seed, *arrays):
+            inputs = dict(zip([name for name, _, _ in inputs_], arrays, strict=True))
+            given = list(inputs.values())
+            count = ops.shape(given[0])[0] if conditions else inputs["n"]
+            key = random.key(seed, "generate/latents")
+            x = plan.path.start(self._noise(key, count, 0))
+            noise = samplers.keyed_noise(key, 0)
+            images = plan.sampler(self._denoise(plan, inputs), x, noise)
+            return {"images": self._ended(images)}
+
+        inputs_ = [*conditions] if conditions else [("n", (), "int32")]
+        if guided:
+            inputs_.append(("guidance_scale", (), "float32"))
+
+        plain = dataclasses.replace(plan, guided=False)
+
+        def denoise(images, t, *arrays):
+            names = [name for name, _, _ in conditions]
+            inputs = dict(zip(names, arrays, strict=True))
+            x_0 = self._denoise(plain, inputs)(images, t)
+            return {"x_0": split(x_0)[0]}
+
+        noisy = [("images", (None, *self.image_shape), "float32")]
+        return {
+            "generate": (generate, [("seed", (), "int32"), *inputs_]),
+            "denoise": (denoise, [*noisy, ("t", (None,), "float32"), *conditions]),
+        }
+
+
+def _rows(array, first, size):
+    """Rows of an array as a tensor, filled up to `size`; a scalar as it is."""
+    if array.ndim:
+        array = array[first : first + size]
+        array = np.concatenate([array, np.repeat(array[-1:], size - len(array), 0)])
+    return ops.convert_to_tensor(array)

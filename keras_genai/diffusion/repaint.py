@@ -1,0 +1,94 @@
+"""RePaint (2201.09865): a part of an image painted anew, in keeping with the rest."""
+
+import numpy as np
+from keras import ops
+
+from keras_genai.diffusion import samplers
+from keras_genai.engine import random
+from keras_genai.engine.checks import check_integer, check_positive
+from keras_genai.engine.threefry import concrete
+
+
+def resampled(steps, jump_length, resamplings):
+    """The walk that goes back and does stretches again (section 4.2, appendix B).
+
+    Args:
+        steps: n of the path.
+        jump_length: j, how many steps are gone back at a time, at most n.
+        resamplings: r, how often each stretch is done; 1 goes back nowhere.
+
+    Returns:
+        List of `(i, after)`: a step from node i to node i + 1, and the node, at most
+        i + 1, to which the noise is raised again.
+
+    Example:
+
+    >>> resampled(4, 2, 2)
+    [(0, 1), (1, 2), (2, 3), (3, 2), (2, 3), (3, 4)]
+    """
+    check_integer("jump_length", jump_length)
+    check_positive("resamplings", resamplings)
+    if jump_length > steps:
+        raise ValueError(
+            f"jump_length must be at most the {steps} steps; got {jump_length}."
+        )
+    turns = dict.fromkeys(range(0, steps - jump_length, jump_length), resamplings - 1)
+    walk, left = [], steps  # `left` steps lie between here and the last node
+    while left:
+        node = steps - left
+        left -= 1
+        if turns.get(left, 0):
+            turns[left] -= 1
+            left += jump_length
+        walk.append((node, steps - left))
+    return walk
+
+
+def repaint(sampler, path, walk, denoise, x, images, mask, key, first=0):
+    """Algorithm 1: after each step what is known is put in its place, as noisy.
+
+    Args:
+        sampler: a `Sampler` on the path, of one evaluation and one array, such as that
+            of "ddpm".
+        path: the `Path`.
+        walk: of `resampled`.
+        denoise: denoiser `(x, t)`.
+        x: `(B, H, W, C)`, noise at the first node.
+        images: `(B, H, W, C)`.
+        mask: like them or `(B, H, W, 1)`: 1 where to paint, 0 where the image is known.
+        key, first: see `samplers.keyed_noise`.
+
+    Returns:
+        `(B, H, W, C)`.
+    """
+    if sampler.updates.shape[1] != 1 or sampler.evaluations != path.steps:
+        raise ValueError(
+            f"The sampler {sampler.name} looks back or asks more than once a step, "
+            "which an image that is held in part cannot have: take 'ddpm' or 'ddim'."
+        )
+    nodes = np.array(walk)  # (evaluations, 2): where from, and where to afterwards
+    here, after = nodes[:, 0] + 1, nodes[:, 1]
+    alpha, sigma = path.alphas[here], path.sigmas[here]
+    scale = path.alphas[after] / alpha
+    variance = path.sigmas[after] ** 2 - (scale * sigma) ** 2
+    std = np.sqrt(np.where(after == here, 0.0, np.maximum(variance, 0.0)))
+    scale = np.where(after == here, 1.0, scale)
+    names = ("step", "known", "back")
+    noises = {n: samplers.keyed_noise(random.subkey(key, n), first) for n in names}
+
+    def body(k, x):
+        k = concrete(k)
+
+        def at(table, dtype=None):
+            if isinstance(k, int):
+                return table[k].item()
+            table = ops.convert_to_tensor(table, dtype=dtype or x.dtype)
+            return ops.take(table, k, axis=0)
+
+        drawn = lambda _, x: noises["step"](k, x)  # noqa: E731
+        (x,) = sampler.step(denoise, at(nodes[:, 0], "int32"), (x,), drawn)
+        known = at(alpha) * images + at(sigma) * noises["known"](k, x)
+        x = mask * x + (1.0 - mask) * known
+        return at(scale) * x + at(std) * noises["back"](k, x)
+
+    return ops.fori_loop(0, len(walk), body, x)
