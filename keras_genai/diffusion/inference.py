@@ -10,7 +10,7 @@ from keras import ops
 from keras_genai import engine
 from keras_genai.diffusion import guidance, likelihood, samplers
 from keras_genai.diffusion.denoiser import split
-from keras_genai.diffusion.repaint import repaint, resampled
+from keras_genai.diffusion.repaint import check_repaintable, repaint, resampled
 from keras_genai.engine import random
 from keras_genai.engine.checks import check_integer, check_positive
 from keras_genai.engine.interpolation import interpolate
@@ -408,7 +408,7 @@ class Inference:
         seed=0,
         *,
         steps=250,
-        jump_length=10,
+        jump_length=None,
         resamplings=10,
         batch_size=64,
         **options,
@@ -422,7 +422,7 @@ class Inference:
             seed: integer >= 0.
             steps: of the sampler.
             jump_length: how many steps at a time are gone back and done again
-                (section 4.2); at most `steps`.
+                (section 4.2); at most `steps`, by default 10 of more than that.
             resamplings: how often each stretch is done; 1 goes back nowhere. The
                 network is called about `steps * resamplings` times.
             batch_size: images in one pass.
@@ -437,6 +437,8 @@ class Inference:
         given["images"] = np.where(given["mask"] > 0, 0.0, given["images"])
         options.setdefault("sampler", "ddpm")
         plan = self.plan(steps=steps, **options)
+        check_repaintable(plan.sampler, plan.path)
+        jump_length = min(10, steps) if jump_length is None else jump_length
         walk = resampled(plan.path.steps, jump_length, resamplings)
 
         def paint(key, count, first, inputs):
@@ -539,7 +541,15 @@ class Inference:
     # Likelihood
 
     def log_likelihood(
-        self, images, seed=0, *, steps=100, probes=1, batch_size=64, **given
+        self,
+        images,
+        seed=0,
+        *,
+        steps=100,
+        probe="rademacher",
+        probes=1,
+        batch_size=64,
+        **given,
     ):
         """`log p(x)` by the probability-flow ODE (2011.13456, appendix D.2), in nats.
 
@@ -549,7 +559,9 @@ class Inference:
             images: floats `(N, H, W, C)`.
             seed: integer >= 0, of the estimator of Hutchinson.
             steps: of the ODE's solver, of four evaluations and gradients each.
-            probes: vectors of the estimator.
+            probe: how the divergence is found: `"rademacher"` or `"gaussian"` vectors,
+                without a bias, or `"exact"`, with a gradient for each dimension.
+            probes: how many vectors.
             batch_size: images in one pass.
             **given: the images' conditions: `labels`, `vector`, `context`.
 
@@ -568,6 +580,7 @@ class Inference:
                 self.schedule,
                 inputs["images"],
                 steps=steps,
+                probe=probe,
                 probes=probes,
                 key=key,
                 first=first,
@@ -575,7 +588,7 @@ class Inference:
             )[0]
 
         key = random.key(random.check_seed(seed), "likelihood")
-        place = "likelihood", steps, probes
+        place = "likelihood", steps, probe, probes
         batches = self._batches(place, density, given, n, key, batch_size)
         return np.concatenate(list(batches))
 

@@ -44,6 +44,15 @@ def resampled(steps, jump_length, resamplings):
     return walk
 
 
+def check_repaintable(sampler, path):
+    """Refuses a sampler with more than x in its state."""
+    if sampler.updates.shape[1] != 1 or sampler.evaluations != path.steps:
+        raise ValueError(
+            f"The sampler {sampler.name} looks back or asks more than once a step, "
+            "which an image that is held in part cannot have: take 'ddpm' or 'ddim'."
+        )
+
+
 def repaint(sampler, path, walk, denoise, x, images, mask, key, first=0):
     """Algorithm 1: after each step what is known is put in its place, as noisy.
 
@@ -61,11 +70,7 @@ def repaint(sampler, path, walk, denoise, x, images, mask, key, first=0):
     Returns:
         `(B, H, W, C)`.
     """
-    if sampler.updates.shape[1] != 1 or sampler.evaluations != path.steps:
-        raise ValueError(
-            f"The sampler {sampler.name} looks back or asks more than once a step, "
-            "which an image that is held in part cannot have: take 'ddpm' or 'ddim'."
-        )
+    check_repaintable(sampler, path)
     nodes = np.array(walk)  # (evaluations, 2): where from, and where to afterwards
     here, after = nodes[:, 0] + 1, nodes[:, 1]
     alpha, sigma = path.alphas[here], path.sigmas[here]
