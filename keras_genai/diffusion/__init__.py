@@ -19,12 +19,14 @@ from keras_genai.diffusion.denoiser import (
     uniform_times,
 )
 from keras_genai.diffusion.likelihood import bits_per_dim, log_likelihood
+from keras_genai.diffusion.unet import UNet
 
 __all__ = [
     "DDPM",
     "PARAMETERIZATIONS",
     "WEIGHTINGS",
     "Denoiser",
+    "UNet",
     "bits_per_dim",
     "convert",
     "guidance",

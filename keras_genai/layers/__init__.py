@@ -17,19 +17,29 @@ from keras_genai.layers.normalization import (
 from keras_genai.layers.quantizers import FiniteScalarQuantizer, GumbelQuantizer
 from keras_genai.layers.spectral_normalization import SpectralNormalization
 from keras_genai.layers.time_embedding import TimeEmbedding, sinusoidal_embedding
+from keras_genai.layers.transformer import (
+    Attention,
+    CrossAttention2D,
+    CrossAttentionBlock,
+    GatedFeedForward,
+)
 from keras_genai.layers.vector_quantizers import (
     ResidualVectorQuantizer,
     VectorQuantizer,
 )
 
 __all__ = [
+    "Attention",
     "BatchNormalization",
     "ConditionalBatchNormalization",
     "Conv2D",
     "Conv2DTranspose",
+    "CrossAttention2D",
+    "CrossAttentionBlock",
     "Downsample2D",
     "Dropout",
     "FiniteScalarQuantizer",
+    "GatedFeedForward",
     "GroupNormalization",
     "GumbelQuantizer",
     "LeakyReLU",

@@ -2,7 +2,9 @@
 
 Residual block, self-attention over positions, halving and doubling of the sides, as
 in the networks of 2006.11239 and 2112.10752. Every kernel begins as PyTorch's do,
-uniform within `1 / sqrt(fan in)`, and every bias at zero.
+uniform within `1 / sqrt(fan in)`, and every bias at zero. With `zero_out` the last
+kernel of a block begins at zero, so that the block begins as its shortcut, as all of
+2006.11239's do.
 """
 
 import keras
@@ -14,6 +16,7 @@ from keras_genai.engine.checks import check_positive
 from keras_genai.engine.initializers import VarianceScaling
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.layers.convolution import Conv2D, convolve
+from keras_genai.layers.dropout import Dropout
 from keras_genai.layers.group_normalization import GroupNormalization
 
 
@@ -35,24 +38,34 @@ class Block(keras.layers.Layer):
         self.seed = random.check_seed(seed)
         self.stream = stream
 
-    def _initial(self, name):
-        return torch_uniform(self.seed, f"{self.stream}/{name}")
+    def _place(self, name):
+        """The arguments that every block inside takes."""
+        return {
+            "seed": self.seed,
+            "stream": f"{self.stream}/{name}",
+            "dtype": self.dtype_policy,
+            "name": name,
+        }
 
-    def _convolution(self, name, filters, size, strides=1):
+    def _initial(self, name, zero=False):
+        return "zeros" if zero else torch_uniform(self.seed, f"{self.stream}/{name}")
+
+    def _convolution(self, name, filters, size, strides=1, padding="same", zero=False):
         return Conv2D(
             filters,
             size,
             strides=strides,
-            padding="same",
-            kernel_initializer=self._initial(name),
+            padding=padding,
+            kernel_initializer=self._initial(name, zero),
             dtype=self.dtype_policy,
             name=name,
         )
 
-    def _dense(self, name, units):
+    def _dense(self, name, units, use_bias=True, zero=False):
         return keras.layers.Dense(
             units,
-            kernel_initializer=self._initial(name),
+            use_bias=use_bias,
+            kernel_initializer=self._initial(name, zero),
             dtype=self.dtype_policy,
             name=name,
         )
@@ -76,6 +89,11 @@ class ResNetBlock(Block):
         filters: channels of the output.
         groups: of the normalizations; it must divide both numbers of channels.
         epsilon: of the normalizations.
+        dropout: rate before the second convolution, in [0, 1).
+        scale_shift: the vector scales too, `(1 + s) norm(y) + b` after the second
+            normalization (2102.09672, section 3.1), s and b the halves of
+            `W silu(e) + b`.
+        zero_out: the second convolution begins at zero.
         seed: integer, the model's.
         stream: name of the place: blocks of one model take different names.
 
@@ -87,38 +105,64 @@ class ResNetBlock(Block):
     ```
     """
 
-    def __init__(self, filters, groups=32, epsilon=1e-6, **kwargs):
+    def __init__(
+        self,
+        filters,
+        groups=32,
+        epsilon=1e-6,
+        dropout=0.0,
+        scale_shift=False,
+        zero_out=False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         check_positive("filters", filters)
         self.filters = filters
         self.groups = groups
         self.epsilon = epsilon
+        self.dropout = dropout
+        self.scale_shift = scale_shift
+        self.zero_out = zero_out
+        self.drop = None
+        if dropout:
+            self.drop = Dropout(dropout, **self._place("dropout"))
 
     def build(self, x_shape, embedding_shape=None):
         between = (*x_shape[:-1], self.filters)
         self.norm1 = self._norm("norm1", self.groups, self.epsilon)
         self.conv1 = self._convolution("conv1", self.filters, 3)
         self.norm2 = self._norm("norm2", self.groups, self.epsilon)
-        self.conv2 = self._convolution("conv2", self.filters, 3)
+        self.conv2 = self._convolution("conv2", self.filters, 3, zero=self.zero_out)
         self.norm1.build(x_shape)
         self.conv1.build(x_shape)
         self.norm2.build(between)
         self.conv2.build(between)
         self.embed = self.shortcut = None
         if embedding_shape is not None:
-            self.embed = self._dense("embed", self.filters)
+            self.embed = self._dense("embed", self.filters * (1 + self.scale_shift))
             self.embed.build(embedding_shape)
+        elif self.scale_shift:
+            raise ValueError("scale_shift needs a vector: block(x, embedding).")
         if x_shape[-1] != self.filters:
             self.shortcut = self._convolution("shortcut", self.filters, 1)
             self.shortcut.build(x_shape)
         self.built = True
 
-    def call(self, x, embedding=None):
+    def call(self, x, embedding=None, training=False):
         y = self.conv1(ops.silu(self.norm1(x)))  # (B, H, W, filters)
         if embedding is not None:
-            shift = self.embed(ops.silu(embedding))  # (B, filters)
-            y = y + ops.expand_dims(shift, (1, 2))
-        y = self.conv2(ops.silu(self.norm2(y)))
+            shift = self.embed(ops.silu(embedding))  # (B, filters), or twice as many
+            shift = ops.expand_dims(shift, (1, 2))
+            if not self.scale_shift:
+                y = y + shift
+        y = self.norm2(y)
+        if self.scale_shift:
+            scale, shift = ops.split(shift, 2, axis=-1)
+            y = y * (1.0 + scale) + shift
+        y = ops.silu(y)
+        if self.drop is not None:
+            y = self.drop(y, training=training)
+        y = self.conv2(y)
         return y + (x if self.shortcut is None else self.shortcut(x))
 
     def compute_output_shape(self, x_shape, embedding_shape=None):
@@ -130,6 +174,9 @@ class ResNetBlock(Block):
             "filters": self.filters,
             "groups": self.groups,
             "epsilon": self.epsilon,
+            "dropout": self.dropout,
+            "scale_shift": self.scale_shift,
+            "zero_out": self.zero_out,
         }
 
 
@@ -144,6 +191,7 @@ class SelfAttention2D(Block):
         heads: number of heads; it must divide the channels.
         groups: of the normalization.
         epsilon: of the normalization.
+        zero_out: `W_o` begins at zero.
         seed: integer, the model's.
         stream: name of the place: blocks of one model take different names.
 
@@ -157,12 +205,13 @@ class SelfAttention2D(Block):
     ```
     """
 
-    def __init__(self, heads=1, groups=32, epsilon=1e-6, **kwargs):
+    def __init__(self, heads=1, groups=32, epsilon=1e-6, zero_out=False, **kwargs):
         super().__init__(**kwargs)
         check_positive("heads", heads)
         self.heads = heads
         self.groups = groups
         self.epsilon = epsilon
+        self.zero_out = zero_out
 
     def build(self, input_shape):
         channels = input_shape[-1]
@@ -174,7 +223,7 @@ class SelfAttention2D(Block):
         self.norm = self._norm("norm", self.groups, self.epsilon)
         self.norm.build(input_shape)
         for name in ("query", "key", "value", "out"):
-            layer = self._dense(name, channels)
+            layer = self._dense(name, channels, zero=self.zero_out and name == "out")
             layer.build((None, None, channels))
             setattr(self, name, layer)
         self.built = True
@@ -201,6 +250,7 @@ class SelfAttention2D(Block):
             "heads": self.heads,
             "groups": self.groups,
             "epsilon": self.epsilon,
+            "zero_out": self.zero_out,
         }
 
 
@@ -209,11 +259,14 @@ class Downsample2D(Block):
     """Halves the sides by a 3 x 3 convolution of stride 2.
 
     A row and a column of zeros are added below and at the right, none above or at
-    the left, as in the networks of 2112.10752 and in TensorFlow's padding "same":
-    position i of the output sees 2i, 2i + 1 and 2i + 2.
+    the left, as in 2006.11239, in the autoencoders of 2112.10752 and in TensorFlow's
+    padding "same": position i of the output sees 2i, 2i + 1 and 2i + 2. With the
+    padding "before" they are added above and at the left, so that it sees 2i - 1, 2i
+    and 2i + 1, as with PyTorch's padding 1 and in the U-Nets of 2112.10752.
 
     Args:
         filters: channels of the output; by default those of the input.
+        padding: `"after"` the image or `"before"` it: where the zeros are.
         seed: integer, the model's.
         stream: name of the place: blocks of one model take different names.
 
@@ -224,13 +277,17 @@ class Downsample2D(Block):
     ```
     """
 
-    def __init__(self, filters=None, **kwargs):
+    def __init__(self, filters=None, padding="after", **kwargs):
         super().__init__(**kwargs)
+        if padding not in ("after", "before"):
+            raise ValueError(f'padding must be "after" or "before"; got {padding!r}.')
         self.filters = filters
+        self.padding = padding
 
     def build(self, input_shape):
         filters = self.filters or input_shape[-1]
-        self.conv = self._convolution("conv", filters, 3, strides=2)
+        padding = "same" if self.padding == "after" else "valid"
+        self.conv = self._convolution("conv", filters, 3, strides=2, padding=padding)
         self.conv.build(input_shape)
         self.built = True
 
@@ -241,6 +298,8 @@ class Downsample2D(Block):
                 f"Downsample2D halves even sides alone; got {tuple(x.shape)}. Crop or "
                 "pad the images so that every halving divides their sides."
             )
+        if self.padding == "before":
+            x = ops.pad(x, ((0, 0), (1, 0), (1, 0), (0, 0)))
         return self.conv(x)
 
     def compute_output_shape(self, input_shape):
@@ -249,7 +308,8 @@ class Downsample2D(Block):
         return (batch, *halves, self.filters or channels)
 
     def get_config(self):
-        return {**super().get_config(), "filters": self.filters}
+        config = {"filters": self.filters, "padding": self.padding}
+        return {**super().get_config(), **config}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -80,6 +80,20 @@ def dense(name, variable, aliases=()):
     )
 
 
+def pointwise(name, variable, aliases=()):
+    """A matrix `(in, out)`, in the file a 1 x 1 convolution's `(out, in, 1, 1)`."""
+    inputs, outputs = variable.shape
+    return Entry(
+        name,
+        variable,
+        (outputs, inputs, 1, 1),
+        lambda a: a[:, :, 0, 0].T,
+        lambda a: a.T[:, :, None, None],
+        aliases,
+        ((outputs, inputs),),
+    )
+
+
 # Reading
 
 

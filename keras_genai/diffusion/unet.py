@@ -1,0 +1,368 @@
+"""The U-Net of diffusion models: DDPM's (2006.11239) and Stable Diffusion's.
+
+One network, whose arguments make that of 2006.11239 (appendix B) and those of latent
+diffusion (2112.10752, appendix E.2.1), weight for weight with their published files.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_genai.diffusion.unet_layers import make_layers
+from keras_genai.engine import random
+from keras_genai.engine.checks import check_positive
+from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.engine.precision import wide
+from keras_genai.layers import CrossAttention2D, ResNetBlock
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class UNet(keras.Model):
+    """The network of a diffusion model for images, `unet(x, t)`.
+
+    Levels of residual blocks, the sides halved between two of them; a middle; the
+    levels again in reverse, the sides doubled, each block given the output of its
+    counterpart on the way down. The embedded time is added in every residual block,
+    and the embedded label or vector to it. With `context_dim`, attention is a
+    transformer block that attends to a context, such as a text's features.
+
+    Called as `unet(x, t, labels=None, context=None, vector=None)`:
+
+    - `x`: `(B, H, W, C)`, H and W divisible by `2 ** (len(block_channels) - 1)`; they
+      need not be those of `image_shape`.
+    - `t`: times, a number or `(B,)`, integers or floats.
+    - `labels`: integers `(B,)`, if there are `num_classes`.
+    - `context`: `(B, S, context_dim)`, if that is given.
+    - `vector`: `(B, vector_dim)`, if that is given.
+    - returns `(B, H, W, out_channels)`, never in half precision.
+
+    The default arguments make DDPM's network for CIFAR-10 (`google/ddpm-cifar10-32`).
+    The last kernel of every block begins at zero, as there, and so does the network.
+
+    Args:
+        image_shape: `(H, W, C)` of the images that it is made for; sides may be None.
+        out_channels: channels of the output, by default C; 2C for a learned variance.
+        block_channels: channels of each level.
+        layers_per_block: residual blocks of a level on the way down; on the way up
+            there is one more.
+        attention: for each level, whether attention follows every residual block.
+        mid_attention: whether it does between the two in the middle.
+        heads: number of heads of the attention, or a tuple of one for each level, the
+            last the middle's as well; by default 1. (In a `UNet2DConditionModel`'s
+            `config.json` this number is called `attention_head_dim`: 8 means 8 heads.)
+        head_channels: instead, the channels of a head, whose number then follows from
+            each level's channels.
+        groups: of the group normalizations; it must divide every number of channels.
+        epsilon: of those of the residual blocks (and of attention without a context).
+        dropout: rate in every residual block, in [0, 1).
+        num_classes: K of the labels, or None.
+        null_class: whether K stands for "no label": the table has K + 1 rows.
+        context_dim: D of a context, or None.
+        vector_dim: V of a continuous condition, or None.
+        transformer_layers: with a context, transformer blocks that follow a residual
+            block; an integer or one for each level.
+        linear_projection: whether the projections around them are stored as matrices
+            (Stable Diffusion 2) or as 1 x 1 convolutions (1); the numbers are the same.
+        wide_scores: whether their attention's scores are computed in float32 under
+            mixed precision too (Stable Diffusion 2.1).
+        time_scale_shift: whether the embedding scales the normalised features as well
+            as shifting them (2102.09672, section 3.1).
+        downsample_padding: `"after"` (DDPM) or `"before"` (Stable Diffusion), see
+            `layers.Downsample2D`.
+        cosine_first, frequency_shift: of the embedded time, see
+            `layers.sinusoidal_embedding`; True and 0 in Stable Diffusion.
+        seed: integer >= 0: initial weights and dropout follow from it.
+
+    Raises:
+        ValueError: for an argument out of range; when called, for sides that the
+            halvings do not divide, and for a condition missing or not expected.
+
+    Example:
+
+    ```python
+    unet = kg.UNet((28, 28, 1), block_channels=(32, 64, 64), groups=8,
+                   attention=(False, False, True), num_classes=10)
+    noise = unet(x, t, labels)                             # (B, 28, 28, 1)
+    unet = kg.UNet.from_pretrained("stable-diffusion-v1-5", subfolder="unet")
+    noise = unet(latents, t, context=text)                 # (B, 64, 64, 4)
+    ```
+    """
+
+    def __init__(
+        self,
+        image_shape=(32, 32, 3),
+        *,
+        out_channels=None,
+        block_channels=(128, 256, 256, 256),
+        layers_per_block=2,
+        attention=(False, True, False, False),
+        mid_attention=True,
+        heads=None,
+        head_channels=None,
+        groups=32,
+        epsilon=1e-6,
+        dropout=0.0,
+        num_classes=None,
+        null_class=True,
+        context_dim=None,
+        vector_dim=None,
+        transformer_layers=1,
+        linear_projection=False,
+        wide_scores=False,
+        time_scale_shift=False,
+        downsample_padding="after",
+        cosine_first=False,
+        frequency_shift=1.0,
+        seed=0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.autocast = False  # a time of 999 is 1000 in half precision
+        self.seed = random.check_seed(seed)
+        arguments = {
+            "image_shape": tuple(image_shape),
+            "out_channels": out_channels or image_shape[-1],
+            "block_channels": tuple(block_channels),
+            "layers_per_block": layers_per_block,
+            "attention": _each(attention, len(block_channels)),
+            "mid_attention": mid_attention,
+            "heads": heads if heads is None or _whole(heads) else tuple(heads),
+            "head_channels": head_channels,
+            "groups": groups,
+            "epsilon": epsilon,
+            "dropout": dropout,
+            "num_classes": num_classes,
+            "null_class": null_class,
+            "context_dim": context_dim,
+            "vector_dim": vector_dim,
+            "transformer_layers": transformer_layers
+            if _whole(transformer_layers)
+            else tuple(transformer_layers),
+            "linear_projection": linear_projection,
+            "wide_scores": wide_scores,
+            "time_scale_shift": time_scale_shift,
+            "downsample_padding": downsample_padding,
+            "cosine_first": cosine_first,
+            "frequency_shift": frequency_shift,
+        }
+        for argument, value in arguments.items():
+            setattr(self, argument, value)
+        self._arguments = tuple(arguments)
+        self._check_arguments()
+        # The stages are not tracked: each of their layers is an attribute by its name.
+        self.__dict__.update(make_layers(self))
+        self.built = True
+
+    def _check_arguments(self):
+        for name in ("out_channels", "layers_per_block", "groups"):
+            check_positive(name, getattr(self, name))
+        for name in ("num_classes", "context_dim", "vector_dim", "head_channels"):
+            if getattr(self, name) is not None:
+                check_positive(name, getattr(self, name))
+        levels = len(self.block_channels)
+        if not levels:
+            raise ValueError("block_channels must name at least one level; got ().")
+        for name in ("attention", "heads", "transformer_layers"):
+            value = getattr(self, name)
+            if isinstance(value, tuple) and len(value) != levels:
+                raise ValueError(
+                    f"{name} must have one entry for each of the {levels} levels of "
+                    f"block_channels; got {value!r}."
+                )
+        for channels in self.block_channels:
+            check_positive("block_channels", channels)
+            if channels % self.groups:
+                raise ValueError(
+                    f"groups must divide every number of block_channels; {self.groups} "
+                    f"does not divide {channels}."
+                )
+        shape = self.image_shape
+        if len(shape) != 3 or any(n is not None and n < 1 for n in shape):
+            raise ValueError(
+                f"image_shape must be (height, width, channels); got {shape!r}."
+            )
+        self._check_sides(shape[:2], "image_shape")
+        if self.heads is not None and self.head_channels is not None:
+            raise ValueError("Give heads or head_channels, not both.")
+        attended = {level for level in range(levels) if self.attention[level]}
+        for level in attended | ({levels - 1} if self.mid_attention else set()):
+            check_positive("heads", self.heads_of(level))
+            channels = self.block_channels[level]
+            if channels % (self.head_channels or self.heads_of(level)):
+                raise ValueError(
+                    "heads or head_channels must divide the channels of each level "
+                    f"with attention; {self.head_channels or self.heads_of(level)} "
+                    f"does not divide {channels}."
+                )
+
+    def heads_of(self, level):
+        """The number of heads of a level's attention."""
+        if self.head_channels is not None:
+            return self.block_channels[level] // self.head_channels
+        heads = 1 if self.heads is None else self.heads
+        return heads[level] if isinstance(heads, tuple) else heads
+
+    # The call
+
+    def __call__(self, x, t, *args, **kwargs):
+        # Keras takes tensors alone for positional arguments; a time may be a number.
+        if isinstance(t, (int, float)):
+            t = np.asarray(t, "float32")
+        return super().__call__(x, t, *args, **kwargs)
+
+    def call(self, x, t, labels=None, context=None, vector=None, training=False):
+        self._check_call(x, t, labels, context, vector)
+
+        def run(stage, x):
+            for layer in stage:
+                if isinstance(layer, ResNetBlock):
+                    x = layer(x, embedding, training=training)
+                elif isinstance(layer, CrossAttention2D):
+                    x = layer(x, context)
+                else:
+                    x = layer(x)
+            return x
+
+        embedding = self._embedding(t, labels, vector)  # (B, 4 c_0)
+        x = self.conv_in(ops.cast(x, self.compute_dtype))  # (B, H, W, c_0)
+        skips = [x]
+        for stage in self._down:
+            x = run(stage, x)  # (B, h, w, c), the sides halved at a level's end
+            skips.append(x)
+        x = run(self._middle, x)
+        for stage in self._up:
+            x = ops.concatenate([x, skips.pop()], axis=-1)
+            x = run(stage, x)  # the sides doubled at a level's end
+        y = self.conv_out(ops.silu(self.norm_out(x)))  # (B, H, W, out_channels)
+        return ops.cast(y, wide())
+
+    def _embedding(self, t, labels, vector):
+        """Of the time, plus those of the label and of the vector: `(B, 4 c_0)`."""
+        # One time for all is embedded once, (1, 4 c_0), and broadcast.
+        embedding = self.time_embedding(ops.reshape(t, (-1,)))
+        if labels is not None:
+            embedding = embedding + self.class_embedding(ops.reshape(labels, (-1,)))
+        if vector is not None:
+            hidden = ops.silu(self.vector_dense1(vector))
+            embedding = embedding + self.vector_dense2(hidden)
+        return embedding
+
+    def compute_output_spec(
+        self, x, t, labels=None, context=None, vector=None, training=False
+    ):
+        self._check_call(x, t, labels, context, vector)
+        return keras.KerasTensor((*x.shape[:-1], self.out_channels), wide())
+
+    def _check_sides(self, sides, name):
+        factor = 2 ** (len(self.block_channels) - 1)
+        if any(isinstance(side, int) and side % factor for side in sides):
+            raise ValueError(
+                f"{name} must have sides divisible by {factor}, since the network "
+                f"halves them {len(self.block_channels) - 1} times; got "
+                f"{tuple(sides)}. Crop or pad the images."
+            )
+
+    def _check_call(self, x, t, labels, context, vector):
+        """Refuses what the network does not fit, before it runs."""
+        channels = self.image_shape[-1]
+        if len(x.shape) != 4 or x.shape[-1] != channels:
+            raise ValueError(
+                f"x must have the shape (B, H, W, {channels}), channels last; got "
+                f"{tuple(x.shape)}."
+            )
+        self._check_sides(tuple(x.shape)[1:3], "x")
+        if len(t.shape) > 1:
+            raise ValueError(
+                f"t must be a number or have the shape (B,); got {tuple(t.shape)}."
+            )
+        for name, value, size, shape in (
+            ("labels", labels, self.num_classes, "(B,), integers"),
+            ("context", context, self.context_dim, f"(B, S, {self.context_dim})"),
+            ("vector", vector, self.vector_dim, f"(B, {self.vector_dim})"),
+        ):
+            argument = {"labels": "num_classes"}.get(name, f"{name}_dim")
+            if value is None and size is not None:
+                none = self.null_class and name == "labels"
+                raise ValueError(
+                    f"This UNet has {argument}={size}: call unet(x, t, {name}={name}) "
+                    f"with {name} {shape}"
+                    + (f", {size} for no label." if none else ".")
+                )
+            if value is not None and size is None:
+                raise ValueError(
+                    f"This UNet takes no {name} ({argument} is None), but was given "
+                    "some."
+                )
+            if value is None or name == "labels":
+                continue
+            if len(value.shape) != shape.count(",") + 1 or value.shape[-1] != size:
+                raise ValueError(
+                    f"{name} must have the shape {shape}; got {tuple(value.shape)}."
+                )
+
+    # Configuration and weights
+
+    def get_config(self):
+        return {
+            **{name: getattr(self, name) for name in self._arguments},
+            "seed": self.seed,
+            "name": self.name,
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        if isinstance(config.get("dtype"), dict):
+            config["dtype"] = keras.saving.deserialize_keras_object(config["dtype"])
+        return cls(**config)
+
+    @classmethod
+    def from_pretrained(cls, source, subfolder=None, variant=None, **arguments):
+        """A network with published weights, in the layout of diffusers.
+
+        Args:
+            source: path of a folder with `config.json` and safetensors, or an id
+                `"owner/name"` of the Hugging Face hub, fetched where there is a
+                network. Pickles are never read.
+            subfolder: folder within it: `"unet"` of a pipeline.
+            variant: part of the file's name, such as `"fp16"`.
+            **arguments: of `UNet`, over those of the configuration.
+
+        Returns:
+            The network. A table of N labels is read as `num_classes=N` without a null
+            class, unless this package wrote it; give `num_classes=N - 1` and
+            `null_class=True` where the last row stands for "no label".
+
+        Raises:
+            ValueError: the folder, its configuration or its weights do not fit; the
+                message lists tensors that are missing, extra or misshapen, and the
+                keys of a configuration that ask for another network.
+        """
+        from keras_genai.weights import unet
+
+        return unet.load(cls, source, subfolder, variant, **arguments)
+
+    def save_pretrained(self, folder, dtype="float32"):
+        """Writes `config.json` and safetensors, as diffusers reads them.
+
+        A `UNet2DModel`, or a `UNet2DConditionModel` where there is a context.
+
+        Args:
+            folder: path, made if need be.
+            dtype: of the weights in the file.
+
+        Raises:
+            ValueError: diffusers has no such network.
+        """
+        from keras_genai.weights import unet
+
+        unet.save(self, folder, dtype)
+
+
+def _whole(value):
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _each(value, levels):
+    return (value,) * levels if isinstance(value, bool) else tuple(value)

@@ -1,0 +1,264 @@
+"""Attention to a context, and the transformer over an image's positions.
+
+The blocks by which a text or another sequence reaches the U-Nets of 2112.10752
+(section 3.3 and appendix E.2.1), those of Stable Diffusion.
+"""
+
+import keras
+from keras import ops
+
+from keras_genai import engine
+from keras_genai.engine.checks import check_positive
+from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.engine.precision import widen
+from keras_genai.layers.image_blocks import Block
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Attention(Block):
+    """`W_o softmax(Q K^T / sqrt(d)) V + b` (1706.03762, section 3.2.2).
+
+    Q is linear in `x`, K and V in the context; without one, in `x` as well. These
+    three have no bias.
+
+    Args:
+        heads: number of heads; it must divide the channels.
+        wide_scores: the scores are computed in float32 under mixed precision too
+            (where weights were trained so that half precision overflows).
+        seed: integer, the model's.
+        stream: name of the place: blocks of one model take different names.
+
+    Raises:
+        ValueError: `heads` does not divide the channels.
+
+    Example:
+
+    ```python
+    y = Attention(8)(x)                       # (B, T, C) -> (B, T, C)
+    y = Attention(8)(x, context)              # with (B, S, D) beside
+    ```
+    """
+
+    def __init__(self, heads=1, wide_scores=False, **kwargs):
+        super().__init__(**kwargs)
+        check_positive("heads", heads)
+        self.heads = heads
+        self.wide_scores = wide_scores
+
+    def build(self, x_shape, context_shape=None):
+        channels = x_shape[-1]
+        if channels % self.heads:
+            raise ValueError(
+                f"heads must divide the channels: {self.heads} does not divide "
+                f"{channels}."
+            )
+        source = x_shape if context_shape is None else context_shape
+        shapes = {"query": x_shape, "key": source, "value": source, "out": x_shape}
+        for name, shape in shapes.items():
+            layer = self._dense(name, channels, use_bias=name == "out")
+            layer.build(shape)
+            setattr(self, name, layer)
+        self.built = True
+
+    def call(self, x, context=None):
+        channels = x.shape[-1]
+        source = x if context is None else context
+        query, key, value = (
+            ops.reshape(y, (-1, ops.shape(y)[1], self.heads, channels // self.heads))
+            for y in (self.query(x), self.key(source), self.value(source))
+        )  # (B, T, heads, d), twice (B, S, heads, d)
+        if self.wide_scores:
+            query, key, value = widen(query), widen(key), widen(value)
+        y = engine.attention(query, key, value)
+        y = ops.reshape(y, (-1, ops.shape(x)[1], channels))  # (B, T, C)
+        return self.out(ops.cast(y, self.compute_dtype))
+
+    def compute_output_shape(self, x_shape, context_shape=None):
+        return x_shape
+
+    def get_config(self):
+        config = {"heads": self.heads, "wide_scores": self.wide_scores}
+        return {**super().get_config(), **config}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class GatedFeedForward(Block):
+    """`W_2 (a * gelu(g)) + b_2`, `a` and `g` the halves of `W_1 x + b_1`: GEGLU.
+
+    2002.05202, equation 6, with biases, and the exact GELU.
+
+    Args:
+        expansion: `a` has that many times the channels of `x`.
+        seed: integer, the model's.
+        stream: name of the place: blocks of one model take different names.
+
+    Example:
+
+    ```python
+    y = GatedFeedForward()(x)                           # (B, T, C) -> (B, T, C)
+    ```
+    """
+
+    def __init__(self, expansion=4, **kwargs):
+        super().__init__(**kwargs)
+        check_positive("expansion", expansion)
+        self.expansion = expansion
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        width = self.expansion * channels
+        self.dense1 = self._dense("dense1", 2 * width)
+        self.dense2 = self._dense("dense2", channels)
+        self.dense1.build(input_shape)
+        self.dense2.build((*input_shape[:-1], width))
+        self.built = True
+
+    def call(self, x):
+        a, gate = ops.split(self.dense1(x), 2, axis=-1)  # (B, T, expansion C) twice
+        return self.dense2(a * ops.gelu(gate, approximate=False))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "expansion": self.expansion}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class CrossAttentionBlock(Block):
+    """Self-attention, attention to a context, gated feed-forward.
+
+    Each is `x + f(norm(x))` with layer normalization (2112.10752, appendix E.2.1).
+
+    Args:
+        heads: number of heads of both attentions; it must divide the channels.
+        epsilon: of the layer normalizations.
+        wide_scores: see `Attention`.
+        seed: integer, the model's.
+        stream: name of the place: blocks of one model take different names.
+
+    Example:
+
+    ```python
+    y = CrossAttentionBlock(8)(x, context)  # (B, T, C), (B, S, D) -> (B, T, C)
+    ```
+    """
+
+    def __init__(self, heads=1, epsilon=1e-5, wide_scores=False, **kwargs):
+        super().__init__(**kwargs)
+        self.heads = heads
+        self.epsilon = epsilon
+        self.wide_scores = wide_scores
+
+    def build(self, x_shape, context_shape):
+        how = {"heads": self.heads, "wide_scores": self.wide_scores}
+        self.attention = Attention(**how, **self._place("attention"))
+        self.attention.build(x_shape)
+        self.cross_attention = Attention(**how, **self._place("cross_attention"))
+        self.cross_attention.build(x_shape, context_shape)
+        self.feed_forward = GatedFeedForward(**self._place("feed_forward"))
+        self.feed_forward.build(x_shape)
+        for name in ("norm1", "norm2", "norm3"):
+            norm = keras.layers.LayerNormalization(
+                epsilon=self.epsilon, dtype=self.dtype_policy, name=name
+            )
+            norm.build(x_shape)
+            setattr(self, name, norm)
+        self.built = True
+
+    def call(self, x, context):
+        x = x + self.attention(self.norm1(x))  # (B, T, C)
+        x = x + self.cross_attention(self.norm2(x), context)
+        return x + self.feed_forward(self.norm3(x))
+
+    def compute_output_shape(self, x_shape, context_shape):
+        return x_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "heads": self.heads,
+            "epsilon": self.epsilon,
+            "wide_scores": self.wide_scores,
+        }
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class CrossAttention2D(Block):
+    """A transformer over the positions of an image that attends to a context.
+
+    `x + W_o T(W_i norm(x) + b_i, context) + b_o`, T blocks of `CrossAttentionBlock`
+    (2112.10752, appendix E.2.1).
+
+    Args:
+        heads: number of heads; it must divide the channels.
+        depth: number of blocks.
+        groups: of the group normalization.
+        wide_scores: see `Attention`.
+        zero_out: `W_o` begins at zero.
+        seed: integer, the model's.
+        stream: name of the place: blocks of one model take different names.
+
+    Example:
+
+    ```python
+    y = CrossAttention2D(8)(x, context)  # (B, H, W, C), (B, S, D) -> (B, H, W, C)
+    ```
+    """
+
+    def __init__(
+        self,
+        heads=1,
+        depth=1,
+        groups=32,
+        wide_scores=False,
+        zero_out=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_positive("heads", heads)
+        check_positive("depth", depth)
+        self.heads = heads
+        self.depth = depth
+        self.groups = groups
+        self.wide_scores = wide_scores
+        self.zero_out = zero_out
+
+    def build(self, x_shape, context_shape):
+        channels = x_shape[-1]
+        positions = (None, None, channels)
+        self.norm = self._norm("norm", self.groups, 1e-6)
+        self.norm.build(x_shape)
+        self.inward = self._dense("inward", channels)
+        self.inward.build(positions)
+        self.blocks = []
+        for i in range(self.depth):
+            block = CrossAttentionBlock(
+                self.heads, wide_scores=self.wide_scores, **self._place(f"block_{i}")
+            )
+            block.build(positions, context_shape)
+            self.blocks.append(block)
+        self.out = self._dense("out", channels, zero=self.zero_out)
+        self.out.build(positions)
+        self.built = True
+
+    def call(self, x, context):
+        shape = ops.shape(x)
+        y = ops.reshape(self.norm(x), (shape[0], -1, x.shape[-1]))  # (B, HW, C)
+        y = self.inward(y)
+        for block in self.blocks:
+            y = block(y, context)
+        return x + ops.reshape(self.out(y), shape)
+
+    def compute_output_shape(self, x_shape, context_shape):
+        return x_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "heads": self.heads,
+            "depth": self.depth,
+            "groups": self.groups,
+            "wide_scores": self.wide_scores,
+            "zero_out": self.zero_out,
+        }

@@ -1,0 +1,174 @@
+"""What the families stored by diffusers have in common.
+
+The names of the layers of its image blocks, the check of a configuration, and a model's
+folder: `config.json` beside `diffusion_pytorch_model.safetensors`.
+"""
+
+import pathlib
+
+from keras_genai.weights import _safetensors as st
+
+STEM = "diffusion_pytorch_model"
+VERSION = "0.42.0"
+ATTENTION = {  # name of a matrix -> its name in the first files, and our layer's
+    "to_q": ("query", "query"),
+    "to_k": ("key", "key"),
+    "to_v": ("value", "value"),
+    "to_out.0": ("proj_attn", "out"),
+}
+
+
+class Table:
+    """The entries of a network, gathered layer by layer.
+
+    Attributes:
+        entries: list of `Entry`.
+    """
+
+    def __init__(self):
+        self.entries = []
+
+    def affine(self, name, layer):
+        """A normalization."""
+        self.entries.append(st.vector(f"{name}.weight", layer.gamma))
+        self.entries.append(st.vector(f"{name}.bias", layer.beta))
+
+    def convolution(self, name, layer):
+        self.entries.append(st.convolution(f"{name}.weight", layer.kernel))
+        self.entries.append(st.vector(f"{name}.bias", layer.bias))
+
+    def dense(self, name, layer, old=None, pointwise=False):
+        """A matrix, and the bias where there is one.
+
+        Args:
+            name: of the layer in the file.
+            layer: ours.
+            old: its name in older files.
+            pointwise: whether the file holds it as a 1 x 1 convolution.
+        """
+        weights, biases = (
+            () if old is None else (f"{old}.{part}",) for part in ("weight", "bias")
+        )
+        entry = st.pointwise if pointwise else st.dense
+        self.entries.append(entry(f"{name}.weight", layer.kernel, weights))
+        if layer.use_bias:
+            self.entries.append(st.vector(f"{name}.bias", layer.bias, biases))
+
+    def embedding(self, name, layer):
+        """A table of vectors, rows as in Keras."""
+        self.entries.append(st.vector(f"{name}.weight", layer.embeddings))
+
+    def resnet(self, name, block):
+        """A `ResNetBlock`."""
+        self.affine(f"{name}.norm1", block.norm1)
+        self.convolution(f"{name}.conv1", block.conv1)
+        if block.embed is not None:
+            self.dense(f"{name}.time_emb_proj", block.embed)
+        self.affine(f"{name}.norm2", block.norm2)
+        self.convolution(f"{name}.conv2", block.conv2)
+        if block.shortcut is not None:
+            self.convolution(f"{name}.conv_shortcut", block.shortcut)
+
+    def attention(self, name, block):
+        """The four matrices of a `SelfAttention2D` or an `Attention`."""
+        for new, (old, own) in ATTENTION.items():
+            self.dense(f"{name}.{new}", getattr(block, own), f"{name}.{old}")
+
+    def attention_2d(self, name, block):
+        """A `SelfAttention2D`."""
+        self.affine(f"{name}.group_norm", block.norm)
+        self.attention(name, block)
+
+    def cross_attention_2d(self, name, block, pointwise):
+        """A `CrossAttention2D`; see `dense` for `pointwise`, of its two ends."""
+        self.affine(f"{name}.norm", block.norm)
+        self.dense(f"{name}.proj_in", block.inward, pointwise=pointwise)
+        for i, part in enumerate(block.blocks):
+            place = f"{name}.transformer_blocks.{i}"
+            for norm in ("norm1", "norm2", "norm3"):
+                self.affine(f"{place}.{norm}", getattr(part, norm))
+            self.attention(f"{place}.attn1", part.attention)
+            self.attention(f"{place}.attn2", part.cross_attention)
+            self.dense(f"{place}.ff.net.0.proj", part.feed_forward.dense1)
+            self.dense(f"{place}.ff.net.2", part.feed_forward.dense2)
+        self.dense(f"{name}.proj_out", block.out, pointwise=pointwise)
+
+
+def class_of(config, path, *names):
+    """The class that a configuration is of, by default the first of the names.
+
+    Raises:
+        ValueError: it is none of the names.
+    """
+    name = config.get("_class_name", names[0])
+    if name not in names:
+        known = " or ".join(names)
+        raise ValueError(f"{path} is the configuration of {name}, not {known}.")
+    return name
+
+
+def check_config(config, path, defaults, wanted):
+    """Refuses a configuration that asks for what the network has not.
+
+    Args:
+        config: the content of `config.json`, a dict.
+        path: where it came from, for messages.
+        defaults: what diffusers takes for the keys that are left out: all known keys.
+        wanted: dict key -> the only value that the network has for it.
+
+    Raises:
+        ValueError: names every key that is not known or has another value.
+    """
+    unknown = {k for k in config if k not in defaults and not k.startswith("_")}
+    wrong = [f"{key}={config[key]!r} is not known" for key in sorted(unknown)]
+    config = {**defaults, **config}
+    for key, value in wanted.items():
+        got = config[key]
+        if (list(got) if isinstance(got, tuple) else got) != value:
+            wrong.append(f"{key} must be {value!r}; it is {got!r}")
+    if wrong:
+        raise ValueError(f"{path} is not of this network: {'; '.join(wrong)}.")
+
+
+def sides_of(sample_size):
+    """`(height, width)` of a `sample_size`, which is an integer, a pair or None."""
+    pair = isinstance(sample_size, (list, tuple))
+    return tuple(sample_size) if pair else (sample_size, sample_size)
+
+
+def sample_size_of(height, width):
+    """The inverse of `sides_of`."""
+    return height if height == width else [height, width]
+
+
+def load(make, table, source, subfolder=None, variant=None):
+    """A model of a published folder.
+
+    Args:
+        make: function (configuration, its path) -> model.
+        table: function model -> list of `Entry`.
+        source, subfolder, variant: see `AutoencoderKL.from_pretrained`.
+    """
+    folder = st.fetch(source, subfolder)
+    config = folder / "config.json"
+    weights = st.find_weights(folder, STEM, variant)
+    model = make(st.read_json(config), config)
+    st.load(table(model), weights)
+    return model
+
+
+def save(table, config, folder, dtype="float32"):
+    """Writes a model's folder.
+
+    Args:
+        table: list of `Entry`.
+        config: diffusers' configuration, a dict.
+        folder, dtype: see `AutoencoderKL.save_pretrained`.
+    """
+    st.check_dtype(dtype)
+    folder = pathlib.Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; save_pretrained writes a folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    st.save(table, folder / f"{STEM}.safetensors", dtype)
+    st.write_json(folder / "config.json", {"_diffusers_version": VERSION, **config})
