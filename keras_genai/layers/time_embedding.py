@@ -33,7 +33,7 @@ def sinusoidal_embedding(
     # In float32 as the published networks do: at t = 999 its rounding shows.
     exponents = -math.log(max_period) * np.arange(half, dtype="float32")
     exponents = exponents / np.float32(half - frequency_shift)
-    frequencies = np.exp(exponents.astype("float32"))
+    frequencies = ops.convert_to_tensor(np.exp(exponents.astype("float32")))
     angles = ops.expand_dims(ops.cast(t, "float32"), -1) * frequencies  # (B, dim / 2)
     parts = [ops.sin(angles), ops.cos(angles)]
     return ops.concatenate(parts[::-1] if cosine_first else parts, axis=-1)
@@ -58,7 +58,8 @@ class TimeEmbedding(Block):
     """
 
     def __init__(self, units, dim, cosine_first=False, frequency_shift=0.0, **kwargs):
-        super().__init__(**kwargs)
+        # In half precision 999 is 1000: the times come as they are given.
+        super().__init__(**{"autocast": False, **kwargs})
         check_positive("units", units)
         check_positive("dim", dim)
         if dim % 2:
