@@ -18,6 +18,7 @@ from keras_genai.diffusion.denoiser import (
     target,
     uniform_times,
 )
+from keras_genai.diffusion.dit import DiT
 from keras_genai.diffusion.likelihood import bits_per_dim, log_likelihood
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "PARAMETERIZATIONS",
     "WEIGHTINGS",
     "Denoiser",
+    "DiT",
     "bits_per_dim",
     "convert",
     "guidance",
