@@ -61,8 +61,31 @@ def check_images(images, shape, value_range=(-1.0, 1.0)):
         )
 
 
-def check_labels(labels, num_classes, count):
-    """Refuses labels that are missing, of another shape or out of range."""
+def check_sample_weight(weight, count, each="image"):
+    """Refuses weights that are not one for each sample; None is no weights."""
+    if weight is not None and np.shape(weight) != (count,):
+        raise ValueError(
+            f"sample_weight must have shape ({count},), one for each {each}; got "
+            f"{np.shape(weight)}."
+        )
+
+
+def check_labels(
+    labels, num_classes, count, model="This model", instead="Leave them out."
+):
+    """Refuses labels that are missing, unwanted, of another shape or out of range.
+
+    Args:
+        labels: NumPy array, or None.
+        num_classes: K, or None for a model without labels.
+        count: number of samples.
+        model: what takes no labels, for the message.
+        instead: what to do with labels that it does not take, likewise.
+    """
+    if num_classes is None:
+        if labels is not None:
+            raise ValueError(f"{model} takes no labels, but some were given. {instead}")
+        return
     if labels is None:
         raise ValueError(
             f"Labels are missing: this model has {num_classes} classes. Give them as "

@@ -82,14 +82,12 @@ class Sampling:
 
     def _labels_to_draw(self, n, seed, labels):
         """The labels, given or drawn (None for a model without), and their number."""
-        if labels is not None and self.num_classes is None:
-            raise ValueError(f"{type(self).__name__} takes no labels.")
         if n is None and labels is not None:
             n = len(labels)
         check_positive("n", n)
         if labels is not None:
             labels = np.asarray(labels)
-            check_labels(labels, self.num_classes, n)
+            check_labels(labels, self.num_classes, n, type(self).__name__)
         elif self.num_classes is not None:
             key = random.key(seed, "generate/labels")
             labels = ops.convert_to_numpy(

@@ -5,12 +5,16 @@ generator to be taken for real.
 """
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine import random
-from keras_genai.engine.checks import check_images, check_labels, check_positive
+from keras_genai.engine.checks import (
+    check_images,
+    check_labels,
+    check_positive,
+    check_sample_weight,
+)
 from keras_genai.engine.data import tensors
 from keras_genai.engine.precision import widen
 from keras_genai.losses import adversarial, penalties
@@ -136,19 +140,14 @@ class GAN(engine.GenerativeModel):
 
     def check_data(self, x, condition, weight):
         check_images(x, self.image_shape)
-        if self.num_classes is None:
-            if condition is not None:
-                raise ValueError(
-                    f"{type(self).__name__} takes no labels, but fit was given some. "
-                    "Leave them out, or train a kg.CGAN(num_classes=...)."
-                )
-        else:
-            check_labels(condition, self.num_classes, len(x))
-        if weight is not None and np.shape(weight) != (len(x),):
-            raise ValueError(
-                f"sample_weight must have shape ({len(x)},), one for each image; got "
-                f"{np.shape(weight)}."
-            )
+        check_labels(
+            condition,
+            self.num_classes,
+            len(x),
+            type(self).__name__,
+            "Leave them out, or train a kg.CGAN(num_classes=...).",
+        )
+        check_sample_weight(weight, len(x))
 
     # Training
 

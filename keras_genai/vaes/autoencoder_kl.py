@@ -12,7 +12,12 @@ from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine import random
-from keras_genai.engine.checks import check_images, check_positive
+from keras_genai.engine.checks import (
+    check_images,
+    check_labels,
+    check_positive,
+    check_sample_weight,
+)
 from keras_genai.engine.data import tensors
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy, widen
@@ -254,15 +259,8 @@ class AutoencoderKL(LatentImages, engine.GenerativeModel):
 
     def check_data(self, x, condition, weight):
         check_images(x, self.image_shape)
-        if condition is not None:
-            raise ValueError(
-                "AutoencoderKL takes no labels, but fit was given some. Leave them out."
-            )
-        if weight is not None and np.shape(weight) != (len(x),):
-            raise ValueError(
-                f"sample_weight must have shape ({len(x)},), one for each image; got "
-                f"{np.shape(weight)}."
-            )
+        check_labels(condition, None, len(x), type(self).__name__)
+        check_sample_weight(weight, len(x))
 
     # Training
 

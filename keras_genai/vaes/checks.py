@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_genai.engine.checks import check_images, check_labels
+from keras_genai.engine.checks import check_images, check_labels, check_sample_weight
 
 ESTIMATORS = ("reparameterized", "dreg")
 
@@ -67,20 +67,16 @@ class Checks:
     def check_data(self, x, condition, weight):
         check_images(x, self.image_shape, self.value_range)
         self._check_labels(condition, len(x))
-        if weight is not None and np.shape(weight) != (len(x),):
-            raise ValueError(
-                f"sample_weight must have shape ({len(x)},), one for each image; got "
-                f"{np.shape(weight)}."
-            )
+        check_sample_weight(weight, len(x))
 
     def _check_labels(self, labels, count):
-        if self.num_classes is not None:
-            check_labels(labels, self.num_classes, count)
-        elif labels is not None:
-            raise ValueError(
-                "This VAE takes no labels, but was given some. Leave them out, or make "
-                "it with kg.VAE(num_classes=...)."
-            )
+        check_labels(
+            labels,
+            self.num_classes,
+            count,
+            type(self).__name__,
+            "Leave them out, or make it with num_classes=.",
+        )
 
 
 def check_image_shape(shape):

@@ -14,7 +14,11 @@ from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine import random
-from keras_genai.engine.checks import check_labels, check_positive
+from keras_genai.engine.checks import (
+    check_labels,
+    check_positive,
+    check_sample_weight,
+)
 from keras_genai.engine.data import tensors
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy
@@ -125,18 +129,14 @@ class PixelCNN(engine.GenerativeModel):
 
     def check_data(self, x, condition, weight):
         check_codes(x, self.shape, self.num_values)
-        if self.num_classes is not None:
-            check_labels(condition, self.num_classes, len(x))
-        elif condition is not None:
-            raise ValueError(
-                f"{type(self).__name__} takes no labels, but some were given. Leave "
-                "them out, or make it with num_classes=."
-            )
-        if weight is not None and np.shape(weight) != (len(x),):
-            raise ValueError(
-                f"sample_weight must have shape ({len(x)},), one for each sample; got "
-                f"{np.shape(weight)}."
-            )
+        check_labels(
+            condition,
+            self.num_classes,
+            len(x),
+            type(self).__name__,
+            "Leave them out, or make it with num_classes=.",
+        )
+        check_sample_weight(weight, len(x), each="sample")
 
     # Training
 

@@ -10,7 +10,12 @@ import numpy as np
 from keras import ops
 
 from keras_genai import engine
-from keras_genai.engine.checks import check_images, check_positive
+from keras_genai.engine.checks import (
+    check_images,
+    check_labels,
+    check_positive,
+    check_sample_weight,
+)
 from keras_genai.engine.data import tensors
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy
@@ -220,16 +225,14 @@ class VQVAE(engine.GenerativeModel):
 
     def check_data(self, x, condition, weight):
         check_images(x, self.image_shape)
-        if condition is not None:
-            raise ValueError(
-                f"{type(self).__name__}.fit and evaluate take images alone, but labels "
-                "were given. Labels are the prior's: fit_prior(images, labels)."
-            )
-        if weight is not None and np.shape(weight) != (len(x),):
-            raise ValueError(
-                f"sample_weight must have shape ({len(x)},), one for each image; got "
-                f"{np.shape(weight)}."
-            )
+        check_labels(
+            condition,
+            None,
+            len(x),
+            f"{type(self).__name__}.fit",
+            "It trains on images alone; the prior takes labels: fit_prior(x, labels).",
+        )
+        check_sample_weight(weight, len(x))
 
     def default_optimizer(self, player):
         """Adam(2e-4) (1711.00937, section 4.1)."""
