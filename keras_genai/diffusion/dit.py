@@ -13,7 +13,7 @@ from keras_genai.diffusion.dit_blocks import (
     zero_dense,
 )
 from keras_genai.engine import random
-from keras_genai.engine.checks import check_positive
+from keras_genai.engine.checks import check_image_shape, check_positive
 from keras_genai.engine.initializers import VarianceScaling
 from keras_genai.engine.optimizer import PACKAGE
 
@@ -119,16 +119,9 @@ class DiT(keras.Model):
                     f"hidden must be divisible by {why}; {divisor} does not divide "
                     f"{self.hidden}."
                 )
-        shape, side = self.image_shape, self.patch_size
-        if len(shape) != 3 or any(not n or n < 1 for n in shape):
-            raise ValueError(
-                f"image_shape must be (height, width, channels); got {shape!r}."
-            )
-        if shape[0] % side or shape[1] % side:
-            raise ValueError(
-                "image_shape must have sides that the patch divides; patch_size "
-                f"{side} does not divide those of {shape!r}."
-            )
+        check_image_shape(
+            self.image_shape, self.patch_size, instead="Give another patch_size."
+        )
 
     def _make_layers(self):
         height, width, channels = self.image_shape

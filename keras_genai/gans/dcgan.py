@@ -261,12 +261,11 @@ class DCGAN(GAN):
         seed=0,
         **kwargs,
     ):
-        check_image_shape(image_shape)
+        image_shape = check_image_shape(image_shape, 4, 4)
         check_positive("latent_dim", latent_dim)
         check_positive("base_filters", base_filters)
         if discriminator_filters is not None:
             check_positive("discriminator_filters", discriminator_filters)
-        image_shape = tuple(image_shape)
         own = {"generator": generator, "discriminator": discriminator}
         with dtype_policy(kwargs.get("dtype")):
             generator = generator or dcgan_generator(

@@ -13,6 +13,7 @@ from keras import ops
 from keras_genai import engine
 from keras_genai.engine import random
 from keras_genai.engine.checks import (
+    check_image_shape,
     check_images,
     check_labels,
     check_positive,
@@ -210,12 +211,7 @@ class AutoencoderKL(LatentImages, engine.GenerativeModel):
                     f"groups must divide every number of block_channels; {self.groups} "
                     f"does not divide {channels}."
                 )
-        shape = self.image_shape
-        if len(shape) != 3 or any(n is None or n < 1 for n in shape):
-            raise ValueError(
-                f"image_shape must be (height, width, channels); got {shape!r}."
-            )
-        self.check_sides(shape[:2], "image_shape")
+        self.check_sides(check_image_shape(self.image_shape)[:2], "image_shape")
         if self.reconstruction not in RECONSTRUCTIONS:
             raise ValueError(
                 f"reconstruction must be one of {', '.join(RECONSTRUCTIONS)}; got "

@@ -1,7 +1,6 @@
 """What a VAE says before any work when an argument, a network or data does not fit."""
 
 import keras
-import numpy as np
 
 from keras_genai.engine.checks import check_images, check_labels, check_sample_weight
 
@@ -76,15 +75,4 @@ class Checks:
             count,
             type(self).__name__,
             "Leave them out, or make it with num_classes=.",
-        )
-
-
-def check_image_shape(shape):
-    """Refuses anything but three positive integers."""
-    ok = isinstance(shape, (tuple, list)) and len(shape) == 3
-    ok = ok and all(isinstance(n, (int, np.integer)) and n > 0 for n in shape)
-    if not ok:
-        raise ValueError(
-            "image_shape must be (height, width, channels), three positive integers; "
-            f"got {shape!r}."
         )

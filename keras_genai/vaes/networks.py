@@ -69,7 +69,7 @@ class Shape:
             )
         convolutional = architecture == "convolutional"
         if convolutional:
-            check_image_shape(image_shape)
+            check_image_shape(image_shape, 4, 4)
         default = (256,) if convolutional else (500,)
         self.image_shape = tuple(image_shape)
         self.latent_dim = latent_dim

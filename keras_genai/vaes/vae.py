@@ -12,14 +12,14 @@ from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine import random
-from keras_genai.engine.checks import check_positive
+from keras_genai.engine.checks import check_image_shape, check_positive
 from keras_genai.engine.data import tensors
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy, widen
 from keras_genai.losses import elbo
 from keras_genai.vaes import likelihoods
 from keras_genai.vaes.active_units import ActiveUnits
-from keras_genai.vaes.checks import Checks, check_image_shape
+from keras_genai.vaes.checks import Checks
 from keras_genai.vaes.inference import Inference
 from keras_genai.vaes.mixture import Mixture
 from keras_genai.vaes.networks import Shape
@@ -122,7 +122,7 @@ class VAE(Checks, Inference, Sampling, engine.GenerativeModel):
         seed=0,
         **kwargs,
     ):
-        check_image_shape(image_shape)
+        image_shape = check_image_shape(image_shape)
         check_positive("latent_dim", latent_dim)
         check_positive("importance_samples", importance_samples)
         check_positive("base_filters", base_filters)
@@ -130,9 +130,9 @@ class VAE(Checks, Inference, Sampling, engine.GenerativeModel):
             check_positive("Every number of hidden_units", units)
         if num_classes is not None:
             check_positive("num_classes", num_classes)
-        kind = likelihoods.make(likelihood, tuple(image_shape), scale)
+        kind = likelihoods.make(likelihood, image_shape, scale)
         super().__init__(seed=seed, **kwargs)
-        self.image_shape = tuple(image_shape)
+        self.image_shape = image_shape
         self.latent_dim = latent_dim
         self.likelihood_name = likelihood
         self.scale = scale

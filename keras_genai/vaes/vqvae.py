@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine.checks import (
+    check_image_shape,
     check_images,
     check_labels,
     check_positive,
@@ -121,8 +122,9 @@ class VQVAE(engine.GenerativeModel):
             check_positive("residual_hidden", residual_hidden)
         own = {"encoder": encoder, "decoder": decoder}
         factor = 1 if encoder is not None and decoder is not None else 2**halvings
-        image_shape = _check_image_shape(image_shape, factor)
-        self.image_shape = image_shape
+        self.image_shape = check_image_shape(
+            image_shape, factor, 4, "Give other halvings=, or networks of your own."
+        )
         self.quantizer_name = quantizer if isinstance(quantizer, str) else None
         self.sizes = (codebook_size, latent_dim)
         self.hidden = hidden
@@ -456,20 +458,3 @@ class VQVAE(engine.GenerativeModel):
                 config[name] = keras.saving.deserialize_keras_object(config[name])
         config["image_shape"] = tuple(config["image_shape"])
         return cls(**config)
-
-
-def _check_image_shape(shape, factor):
-    ok = isinstance(shape, (tuple, list)) and len(shape) == 3
-    ok = ok and all(isinstance(n, (int, np.integer)) and n > 0 for n in shape)
-    if not ok or shape[0] % factor or shape[1] % factor:
-        raise ValueError(
-            "image_shape must be (height, width, channels)"
-            + (f" with sides divisible by {factor}" if factor > 1 else "")
-            + f"; got {shape!r}."
-            + (" Give other halvings=, or networks of your own." if ok else "")
-        )
-    if shape[2] > 4:
-        raise ValueError(
-            f"image_shape must have 1 to 4 channels, channels last; got {shape!r}."
-        )
-    return tuple(int(n) for n in shape)
