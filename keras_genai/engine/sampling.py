@@ -74,11 +74,22 @@ class Sampling:
         labels, n = self._labels_to_draw(n, seed, labels)
         check_positive("batch_size", batch_size)
         size = min(n, batch_size)
-        key = random.key(seed, "generate/latents")
-        return (
-            self._generate_batch(key, start, size, labels, options)[: n - start]
-            for start in range(0, n, size)
+        key = np.array(random.key(seed, "generate/latents"), "int32")
+
+        def draw(key, first, labels=None):
+            return self.draw((key[0], key[1]), size, first, labels, **options)
+
+        batches = self.stream(
+            "/".join(["generate", str(size), *map(repr, sorted(options.items()))]),
+            draw,
+            self.sampling_variables(),
+            [] if labels is None else [labels],
+            size,
+            total=n,
+            constants=[key],
+            numbered=True,
         )
+        return (images[:count] for _, count, images in batches)
 
     def _labels_to_draw(self, n, seed, labels):
         """The labels, given or drawn (None for a model without), and their number."""
@@ -88,27 +99,13 @@ class Sampling:
         if labels is not None:
             labels = np.asarray(labels)
             check_labels(labels, self.num_classes, n, type(self).__name__)
+            labels = labels.reshape(-1)
         elif self.num_classes is not None:
             key = random.key(seed, "generate/labels")
             labels = ops.convert_to_numpy(
                 random.randint(key, (n,), 0, self.num_classes)
             )
         return labels, n
-
-    def _generate_batch(self, key, start, size, labels, options):
-        def draw(key, first, labels=None):
-            return self.draw((key[0], key[1]), size, first, labels, **options)
-
-        arguments = [
-            ops.convert_to_tensor(np.array(key, "int32")),
-            ops.convert_to_tensor(start, "int32"),
-        ]
-        if labels is not None:
-            # The last batch is filled up, so that no new shape is compiled.
-            batch = np.resize(labels[start : start + size], size)
-            arguments.append(ops.convert_to_tensor(batch, "int32"))
-        name = "/".join(["generate", str(size), *map(repr, sorted(options.items()))])
-        return self.run_compiled(name, draw, self.sampling_variables(), *arguments)
 
     def seeded_signature(self):
         """The export of `generate`: `seed` with `labels` or `n` -> `images`."""
@@ -141,6 +138,58 @@ class Sampling:
         if key not in cache:
             cache[key] = backend_ops.jit(fn, variables, compiled=not self.run_eagerly)
         return keras.tree.map_structure(backend_ops.to_host, cache[key](*args))
+
+    def stream(
+        self,
+        name,
+        fn,
+        variables,
+        arrays,
+        size,
+        *,
+        total=None,
+        constants=(),
+        numbered=False,
+        verbose=0,
+    ):
+        """Runs a function over arrays in batches of one shape: the last is filled up.
+
+        Args:
+            name, fn, variables: see `run_compiled`. `fn` takes the constants, then
+                the number of the batch's first row if `numbered`, then the rows.
+            arrays: list of NumPy arrays of N rows.
+            size: rows in one pass.
+            total: N, where there are no arrays.
+            constants: arrays that every batch is given.
+            numbered: whether `fn` takes the number of the first row.
+            verbose: 1 shows a progress bar.
+
+        Returns:
+            Iterator of `(start, count, what fn returns)`: NumPy arrays of `size` rows,
+            of which the first `count` are those from row `start` on.
+        """
+        total = len(arrays[0]) if total is None else total
+        bar = keras.utils.Progbar(total, verbose=verbose, unit_name="image")
+        for start in range(0, total, size):
+            count = min(size, total - start)
+            number = [np.array(start, "int32")] if numbered else []
+            rows = [
+                np.resize(a[start : start + size], (size, *np.shape(a)[1:]))
+                for a in arrays
+            ]
+            batch = [
+                ops.convert_to_tensor(a.astype("int32") if a.dtype.kind in "iu" else a)
+                for a in (*constants, *number, *rows)
+            ]
+            yield start, count, self.run_compiled(name, fn, variables, *batch)
+            bar.add(count)
+
+    def run_in_batches(self, name, fn, variables, arrays, batch_size):
+        """What `stream` makes of arrays, joined: a NumPy array of N rows."""
+        check_positive("batch_size", batch_size)
+        size = min(batch_size, len(arrays[0]))
+        parts = self.stream(name, fn, variables, arrays, size)
+        return np.concatenate([made[:count] for _, count, made in parts])
 
     def export_signatures(self):
         """What `export` writes: dict name -> (function, its inputs).

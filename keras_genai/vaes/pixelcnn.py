@@ -24,7 +24,7 @@ from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy
 from keras_genai.engine.threefry import threefry2x32, to_int32
 from keras_genai.losses.reduction import mean_over_samples
-from keras_genai.vaes.codes import check_codes, check_temperature, run_in_batches
+from keras_genai.vaes.codes import check_codes, check_temperature
 from keras_genai.vaes.pixelcnn_network import pixelcnn_network
 
 
@@ -209,9 +209,7 @@ class PixelCNN(engine.GenerativeModel):
 
         given = [codes] if labels is None else [codes, labels.reshape(-1)]
         variables = self.sampling_variables()
-        return run_in_batches(
-            self, "log_probability", run, variables, given, batch_size
-        )
+        return self.run_in_batches("log_probability", run, variables, given, batch_size)
 
     def sampling_variables(self):
         own = list(self.network.variables)

@@ -27,7 +27,6 @@ from keras_genai.vaes.codes import (
     Perplexity,
     check_codes,
     check_temperature,
-    run_in_batches,
 )
 from keras_genai.vaes.pixelcnn import PixelCNN
 from keras_genai.vaes.vqvae_networks import (
@@ -321,7 +320,7 @@ class VQVAE(engine.GenerativeModel):
     def _run(self, name, fn, array, batch_size):
         parts = (self.encoder, self.quantizer, self.decoder)
         variables = [v for part in parts for v in part.variables]
-        return run_in_batches(self, name, fn, variables, [array], batch_size)
+        return self.run_in_batches(name, fn, variables, [array], batch_size)
 
     def encode(self, images, batch_size=256):
         """Images `(N, H, W, C)` to their codes' vectors `(N, h, w, latent_dim)`."""
