@@ -16,6 +16,7 @@ from keras_genai.engine import random
 from keras_genai.engine.checks import check_image_shape, check_positive
 from keras_genai.engine.initializers import VarianceScaling
 from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.engine.saving import deserialized
 
 # Table 1: depth, hidden channels, heads.
 SIZES = {
@@ -294,10 +295,7 @@ class DiT(keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        config = dict(config)
-        if isinstance(config.get("dtype"), dict):
-            config["dtype"] = keras.saving.deserialize_keras_object(config["dtype"])
-        return cls(**config)
+        return cls(**deserialized(config))
 
 
 def _row(size):

@@ -107,6 +107,23 @@ class Sampling:
             )
         return labels, n
 
+    def with_labels(self, x, labels):
+        """What a network is called with: `[x, labels]`, or x of a model without."""
+        return x if self.num_classes is None else [x, labels]
+
+    def averaged(self, player):
+        """Whether `player` samples with its average."""
+        return self.ema is not None and self.ema.follows(self.players[player])
+
+    def run_averaged(self, player, fn):
+        """`fn()`, by the average of `player` where one is kept."""
+        return self.ema.run(fn) if self.averaged(player) else fn()
+
+    def averaged_variables(self, player):
+        """List of the variables that `run_averaged` reads."""
+        own = list(self.players[player].variables)
+        return own + (self.ema.variables if self.averaged(player) else [])
+
     def seeded_signature(self):
         """The export of `generate`: `seed` with `labels` or `n` -> `images`."""
 

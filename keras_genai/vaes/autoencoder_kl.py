@@ -460,14 +460,6 @@ class AutoencoderKL(LatentImages, engine.GenerativeModel):
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
         }
 
-    @classmethod
-    def from_config(cls, config):
-        config = dict(config)
-        for name in ("perceptual", "dtype"):
-            if isinstance(config.get(name), dict):
-                config[name] = keras.saving.deserialize_keras_object(config[name])
-        return cls(**config)
-
 
 def _value_and_gradient(loss_fn, x):
     """A part's loss, and the gradient by x of the whole batch's, over its share.

@@ -48,14 +48,14 @@ class Checks:
         images = keras.KerasTensor((None, *self.image_shape))
         latents = keras.KerasTensor((None, self.latent_dim))
         labels = keras.KerasTensor((None,), dtype="int32")
-        moments = self.encoder(self._with_labels(images, labels))
+        moments = self.encoder(self.with_labels(images, labels))
         if tuple(moments.shape[1:]) != (2 * self.latent_dim,):
             raise ValueError(
                 f"The encoder must return (B, {2 * self.latent_dim}): the mean and the "
                 f"log-variance of latent_dim={self.latent_dim} latents; it returns "
                 f"{tuple(moments.shape)}."
             )
-        output = self.decoder(self._with_labels(latents, labels))
+        output = self.decoder(self.with_labels(latents, labels))
         if tuple(output.shape[1:]) != self.likelihood.output_shape:
             raise ValueError(
                 f"The decoder must return {('B', *self.likelihood.output_shape)}, the "

@@ -198,17 +198,14 @@ class VAE(Checks, Inference, Sampling, engine.GenerativeModel):
         del player
         return keras.optimizers.Adam(1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-4)
 
-    def _with_labels(self, x, labels):
-        return x if self.num_classes is None else [x, labels]
-
     def _moments(self, x, labels, training=False):
         """The mean and log-variance of q(z|x), each `(B, D)`."""
-        moments = widen(self.encoder(self._with_labels(x, labels), training=training))
+        moments = widen(self.encoder(self.with_labels(x, labels), training=training))
         return moments[:, : self.latent_dim], moments[:, self.latent_dim :]
 
     def _decode(self, z, labels, training=False):
         """The parameters of p(x|z), `(B, H, W, n C)`."""
-        return widen(self.decoder(self._with_labels(z, labels), training=training))
+        return widen(self.decoder(self.with_labels(z, labels), training=training))
 
     def _learned_scale(self):
         return None if self.log_scale is None else self.log_scale.value()
@@ -348,14 +345,6 @@ class VAE(Checks, Inference, Sampling, engine.GenerativeModel):
                 for name in self._own
             },
         }
-
-    @classmethod
-    def from_config(cls, config):
-        config = dict(config)
-        for name in ("encoder", "decoder", "dtype", "beta", "capacity"):
-            if isinstance(config.get(name), dict):
-                config[name] = keras.saving.deserialize_keras_object(config[name])
-        return cls(**config)
 
 
 def _shares(weight, values):

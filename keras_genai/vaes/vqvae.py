@@ -448,12 +448,3 @@ class VQVAE(engine.GenerativeModel):
             "dtype": serialize(self.dtype_policy),
             **{name: serialize(getattr(self, name)) for name in self._own},
         }
-
-    @classmethod
-    def from_config(cls, config):
-        config = dict(config)
-        for name in ("quantizer", "encoder", "decoder", "prior", "dtype"):
-            if isinstance(config.get(name), dict):
-                config[name] = keras.saving.deserialize_keras_object(config[name])
-        config["image_shape"] = tuple(config["image_shape"])
-        return cls(**config)
