@@ -10,8 +10,8 @@ from keras import ops
 
 from keras_genai.engine.checks import check_image_shape, check_positive
 from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import dtype_policy
-from keras_genai.gans.dcgan import Part, downsample, judge, upsample, wide
+from keras_genai.engine.precision import dtype_policy, wide
+from keras_genai.gans.dcgan import Part, downsample, judge, upsample
 from keras_genai.gans.gan import GAN
 
 GENERATOR_CONDITIONINGS = ("concatenation", "conditional_batch_norm")

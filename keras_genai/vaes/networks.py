@@ -6,8 +6,9 @@ from keras import ops
 from keras_genai.engine.checks import check_image_shape
 from keras_genai.engine.initializers import streams
 from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.gans.dcgan import stages_of, wide
+from keras_genai.engine.precision import wide
 from keras_genai.layers import Conv2D, Conv2DTranspose
+from keras_genai.layers.convolution import stages_of
 
 ARCHITECTURES = ("mlp", "convolutional")
 
