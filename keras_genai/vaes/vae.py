@@ -23,12 +23,12 @@ from keras_genai.vaes.checks import Checks
 from keras_genai.vaes.inference import Inference
 from keras_genai.vaes.mixture import Mixture
 from keras_genai.vaes.networks import Shape
-from keras_genai.vaes.sampling import Sampling
+from keras_genai.vaes.prior_sampling import PriorSampling
 from keras_genai.vaes.schedules import check_weight
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class VAE(Checks, Inference, Sampling, engine.GenerativeModel):
+class VAE(Checks, Inference, PriorSampling, engine.GenerativeModel):
     """Variational autoencoder (1312.6114): images, their codes, and their likelihood.
 
     It minimises `-E_q log p(x|z) + beta KL(q(z|x) || N(0, I))`; with
