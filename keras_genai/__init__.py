@@ -15,7 +15,7 @@ from keras_genai import (
     metrics,
     vaes,
 )
-from keras_genai.diffusion import DDPM, UNet, guidance, samplers, schedules
+from keras_genai.diffusion import DDPM, DiT, UNet, guidance, samplers, schedules
 from keras_genai.engine.saving import load_model
 from keras_genai.gans import CGAN, DCGAN
 from keras_genai.vaes import VAE, VQVAE, AutoencoderKL, PixelCNN
@@ -27,6 +27,7 @@ __all__ = [
     "CGAN",
     "DCGAN",
     "DDPM",
+    "DiT",
     "PixelCNN",
     "UNet",
     "VAE",

@@ -11,6 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "keras_genai"
 BACKENDS = {"tensorflow", "jax", "torch"}
+FAMILIES = {"gans", "vaes", "diffusion"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -76,6 +77,16 @@ def test_only_the_engine_names_a_backend(path):
             "keras_genai/engine/ alone (weights/ and export/ may import one inside "
             "a function)."
         )
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.name))
+def test_no_family_imports_another(path):
+    part, *rest = path.relative_to(PACKAGE).parts
+    if part in FAMILIES and rest:
+        others = {f"keras_genai.{name}" for name in FAMILIES - {part}}
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            for name in imported_names(node):
+                assert ".".join(name.split(".")[:2]) not in others, f"{path}: {name}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.name))

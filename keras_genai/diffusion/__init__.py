@@ -18,6 +18,7 @@ from keras_genai.diffusion.denoiser import (
     target,
     uniform_times,
 )
+from keras_genai.diffusion.dit import DiT
 from keras_genai.diffusion.likelihood import bits_per_dim, log_likelihood
 from keras_genai.diffusion.unet import UNet
 
@@ -26,6 +27,7 @@ __all__ = [
     "PARAMETERIZATIONS",
     "WEIGHTINGS",
     "Denoiser",
+    "DiT",
     "UNet",
     "bits_per_dim",
     "convert",

@@ -18,19 +18,30 @@ def check_positive(name, value):
     check_integer(name, value)
 
 
-def check_image_shape(shape):
-    """Refuses an image shape that the default networks cannot make."""
+def check_image_shape(shape, divisor=1, most_channels=None, instead=""):
+    """The shape as a tuple of integers; refuses what the networks cannot make.
+
+    Args:
+        shape: `(height, width, channels)`.
+        divisor: what height and width must be divisible by.
+        most_channels: how many channels there may be; None for any number.
+        instead: what to do where the sides do not divide, for the message.
+    """
     ok = isinstance(shape, (tuple, list)) and len(shape) == 3
     ok = ok and all(isinstance(n, (int, np.integer)) and n > 0 for n in shape)
-    if not ok or shape[0] % 4 or shape[1] % 4:
+    if not ok or shape[0] % divisor or shape[1] % divisor:
         raise ValueError(
-            "image_shape must be (height, width, channels) with height and width "
-            f"divisible by 4; got {shape!r}."
+            "image_shape must be (height, width, channels), positive integers"
+            + (f" with sides divisible by {divisor}" if divisor > 1 else "")
+            + f"; got {shape!r}."
+            + (f" {instead}" if ok and instead else "")
         )
-    if shape[2] > 4:
+    if most_channels is not None and shape[2] > most_channels:
         raise ValueError(
-            f"image_shape must have 1 to 4 channels, channels last; got {shape!r}."
+            f"image_shape must have 1 to {most_channels} channels, channels last; got "
+            f"{shape!r}."
         )
+    return tuple(int(n) for n in shape)
 
 
 def check_images(images, shape, value_range=(-1.0, 1.0)):
@@ -61,8 +72,31 @@ def check_images(images, shape, value_range=(-1.0, 1.0)):
         )
 
 
-def check_labels(labels, num_classes, count):
-    """Refuses labels that are missing, of another shape or out of range."""
+def check_sample_weight(weight, count, each="image"):
+    """Refuses weights that are not one for each sample; None is no weights."""
+    if weight is not None and np.shape(weight) != (count,):
+        raise ValueError(
+            f"sample_weight must have shape ({count},), one for each {each}; got "
+            f"{np.shape(weight)}."
+        )
+
+
+def check_labels(
+    labels, num_classes, count, model="This model", instead="Leave them out."
+):
+    """Refuses labels that are missing, unwanted, of another shape or out of range.
+
+    Args:
+        labels: NumPy array, or None.
+        num_classes: K, or None for a model without labels.
+        count: number of samples.
+        model: what takes no labels, for the message.
+        instead: what to do with labels that it does not take, likewise.
+    """
+    if num_classes is None:
+        if labels is not None:
+            raise ValueError(f"{model} takes no labels, but some were given. {instead}")
+        return
     if labels is None:
         raise ValueError(
             f"Labels are missing: this model has {num_classes} classes. Give them as "

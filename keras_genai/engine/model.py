@@ -11,6 +11,7 @@ from keras_genai.engine.ema import EMA
 from keras_genai.engine.group import Group
 from keras_genai.engine.precision import widen
 from keras_genai.engine.sampling import Sampling
+from keras_genai.engine.saving import deserialized
 
 
 class _EpochNumber(keras.callbacks.Callback):
@@ -468,9 +469,9 @@ class GenerativeModel(Compiling, Sampling, backend_ops.Trainer, keras.Model):
         values = list(logs.values())
         return values[0] if len(values) == 1 else values
 
-    def averaged(self, player):
-        """Whether `player` samples with its average."""
-        return self.ema is not None and self.ema.follows(self.players[player])
+    @classmethod
+    def from_config(cls, config):
+        return cls(**deserialized(config))
 
 
 def _split(arrays, fraction):

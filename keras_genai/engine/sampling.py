@@ -74,22 +74,32 @@ class Sampling:
         labels, n = self._labels_to_draw(n, seed, labels)
         check_positive("batch_size", batch_size)
         size = min(n, batch_size)
-        key = random.key(seed, "generate/latents")
-        return (
-            self._generate_batch(key, start, size, labels, options)[: n - start]
-            for start in range(0, n, size)
+        key = np.array(random.key(seed, "generate/latents"), "int32")
+
+        def draw(key, first, labels=None):
+            return self.draw((key[0], key[1]), size, first, labels, **options)
+
+        batches = self.stream(
+            "/".join(["generate", str(size), *map(repr, sorted(options.items()))]),
+            draw,
+            self.sampling_variables(),
+            [] if labels is None else [labels],
+            size,
+            total=n,
+            constants=[key],
+            numbered=True,
         )
+        return (images[:count] for _, count, images in batches)
 
     def _labels_to_draw(self, n, seed, labels):
         """The labels, given or drawn (None for a model without), and their number."""
-        if labels is not None and self.num_classes is None:
-            raise ValueError(f"{type(self).__name__} takes no labels.")
         if n is None and labels is not None:
             n = len(labels)
         check_positive("n", n)
         if labels is not None:
             labels = np.asarray(labels)
-            check_labels(labels, self.num_classes, n)
+            check_labels(labels, self.num_classes, n, type(self).__name__)
+            labels = labels.reshape(-1)
         elif self.num_classes is not None:
             key = random.key(seed, "generate/labels")
             labels = ops.convert_to_numpy(
@@ -97,20 +107,22 @@ class Sampling:
             )
         return labels, n
 
-    def _generate_batch(self, key, start, size, labels, options):
-        def draw(key, first, labels=None):
-            return self.draw((key[0], key[1]), size, first, labels, **options)
+    def with_labels(self, x, labels):
+        """What a network is called with: `[x, labels]`, or x of a model without."""
+        return x if self.num_classes is None else [x, labels]
 
-        arguments = [
-            ops.convert_to_tensor(np.array(key, "int32")),
-            ops.convert_to_tensor(start, "int32"),
-        ]
-        if labels is not None:
-            # The last batch is filled up, so that no new shape is compiled.
-            batch = np.resize(labels[start : start + size], size)
-            arguments.append(ops.convert_to_tensor(batch, "int32"))
-        name = "/".join(["generate", str(size), *map(repr, sorted(options.items()))])
-        return self.run_compiled(name, draw, self.sampling_variables(), *arguments)
+    def averaged(self, player):
+        """Whether `player` samples with its average."""
+        return self.ema is not None and self.ema.follows(self.players[player])
+
+    def run_averaged(self, player, fn):
+        """`fn()`, by the average of `player` where one is kept."""
+        return self.ema.run(fn) if self.averaged(player) else fn()
+
+    def averaged_variables(self, player):
+        """List of the variables that `run_averaged` reads."""
+        own = list(self.players[player].variables)
+        return own + (self.ema.variables if self.averaged(player) else [])
 
     def seeded_signature(self):
         """The export of `generate`: `seed` with `labels` or `n` -> `images`."""
@@ -143,6 +155,58 @@ class Sampling:
         if key not in cache:
             cache[key] = backend_ops.jit(fn, variables, compiled=not self.run_eagerly)
         return keras.tree.map_structure(backend_ops.to_host, cache[key](*args))
+
+    def stream(
+        self,
+        name,
+        fn,
+        variables,
+        arrays,
+        size,
+        *,
+        total=None,
+        constants=(),
+        numbered=False,
+        verbose=0,
+    ):
+        """Runs a function over arrays in batches of one shape: the last is filled up.
+
+        Args:
+            name, fn, variables: see `run_compiled`. `fn` takes the constants, then
+                the number of the batch's first row if `numbered`, then the rows.
+            arrays: list of NumPy arrays of N rows.
+            size: rows in one pass.
+            total: N, where there are no arrays.
+            constants: arrays that every batch is given.
+            numbered: whether `fn` takes the number of the first row.
+            verbose: 1 shows a progress bar.
+
+        Returns:
+            Iterator of `(start, count, what fn returns)`: NumPy arrays of `size` rows,
+            of which the first `count` are those from row `start` on.
+        """
+        total = len(arrays[0]) if total is None else total
+        bar = keras.utils.Progbar(total, verbose=verbose, unit_name="image")
+        for start in range(0, total, size):
+            count = min(size, total - start)
+            number = [np.array(start, "int32")] if numbered else []
+            rows = [
+                np.resize(a[start : start + size], (size, *np.shape(a)[1:]))
+                for a in arrays
+            ]
+            batch = [
+                ops.convert_to_tensor(a.astype("int32") if a.dtype.kind in "iu" else a)
+                for a in (*constants, *number, *rows)
+            ]
+            yield start, count, self.run_compiled(name, fn, variables, *batch)
+            bar.add(count)
+
+    def run_in_batches(self, name, fn, variables, arrays, batch_size):
+        """What `stream` makes of arrays, joined: a NumPy array of N rows."""
+        check_positive("batch_size", batch_size)
+        size = min(batch_size, len(arrays[0]))
+        parts = self.stream(name, fn, variables, arrays, size)
+        return np.concatenate([made[:count] for _, count, made in parts])
 
     def export_signatures(self):
         """What `export` writes: dict name -> (function, its inputs).

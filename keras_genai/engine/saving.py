@@ -1,4 +1,4 @@
-"""Loading `.keras` files with a clear word about what is wrong with one."""
+"""Loading `.keras` files with a clear word about what is wrong with one; configs."""
 
 import pathlib
 import zipfile
@@ -54,3 +54,24 @@ def load_model(path, compile=True):
         raise ValueError(
             f"{path} could not be loaded ({type(error).__name__}: {error})."
         ) from error
+
+
+def deserialized(config):
+    """A configuration in which what Keras serialized are objects again.
+
+    Args:
+        config: dict of arguments, of which some, or items of lists, are what
+            `keras.saving.serialize_keras_object` made.
+
+    Returns:
+        Dict of arguments.
+    """
+
+    def made(value):
+        if isinstance(value, list):
+            return [made(item) for item in value]
+        if isinstance(value, dict) and {"class_name", "config"} <= set(value):
+            return keras.saving.deserialize_keras_object(value)
+        return value
+
+    return {name: made(value) for name, value in config.items()}

@@ -10,8 +10,8 @@ from keras import ops
 
 from keras_genai.engine.checks import check_image_shape, check_positive
 from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import dtype_policy
-from keras_genai.gans.dcgan import Part, downsample, judge, upsample, wide
+from keras_genai.engine.precision import dtype_policy, wide
+from keras_genai.gans.dcgan import Part, downsample, judge, upsample
 from keras_genai.gans.gan import GAN
 
 GENERATOR_CONDITIONINGS = ("concatenation", "conditional_batch_norm")
@@ -186,13 +186,12 @@ class CGAN(GAN):
         seed=0,
         **kwargs,
     ):
-        check_image_shape(image_shape)
+        image_shape = check_image_shape(image_shape, 4, 4)
         check_positive("num_classes", num_classes)
         check_positive("latent_dim", latent_dim)
         check_positive("base_filters", base_filters)
         if discriminator_filters is not None:
             check_positive("discriminator_filters", discriminator_filters)
-        image_shape = tuple(image_shape)
         own = {"generator": generator, "discriminator": discriminator}
         with dtype_policy(kwargs.get("dtype")):
             generator = generator or cgan_generator(

@@ -22,26 +22,10 @@ from keras_genai.layers import (
     LeakyReLU,
     SpectralNormalization,
 )
+from keras_genai.layers.convolution import stages_of
 
 NORMALIZATIONS = ("batch_norm", "spectral_norm", None)
 INITIALIZATIONS = ("normal", "glorot_uniform")
-
-
-def stages_of(image_shape):
-    """How often the sides are halved: down to a side of at least 4, 6 times at most.
-
-    64 x 64 gives the paper's 4 stages from 4 x 4; 28 x 28 gives 2 from 7 x 7.
-    """
-    height, width = image_shape[:2]
-    stages = 2
-    while (
-        stages < 6
-        and height % 2 ** (stages + 1) == 0
-        and width % 2 ** (stages + 1) == 0
-        and min(height, width) // 2 ** (stages + 1) >= 4
-    ):
-        stages += 1
-    return stages
 
 
 class Part:
@@ -261,12 +245,11 @@ class DCGAN(GAN):
         seed=0,
         **kwargs,
     ):
-        check_image_shape(image_shape)
+        image_shape = check_image_shape(image_shape, 4, 4)
         check_positive("latent_dim", latent_dim)
         check_positive("base_filters", base_filters)
         if discriminator_filters is not None:
             check_positive("discriminator_filters", discriminator_filters)
-        image_shape = tuple(image_shape)
         own = {"generator": generator, "discriminator": discriminator}
         with dtype_policy(kwargs.get("dtype")):
             generator = generator or dcgan_generator(

@@ -5,12 +5,16 @@ generator to be taken for real.
 """
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine import random
-from keras_genai.engine.checks import check_images, check_labels, check_positive
+from keras_genai.engine.checks import (
+    check_images,
+    check_labels,
+    check_positive,
+    check_sample_weight,
+)
 from keras_genai.engine.data import tensors
 from keras_genai.engine.precision import widen
 from keras_genai.losses import adversarial, penalties
@@ -114,7 +118,7 @@ class GAN(engine.GenerativeModel):
         latents = keras.KerasTensor((None, self.latent_dim))
         images = keras.KerasTensor((None, *self.image_shape))
         labels = keras.KerasTensor((None,), dtype="int32")
-        made = self.generator(self._with_labels(latents, labels))
+        made = self.generator(self.with_labels(latents, labels))
         if tuple(made.shape[1:]) != self.image_shape:
             raise ValueError(
                 f"The generator must make images of image_shape {self.image_shape}; "
@@ -127,7 +131,7 @@ class GAN(engine.GenerativeModel):
                 f"augment must keep the images' shape {self.image_shape}; it makes "
                 f"{tuple(images.shape[1:])}."
             )
-        judged = self.discriminator(self._with_labels(images, labels))
+        judged = self.discriminator(self.with_labels(images, labels))
         if judged.shape[-1] != 1:
             raise ValueError(
                 "The discriminator must return logits (B, 1) or a map of logits "
@@ -136,19 +140,14 @@ class GAN(engine.GenerativeModel):
 
     def check_data(self, x, condition, weight):
         check_images(x, self.image_shape)
-        if self.num_classes is None:
-            if condition is not None:
-                raise ValueError(
-                    f"{type(self).__name__} takes no labels, but fit was given some. "
-                    "Leave them out, or train a kg.CGAN(num_classes=...)."
-                )
-        else:
-            check_labels(condition, self.num_classes, len(x))
-        if weight is not None and np.shape(weight) != (len(x),):
-            raise ValueError(
-                f"sample_weight must have shape ({len(x)},), one for each image; got "
-                f"{np.shape(weight)}."
-            )
+        check_labels(
+            condition,
+            self.num_classes,
+            len(x),
+            type(self).__name__,
+            "Leave them out, or train a kg.CGAN(num_classes=...).",
+        )
+        check_sample_weight(weight, len(x))
 
     # Training
 
@@ -157,15 +156,12 @@ class GAN(engine.GenerativeModel):
         del player
         return keras.optimizers.Adam(2e-4, beta_1=0.5)
 
-    def _with_labels(self, x, labels):
-        return x if self.num_classes is None else [x, labels]
-
     def _judge(self, images, labels, training):
         """Logits of images, augmented while training."""
         if training:
             for layer in self.augment:
                 images = layer(images, training=True)
-        inputs = self._with_labels(images, labels)
+        inputs = self.with_labels(images, labels)
         return self.discriminator(inputs, training=training)
 
     def _latents(self, stream, batch):
@@ -215,11 +211,11 @@ class GAN(engine.GenerativeModel):
 
     def generator_loss(self, latents, labels, weight):
         """The objective of the generator, a scalar."""
-        fake = self.generator(self._with_labels(latents, labels), training=True)
+        fake = self.generator(self.with_labels(latents, labels), training=True)
         for layer in self.augment:
             fake = layer(fake, training=True)
         # The discriminator's batch statistics are its own phase's.
-        inputs = self._with_labels(fake, labels)
+        inputs = self.with_labels(fake, labels)
         logits = engine.with_values(
             (), lambda: self.discriminator(inputs, training=True)
         )
@@ -233,7 +229,7 @@ class GAN(engine.GenerativeModel):
             fake = engine.with_values(
                 (),
                 lambda: self.generator(
-                    self._with_labels(latents, labels), training=True
+                    self.with_labels(latents, labels), training=True
                 ),
             )
         fake = ops.stop_gradient(widen(fake))
@@ -263,7 +259,7 @@ class GAN(engine.GenerativeModel):
         shape = (ops.shape(real)[0], self.latent_dim)
         first = self.samples_seen() + engine.replicas.offset()
         latents = random.normal(key, shape, offset=first)
-        fake = self.generator(self._with_labels(latents, labels), training=False)
+        fake = self.generator(self.with_labels(latents, labels), training=False)
         fake_logits = self._judge(fake, labels, training=False)
         loss = self.objective.discriminator(
             self._judge(real, labels, training=False), fake_logits, weight=weight
@@ -282,14 +278,13 @@ class GAN(engine.GenerativeModel):
             latents, labels = latents
 
         def images():
-            inputs = self._with_labels(latents, labels)
+            inputs = self.with_labels(latents, labels)
             return self.generator(inputs, training=training)
 
-        return self.ema.run(images) if self.averaged("generator") else images()
+        return self.run_averaged("generator", images)
 
     def sampling_variables(self):
-        own = list(self.generator.variables)
-        return own + (self.ema.variables if self.averaged("generator") else [])
+        return self.averaged_variables("generator")
 
     def draw(self, key, count, first, labels=None):
         latents = random.normal(key, (count, self.latent_dim), offset=first)
@@ -330,19 +325,6 @@ class GAN(engine.GenerativeModel):
                 for name in self._own
             },
         }
-
-    @classmethod
-    def from_config(cls, config):
-        config = dict(config)
-        for name in ("generator", "discriminator", "dtype"):
-            if isinstance(config.get(name), dict):
-                config[name] = keras.saving.deserialize_keras_object(config[name])
-        config["augment"] = [
-            keras.saving.deserialize_keras_object(item)
-            for item in config.get("augment", [])
-        ]
-        config["image_shape"] = tuple(config["image_shape"])
-        return cls(**config)
 
 
 def _layers(augment):

@@ -65,3 +65,20 @@ class Conv2DTranspose(_Fused, keras.layers.Conv2DTranspose):
     """`keras.layers.Conv2DTranspose` through the engine's kernel."""
 
     kernel_name = "transposed_convolution"
+
+
+def stages_of(image_shape):
+    """How often the sides are halved: down to a side of at least 4, 6 times at most.
+
+    64 x 64 gives 1511.06434's 4 stages from 4 x 4; 28 x 28 gives 2 from 7 x 7.
+    """
+    height, width = image_shape[:2]
+    stages = 2
+    while (
+        stages < 6
+        and height % 2 ** (stages + 1) == 0
+        and width % 2 ** (stages + 1) == 0
+        and min(height, width) // 2 ** (stages + 1) >= 4
+    ):
+        stages += 1
+    return stages

@@ -12,7 +12,13 @@ from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine import random
-from keras_genai.engine.checks import check_images, check_positive
+from keras_genai.engine.checks import (
+    check_image_shape,
+    check_images,
+    check_labels,
+    check_positive,
+    check_sample_weight,
+)
 from keras_genai.engine.data import tensors
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy, widen
@@ -205,12 +211,7 @@ class AutoencoderKL(LatentImages, engine.GenerativeModel):
                     f"groups must divide every number of block_channels; {self.groups} "
                     f"does not divide {channels}."
                 )
-        shape = self.image_shape
-        if len(shape) != 3 or any(n is None or n < 1 for n in shape):
-            raise ValueError(
-                f"image_shape must be (height, width, channels); got {shape!r}."
-            )
-        self.check_sides(shape[:2], "image_shape")
+        self.check_sides(check_image_shape(self.image_shape)[:2], "image_shape")
         if self.reconstruction not in RECONSTRUCTIONS:
             raise ValueError(
                 f"reconstruction must be one of {', '.join(RECONSTRUCTIONS)}; got "
@@ -254,15 +255,8 @@ class AutoencoderKL(LatentImages, engine.GenerativeModel):
 
     def check_data(self, x, condition, weight):
         check_images(x, self.image_shape)
-        if condition is not None:
-            raise ValueError(
-                "AutoencoderKL takes no labels, but fit was given some. Leave them out."
-            )
-        if weight is not None and np.shape(weight) != (len(x),):
-            raise ValueError(
-                f"sample_weight must have shape ({len(x)},), one for each image; got "
-                f"{np.shape(weight)}."
-            )
+        check_labels(condition, None, len(x), type(self).__name__)
+        check_sample_weight(weight, len(x))
 
     # Training
 
@@ -465,14 +459,6 @@ class AutoencoderKL(LatentImages, engine.GenerativeModel):
             "name": self.name,
             "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
         }
-
-    @classmethod
-    def from_config(cls, config):
-        config = dict(config)
-        for name in ("perceptual", "dtype"):
-            if isinstance(config.get(name), dict):
-                config[name] = keras.saving.deserialize_keras_object(config[name])
-        return cls(**config)
 
 
 def _value_and_gradient(loss_fn, x):

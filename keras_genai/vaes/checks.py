@@ -1,9 +1,8 @@
 """What a VAE says before any work when an argument, a network or data does not fit."""
 
 import keras
-import numpy as np
 
-from keras_genai.engine.checks import check_images, check_labels
+from keras_genai.engine.checks import check_images, check_labels, check_sample_weight
 
 ESTIMATORS = ("reparameterized", "dreg")
 
@@ -49,14 +48,14 @@ class Checks:
         images = keras.KerasTensor((None, *self.image_shape))
         latents = keras.KerasTensor((None, self.latent_dim))
         labels = keras.KerasTensor((None,), dtype="int32")
-        moments = self.encoder(self._with_labels(images, labels))
+        moments = self.encoder(self.with_labels(images, labels))
         if tuple(moments.shape[1:]) != (2 * self.latent_dim,):
             raise ValueError(
                 f"The encoder must return (B, {2 * self.latent_dim}): the mean and the "
                 f"log-variance of latent_dim={self.latent_dim} latents; it returns "
                 f"{tuple(moments.shape)}."
             )
-        output = self.decoder(self._with_labels(latents, labels))
+        output = self.decoder(self.with_labels(latents, labels))
         if tuple(output.shape[1:]) != self.likelihood.output_shape:
             raise ValueError(
                 f"The decoder must return {('B', *self.likelihood.output_shape)}, the "
@@ -67,28 +66,13 @@ class Checks:
     def check_data(self, x, condition, weight):
         check_images(x, self.image_shape, self.value_range)
         self._check_labels(condition, len(x))
-        if weight is not None and np.shape(weight) != (len(x),):
-            raise ValueError(
-                f"sample_weight must have shape ({len(x)},), one for each image; got "
-                f"{np.shape(weight)}."
-            )
+        check_sample_weight(weight, len(x))
 
     def _check_labels(self, labels, count):
-        if self.num_classes is not None:
-            check_labels(labels, self.num_classes, count)
-        elif labels is not None:
-            raise ValueError(
-                "This VAE takes no labels, but was given some. Leave them out, or make "
-                "it with kg.VAE(num_classes=...)."
-            )
-
-
-def check_image_shape(shape):
-    """Refuses anything but three positive integers."""
-    ok = isinstance(shape, (tuple, list)) and len(shape) == 3
-    ok = ok and all(isinstance(n, (int, np.integer)) and n > 0 for n in shape)
-    if not ok:
-        raise ValueError(
-            "image_shape must be (height, width, channels), three positive integers; "
-            f"got {shape!r}."
+        check_labels(
+            labels,
+            self.num_classes,
+            count,
+            type(self).__name__,
+            "Leave them out, or make it with num_classes=.",
         )

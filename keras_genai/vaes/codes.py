@@ -1,38 +1,10 @@
-"""Grids of codes: what is asked of them, how they are counted and run in batches."""
+"""Grids of codes: what is asked of them, and how they are counted."""
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_genai.engine import replicas
-from keras_genai.engine.checks import check_positive
-
-
-def run_in_batches(model, name, fn, variables, arrays, batch_size):
-    """Runs a function of arrays in batches, compiled once: the last is filled up.
-
-    Args:
-        model: the `GenerativeModel` that keeps the compiled function.
-        name, fn, variables: see `run_compiled`.
-        arrays: NumPy arrays of N rows.
-        batch_size: rows in one pass.
-
-    Returns:
-        NumPy array of N rows.
-    """
-    check_positive("batch_size", batch_size)
-    size = min(batch_size, len(arrays[0]))
-    parts = []
-    for start in range(0, len(arrays[0]), size):
-        rows = [array[start : start + size] for array in arrays]
-        filled = [np.resize(part, (size, *part.shape[1:])) for part in rows]
-        filled = [
-            ops.convert_to_tensor(x.astype("int32") if x.dtype.kind in "iu" else x)
-            for x in filled
-        ]
-        done = model.run_compiled(name, fn, variables, *filled)
-        parts.append(done[: len(rows[0])])
-    return np.concatenate(parts)
 
 
 def check_codes(codes, shape, num_values, name="Codes"):

@@ -2,7 +2,6 @@
 
 import math
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -18,35 +17,20 @@ class Inference:
     # From arrays to arrays, in batches
 
     def _stream(self, name, fn, arrays, batch_size, verbose=0):
-        """Runs a function over arrays in batches, compiled once.
+        """Runs a function over arrays in batches: see `stream`.
 
         Args:
-            name: what the compiled function is kept under.
-            fn: function (number of the first sample, *batches) -> tuple of tensors.
+            name, fn, verbose: see `stream`; `fn` takes the number of the first row.
             arrays: list of NumPy arrays of the same length; the last may be None.
-            batch_size: samples in one pass; the last is filled up.
-
-        Returns:
-            Iterator of `(start, count, tuple of NumPy arrays)`.
+            batch_size: samples in one pass.
         """
         check_positive("batch_size", batch_size)
         arrays = [a for a in arrays if a is not None]
-        total = len(arrays[0])
         # Of the sizes of small sets only powers of two are compiled.
-        size = min(2 ** (total - 1).bit_length(), batch_size)
-        bar = keras.utils.Progbar(total, verbose=verbose, unit_name="image")
-        for start in range(0, total, size):
-            count = min(size, total - start)
-            batch = [
-                ops.convert_to_tensor(
-                    np.resize(a[start : start + size], (size, *a.shape[1:]))
-                )
-                for a in arrays
-            ]
-            first = ops.convert_to_tensor(start, "int32")
-            results = self.run_compiled(name, fn, self.variables, first, *batch)
-            yield start, count, results
-            bar.add(count)
+        size = min(2 ** (len(arrays[0]) - 1).bit_length(), batch_size)
+        return self.stream(
+            name, fn, self.variables, arrays, size, numbered=True, verbose=verbose
+        )
 
     def _whole(self, *args, **kwargs):
         """What `_stream` makes, joined: a list of arrays."""

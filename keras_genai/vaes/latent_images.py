@@ -64,7 +64,7 @@ class LatentImages:
         images = _floats(images, self.image_shape[-1], "Images")
         self.check_sides(images.shape[1:3])
         tile, overlap = self._tile(tile, overlap)
-        moments = self._stream(
+        moments = self._run(
             "encode",
             lambda images: widen(self.encoder(images)),
             self.encoder,
@@ -91,7 +91,7 @@ class LatentImages:
         """
         latents = _floats(latents, self.latent_channels, "Latents")
         tile, overlap = self._tile(tile, overlap)
-        return self._stream(
+        return self._run(
             "decode",
             lambda latents: widen(self.decoder(latents)),
             self.decoder,
@@ -130,21 +130,14 @@ class LatentImages:
         tile = tile // self.factor
         return tile, int(tile * overlap)
 
-    def _stream(self, name, fn, network, x, batch_size, tiling):
-        """Runs a network over batches; the last is filled up: no new compiled shape."""
-        check_positive("batch_size", batch_size)
-        size = min(batch_size, len(x))
+    def _run(self, name, fn, network, x, batch_size, tiling):
+        """Runs a network over images, or over the tiles of each of their places."""
 
         def run(part):
-            filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), 0)])
-            tensor = ops.convert_to_tensor(filled)
-            made = self.run_compiled(name, fn, network.variables, tensor)
-            return made[: len(part)]
+            variables = network.variables
+            return self.run_in_batches(name, fn, variables, [part], batch_size)
 
-        batches = [x[i : i + size] for i in range(0, len(x), size)]
-        if tiling:
-            return np.concatenate([tiled(run, part, *tiling) for part in batches])
-        return np.concatenate([run(part) for part in batches])
+        return tiled(run, x, *tiling) if tiling else run(x)
 
     def call(self, images, training=False):
         """Reconstructions of images `(B, H, W, C)`, by the mode of their latents."""

@@ -6,8 +6,9 @@ from keras import ops
 from keras_genai.engine.checks import check_image_shape
 from keras_genai.engine.initializers import streams
 from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.gans.dcgan import stages_of, wide
+from keras_genai.engine.precision import wide
 from keras_genai.layers import Conv2D, Conv2DTranspose
+from keras_genai.layers.convolution import stages_of
 
 ARCHITECTURES = ("mlp", "convolutional")
 
@@ -69,7 +70,7 @@ class Shape:
             )
         convolutional = architecture == "convolutional"
         if convolutional:
-            check_image_shape(image_shape)
+            check_image_shape(image_shape, 4, 4)
         default = (256,) if convolutional else (500,)
         self.image_shape = tuple(image_shape)
         self.latent_dim = latent_dim

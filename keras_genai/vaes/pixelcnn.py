@@ -14,13 +14,17 @@ from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine import random
-from keras_genai.engine.checks import check_labels, check_positive
+from keras_genai.engine.checks import (
+    check_labels,
+    check_positive,
+    check_sample_weight,
+)
 from keras_genai.engine.data import tensors
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy
 from keras_genai.engine.threefry import threefry2x32, to_int32
 from keras_genai.losses.reduction import mean_over_samples
-from keras_genai.vaes.codes import check_codes, check_temperature, run_in_batches
+from keras_genai.vaes.codes import check_codes, check_temperature
 from keras_genai.vaes.pixelcnn_network import pixelcnn_network
 
 
@@ -115,7 +119,7 @@ class PixelCNN(engine.GenerativeModel):
     def _check_network(self):
         codes = keras.KerasTensor((None, *self.shape), dtype="int32")
         labels = keras.KerasTensor((None,), dtype="int32")
-        made = self.network(self._with_labels(codes, labels))
+        made = self.network(self.with_labels(codes, labels))
         if tuple(made.shape[1:]) != (*self.shape, self.num_values):
             raise ValueError(
                 "The network must make logits (B, "
@@ -125,18 +129,14 @@ class PixelCNN(engine.GenerativeModel):
 
     def check_data(self, x, condition, weight):
         check_codes(x, self.shape, self.num_values)
-        if self.num_classes is not None:
-            check_labels(condition, self.num_classes, len(x))
-        elif condition is not None:
-            raise ValueError(
-                f"{type(self).__name__} takes no labels, but some were given. Leave "
-                "them out, or make it with num_classes=."
-            )
-        if weight is not None and np.shape(weight) != (len(x),):
-            raise ValueError(
-                f"sample_weight must have shape ({len(x)},), one for each sample; got "
-                f"{np.shape(weight)}."
-            )
+        check_labels(
+            condition,
+            self.num_classes,
+            len(x),
+            type(self).__name__,
+            "Leave them out, or make it with num_classes=.",
+        )
+        check_sample_weight(weight, len(x), each="sample")
 
     # Training
 
@@ -145,12 +145,9 @@ class PixelCNN(engine.GenerativeModel):
         del player
         return keras.optimizers.Adam(1e-3)
 
-    def _with_labels(self, codes, labels):
-        return codes if self.num_classes is None else [codes, labels]
-
     def negative_log_likelihood(self, codes, labels, training=False):
         """Of each code in nats: `(B, *shape)`."""
-        logits = self.network(self._with_labels(codes, labels), training=training)
+        logits = self.network(self.with_labels(codes, labels), training=training)
         return ops.sparse_categorical_crossentropy(codes, logits, from_logits=True)
 
     def train_step(self, data):
@@ -166,11 +163,10 @@ class PixelCNN(engine.GenerativeModel):
     def test_step(self, data):
         codes, labels, weight = tensors(data)
         codes = ops.cast(codes, "int32")
-        losses = self._averaged(lambda: self.negative_log_likelihood(codes, labels))
+        losses = self.run_averaged(
+            "network", lambda: self.negative_log_likelihood(codes, labels)
+        )
         self.track("network", mean_over_samples(losses, weight))
-
-    def _averaged(self, fn):
-        return self.ema.run(fn) if self.averaged("network") else fn()
 
     # Use
 
@@ -179,8 +175,9 @@ class PixelCNN(engine.GenerativeModel):
         if isinstance(codes, (list, tuple)):
             codes, labels = codes
         codes = ops.cast(codes, "int32")
-        return self._averaged(
-            lambda: self.network(self._with_labels(codes, labels), training=training)
+        return self.run_averaged(
+            "network",
+            lambda: self.network(self.with_labels(codes, labels), training=training),
         )
 
     def log_probability(self, codes, labels=None, batch_size=256):
@@ -203,19 +200,18 @@ class PixelCNN(engine.GenerativeModel):
 
         def run(codes, labels=None):
             return -ops.sum(
-                self._averaged(lambda: self.negative_log_likelihood(codes, labels)),
+                self.run_averaged(
+                    "network", lambda: self.negative_log_likelihood(codes, labels)
+                ),
                 axis=places,
             )
 
         given = [codes] if labels is None else [codes, labels.reshape(-1)]
         variables = self.sampling_variables()
-        return run_in_batches(
-            self, "log_probability", run, variables, given, batch_size
-        )
+        return self.run_in_batches("log_probability", run, variables, given, batch_size)
 
     def sampling_variables(self):
-        own = list(self.network.variables)
-        return own + (self.ema.variables if self.averaged("network") else [])
+        return self.averaged_variables("network")
 
     def generate_batches(self, n=None, seed=0, *, temperature=1.0, **kwargs):
         """See `GenerativeModel.generate_batches`.
@@ -270,15 +266,6 @@ class PixelCNN(engine.GenerativeModel):
         if self._own:
             config["network"] = keras.saving.serialize_keras_object(self.network)
         return config
-
-    @classmethod
-    def from_config(cls, config):
-        config = dict(config)
-        for name in ("network", "dtype"):
-            if isinstance(config.get(name), dict):
-                config[name] = keras.saving.deserialize_keras_object(config[name])
-        config["shape"] = tuple(config["shape"])
-        return cls(**config)
 
 
 def _check_shape(shape):

@@ -1,12 +1,11 @@
 """The diagonal Gaussian that an encoder gives for each image."""
 
-import math
-
 import keras
 import numpy as np
 from keras import ops
 
-from keras_genai.engine import random
+from keras_genai.engine import random, to_host
+from keras_genai.losses import elbo
 
 LEAST, MOST = -30.0, 20.0
 
@@ -72,17 +71,8 @@ class DiagonalGaussian:
         Returns:
             `(B,)`.
         """
-        square = self._np.square
-        if other is None:
-            terms = square(self.mean) + self.variance - 1.0 - self.log_variance
-        else:
-            terms = (
-                (square(self.mean - other.mean) + self.variance) / other.variance
-                - 1.0
-                - self.log_variance
-                + other.log_variance
-            )
-        return 0.5 * self._total(terms)
+        prior = () if other is None else (other.mean, other.log_variance)
+        return self._total(elbo.gaussian_kl(self.mean, self.log_variance, *prior))
 
     def negative_log_likelihood(self, latents):
         """`-log q(latents)` in nats, for each sample.
@@ -93,12 +83,12 @@ class DiagonalGaussian:
         Returns:
             `(B,)`.
         """
-        square = self._np.square(latents - self.mean) / self.variance
-        terms = math.log(2 * math.pi) + self.log_variance + square
-        return 0.5 * self._total(terms)
+        density = elbo.gaussian_log_density(latents, self.mean, self.log_variance)
+        return -self._total(density)
 
-    def _total(self, x):
-        return self._np.sum(x, axis=tuple(range(1, len(x.shape))))
+    def _total(self, values):
+        total = ops.sum(values, axis=tuple(range(1, len(values.shape))))  # (B,)
+        return to_host(total) if self._np is np else total
 
     def __repr__(self):
         kind = keras.backend.standardize_dtype(self.mean.dtype)

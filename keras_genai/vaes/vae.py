@@ -12,23 +12,23 @@ from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine import random
-from keras_genai.engine.checks import check_positive
+from keras_genai.engine.checks import check_image_shape, check_positive
 from keras_genai.engine.data import tensors
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy, widen
 from keras_genai.losses import elbo
 from keras_genai.vaes import likelihoods
 from keras_genai.vaes.active_units import ActiveUnits
-from keras_genai.vaes.checks import Checks, check_image_shape
+from keras_genai.vaes.checks import Checks
 from keras_genai.vaes.inference import Inference
 from keras_genai.vaes.mixture import Mixture
 from keras_genai.vaes.networks import Shape
-from keras_genai.vaes.sampling import Sampling
+from keras_genai.vaes.prior_sampling import PriorSampling
 from keras_genai.vaes.schedules import check_weight
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class VAE(Checks, Inference, Sampling, engine.GenerativeModel):
+class VAE(Checks, Inference, PriorSampling, engine.GenerativeModel):
     """Variational autoencoder (1312.6114): images, their codes, and their likelihood.
 
     It minimises `-E_q log p(x|z) + beta KL(q(z|x) || N(0, I))`; with
@@ -122,7 +122,7 @@ class VAE(Checks, Inference, Sampling, engine.GenerativeModel):
         seed=0,
         **kwargs,
     ):
-        check_image_shape(image_shape)
+        image_shape = check_image_shape(image_shape)
         check_positive("latent_dim", latent_dim)
         check_positive("importance_samples", importance_samples)
         check_positive("base_filters", base_filters)
@@ -130,9 +130,9 @@ class VAE(Checks, Inference, Sampling, engine.GenerativeModel):
             check_positive("Every number of hidden_units", units)
         if num_classes is not None:
             check_positive("num_classes", num_classes)
-        kind = likelihoods.make(likelihood, tuple(image_shape), scale)
+        kind = likelihoods.make(likelihood, image_shape, scale)
         super().__init__(seed=seed, **kwargs)
-        self.image_shape = tuple(image_shape)
+        self.image_shape = image_shape
         self.latent_dim = latent_dim
         self.likelihood_name = likelihood
         self.scale = scale
@@ -198,17 +198,14 @@ class VAE(Checks, Inference, Sampling, engine.GenerativeModel):
         del player
         return keras.optimizers.Adam(1e-3, beta_1=0.9, beta_2=0.999, epsilon=1e-4)
 
-    def _with_labels(self, x, labels):
-        return x if self.num_classes is None else [x, labels]
-
     def _moments(self, x, labels, training=False):
         """The mean and log-variance of q(z|x), each `(B, D)`."""
-        moments = widen(self.encoder(self._with_labels(x, labels), training=training))
+        moments = widen(self.encoder(self.with_labels(x, labels), training=training))
         return moments[:, : self.latent_dim], moments[:, self.latent_dim :]
 
     def _decode(self, z, labels, training=False):
         """The parameters of p(x|z), `(B, H, W, n C)`."""
-        return widen(self.decoder(self._with_labels(z, labels), training=training))
+        return widen(self.decoder(self.with_labels(z, labels), training=training))
 
     def _learned_scale(self):
         return None if self.log_scale is None else self.log_scale.value()
@@ -348,14 +345,6 @@ class VAE(Checks, Inference, Sampling, engine.GenerativeModel):
                 for name in self._own
             },
         }
-
-    @classmethod
-    def from_config(cls, config):
-        config = dict(config)
-        for name in ("encoder", "decoder", "dtype", "beta", "capacity"):
-            if isinstance(config.get(name), dict):
-                config[name] = keras.saving.deserialize_keras_object(config[name])
-        return cls(**config)
 
 
 def _shares(weight, values):

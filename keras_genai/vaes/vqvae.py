@@ -10,7 +10,13 @@ import numpy as np
 from keras import ops
 
 from keras_genai import engine
-from keras_genai.engine.checks import check_images, check_positive
+from keras_genai.engine.checks import (
+    check_image_shape,
+    check_images,
+    check_labels,
+    check_positive,
+    check_sample_weight,
+)
 from keras_genai.engine.data import tensors
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy
@@ -21,7 +27,6 @@ from keras_genai.vaes.codes import (
     Perplexity,
     check_codes,
     check_temperature,
-    run_in_batches,
 )
 from keras_genai.vaes.pixelcnn import PixelCNN
 from keras_genai.vaes.vqvae_networks import (
@@ -116,8 +121,9 @@ class VQVAE(engine.GenerativeModel):
             check_positive("residual_hidden", residual_hidden)
         own = {"encoder": encoder, "decoder": decoder}
         factor = 1 if encoder is not None and decoder is not None else 2**halvings
-        image_shape = _check_image_shape(image_shape, factor)
-        self.image_shape = image_shape
+        self.image_shape = check_image_shape(
+            image_shape, factor, 4, "Give other halvings=, or networks of your own."
+        )
         self.quantizer_name = quantizer if isinstance(quantizer, str) else None
         self.sizes = (codebook_size, latent_dim)
         self.hidden = hidden
@@ -220,16 +226,14 @@ class VQVAE(engine.GenerativeModel):
 
     def check_data(self, x, condition, weight):
         check_images(x, self.image_shape)
-        if condition is not None:
-            raise ValueError(
-                f"{type(self).__name__}.fit and evaluate take images alone, but labels "
-                "were given. Labels are the prior's: fit_prior(images, labels)."
-            )
-        if weight is not None and np.shape(weight) != (len(x),):
-            raise ValueError(
-                f"sample_weight must have shape ({len(x)},), one for each image; got "
-                f"{np.shape(weight)}."
-            )
+        check_labels(
+            condition,
+            None,
+            len(x),
+            f"{type(self).__name__}.fit",
+            "It trains on images alone; the prior takes labels: fit_prior(x, labels).",
+        )
+        check_sample_weight(weight, len(x))
 
     def default_optimizer(self, player):
         """Adam(2e-4) (1711.00937, section 4.1)."""
@@ -316,7 +320,7 @@ class VQVAE(engine.GenerativeModel):
     def _run(self, name, fn, array, batch_size):
         parts = (self.encoder, self.quantizer, self.decoder)
         variables = [v for part in parts for v in part.variables]
-        return run_in_batches(self, name, fn, variables, [array], batch_size)
+        return self.run_in_batches(name, fn, variables, [array], batch_size)
 
     def encode(self, images, batch_size=256):
         """Images `(N, H, W, C)` to their codes' vectors `(N, h, w, latent_dim)`."""
@@ -444,29 +448,3 @@ class VQVAE(engine.GenerativeModel):
             "dtype": serialize(self.dtype_policy),
             **{name: serialize(getattr(self, name)) for name in self._own},
         }
-
-    @classmethod
-    def from_config(cls, config):
-        config = dict(config)
-        for name in ("quantizer", "encoder", "decoder", "prior", "dtype"):
-            if isinstance(config.get(name), dict):
-                config[name] = keras.saving.deserialize_keras_object(config[name])
-        config["image_shape"] = tuple(config["image_shape"])
-        return cls(**config)
-
-
-def _check_image_shape(shape, factor):
-    ok = isinstance(shape, (tuple, list)) and len(shape) == 3
-    ok = ok and all(isinstance(n, (int, np.integer)) and n > 0 for n in shape)
-    if not ok or shape[0] % factor or shape[1] % factor:
-        raise ValueError(
-            "image_shape must be (height, width, channels)"
-            + (f" with sides divisible by {factor}" if factor > 1 else "")
-            + f"; got {shape!r}."
-            + (" Give other halvings=, or networks of your own." if ok else "")
-        )
-    if shape[2] > 4:
-        raise ValueError(
-            f"image_shape must have 1 to 4 channels, channels last; got {shape!r}."
-        )
-    return tuple(int(n) for n in shape)

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import keras_genai as kg
-from keras_genai.gans.dcgan import stages_of
+from keras_genai.layers.convolution import stages_of
 
 
 @pytest.mark.parametrize(

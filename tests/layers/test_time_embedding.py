@@ -34,3 +34,16 @@ def test_a_time_embedding_is_a_layer(tmp_path):
     np.testing.assert_array_equal(ops.convert_to_numpy(again(times)), y)
     with pytest.raises(ValueError, match="dim must be even"):
         layers.TimeEmbedding(6, 5)
+
+
+def test_times_stay_exact_in_half_precision():
+    exact, half = (
+        layers.TimeEmbedding(6, 4, seed=2, dtype=dtype)
+        for dtype in ("float32", "mixed_bfloat16")
+    )
+    times = np.array([999.5, 997.25], "float32")
+    y = half(times)
+    assert keras.backend.standardize_dtype(y.dtype) == "bfloat16"
+    wanted = ops.convert_to_numpy(exact(times))
+    y = ops.convert_to_numpy(ops.cast(y, "float32"))
+    np.testing.assert_allclose(y, wanted, atol=0.02)

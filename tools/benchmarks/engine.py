@@ -136,7 +136,7 @@ def layers(image_shape, latent_dim, base=BASE):
 
 
 def stages_of(image_shape):
-    """As `keras_genai.gans.dcgan.stages_of`, for sides that are powers of 2 or 28."""
+    """As `stages_of` of keras_genai.layers, for sides that are powers of 2 or 28."""
     stages = 2
     while (
         stages < 6

@@ -8,7 +8,7 @@ from keras_genai.vaes.mixture import Mixture, branch
 PRIORS = ("normal", "mixture")
 
 
-class Sampling:
+class PriorSampling:
     """The part of `VAE` that draws images, and what is exported."""
 
     def fit_prior(self, x, labels=None, components=10, seed=0, **kwargs):

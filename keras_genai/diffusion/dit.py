@@ -1,0 +1,309 @@
+"""DiT: a diffusion model's network as a transformer over patches (2212.09748)."""
+
+import keras
+from keras import ops
+
+from keras_genai.diffusion.dit_blocks import (
+    MODULATION_EPSILON,
+    Condition,
+    DiTBlock,
+    modulate,
+    normalization,
+    position_embedding,
+    zero_dense,
+)
+from keras_genai.engine import random
+from keras_genai.engine.checks import check_image_shape, check_positive
+from keras_genai.engine.initializers import VarianceScaling
+from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.engine.saving import deserialized
+
+# Table 1: depth, hidden channels, heads.
+SIZES = {
+    "S": (12, 384, 6),
+    "B": (12, 768, 12),
+    "L": (24, 1024, 16),
+    "XL": (28, 1152, 16),
+}
+PATCHES = (2, 4, 8)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class DiT(keras.Model):
+    """The transformer of 2212.09748 with adaLN-Zero, weight for weight with diffusers'.
+
+    Called as `dit(x, t, labels)`. The image, most often an autoencoder's latents, is
+    cut into patches; each becomes a token, a linear map of it plus a fixed embedding
+    of its place. Blocks (figure 3, right) see the time and the label through scales,
+    shifts and gates alone. A last normalization with scale and shift, and a linear
+    map, make each token a patch of the answer, which begins at zero.
+
+    Published networks have one embedding of t and one table of labels. diffusers
+    holds a copy of both in every block. `shared_embedding=True` is the paper's;
+    `from_pretrained` takes it where the file's copies are equal, else each block
+    keeps its own, and `save_pretrained` writes diffusers' copies.
+
+    Args:
+        image_shape: `(H, W, C)` of x, each side divisible by the patch.
+        size: `"S/2"` to `"XL/8"`: the row of the paper's table 1, then the side of a
+            patch. The four arguments below, where given, stand for what it says.
+        patch_size: side of a patch.
+        depth: number of blocks.
+        hidden: D, channels of a token; divisible by 4 and by `heads`.
+        heads: of the attention.
+        num_classes: N of the labels, or None for a network without labels.
+        null_class: whether label N stands for no label, for guidance.
+        out_channels: of the answer; by default C. `2 * C` with a learned variance.
+        shared_embedding: False gives every block its own embedding of time and label.
+        frequency_shift: of the embedding of t (see
+            `keras_genai.layers.sinusoidal_embedding`): 1 is diffusers', 0 that of the
+            paper's code, which trained the published weights.
+        seed: integer >= 0: the initial weights follow from it.
+
+    Raises:
+        ValueError: for an argument out of range, before any work.
+
+    Example:
+
+    ```python
+    dit = kg.DiT((32, 32, 4), "S/2", num_classes=10)
+    x = keras.random.normal((2, 32, 32, 4))
+    y = dit(x, np.array([0, 999]), np.array([3, 10]))     # 10: no label
+    ```
+    """
+
+    def __init__(
+        self,
+        image_shape=(32, 32, 4),
+        size="S/2",
+        *,
+        patch_size=None,
+        depth=None,
+        hidden=None,
+        heads=None,
+        num_classes=None,
+        null_class=True,
+        out_channels=None,
+        shared_embedding=True,
+        frequency_shift=1.0,
+        seed=0,
+        **kwargs,
+    ):
+        # Of half precision, 999.5 would not be a time.
+        super().__init__(autocast=False, **kwargs)
+        self._allow_non_tensor_positional_args = True  # one t for all may be a number
+        row = _row(size)
+        given = {"depth": depth, "hidden": hidden, "heads": heads}
+        for name, value in {**given, "patch_size": patch_size}.items():
+            setattr(self, name, row[name] if value is None else value)
+        self.image_shape = tuple(image_shape)
+        self.num_classes = num_classes
+        self.null_class = null_class
+        self.out_channels = out_channels
+        if out_channels is None:
+            self.out_channels = self.image_shape[-1]
+        self.shared_embedding = shared_embedding
+        self.frequency_shift = frequency_shift
+        self.seed = random.check_seed(seed)
+        self._check_arguments()
+        self._make_layers()
+        self.built = True
+
+    def _check_arguments(self):
+        for name in ("depth", "hidden", "heads", "patch_size", "out_channels"):
+            check_positive(name, getattr(self, name))
+        if self.num_classes is not None:
+            check_positive("num_classes", self.num_classes)
+        for divisor, why in ((self.heads, "heads"), (4, "4, of the places' embedding")):
+            if self.hidden % divisor:
+                raise ValueError(
+                    f"hidden must be divisible by {why}; {divisor} does not divide "
+                    f"{self.hidden}."
+                )
+        check_image_shape(
+            self.image_shape, self.patch_size, instead="Give another patch_size."
+        )
+
+    def _make_layers(self):
+        height, width, channels = self.image_shape
+        policy, side, hidden = self.dtype_policy, self.patch_size, self.hidden
+        self.grid = (height // side, width // side)
+        tokens = self.grid[0] * self.grid[1]
+        place = {"seed": self.seed, "dtype": policy}
+        self.positions = self.add_weight(
+            name="positions",
+            shape=(tokens, hidden),
+            initializer=lambda shape, dtype: ops.convert_to_tensor(
+                position_embedding(*self.grid, hidden), dtype=dtype
+            ),
+            trainable=False,
+        )
+        self.patches = keras.layers.Dense(
+            hidden,
+            kernel_initializer=VarianceScaling(seed=self.seed, stream="dit/patches"),
+            dtype=policy,
+            name="patches",
+        )
+        self.patches.build((None, tokens, side * side * channels))
+        rows = self.num_classes + self.null_class if self.num_classes else 0
+        self.conditions = []
+        for i in range(1 if self.shared_embedding else self.depth):
+            name = f"condition_{i}"
+            condition = Condition(
+                hidden,
+                rows,
+                self.frequency_shift,
+                stream=f"dit/{name}",
+                name=name,
+                **place,
+            )
+            condition.build((None,), (None,) if rows else None)
+            self.conditions.append(condition)
+        self.blocks = []
+        for i in range(self.depth):
+            name = f"block_{i}"
+            block = DiTBlock(self.heads, stream=f"dit/{name}", name=name, **place)
+            block.build((None, tokens, hidden), (None, hidden))
+            self.blocks.append(block)
+        self.norm = normalization("norm", MODULATION_EPSILON, policy)
+        self.norm.build((None, tokens, hidden))
+        self.modulation = zero_dense("modulation", 2 * hidden, policy)
+        self.modulation.build((None, hidden))
+        self.last = zero_dense("last", side * side * self.out_channels, policy)
+        self.last.build((None, tokens, hidden))
+
+    def call(self, x, t, labels=None, training=False):
+        """The prediction for noisy images.
+
+        Args:
+            x: `(B, H, W, C)`.
+            t: times `(B,)`, or one for all; integers or floats.
+            labels: integers `(B,)` in [0, num_classes), or num_classes for no label;
+                None for a network without labels.
+            training: without effect: whoever trains drops labels.
+
+        Returns:
+            `(B, H, W, out_channels)`.
+        """
+        self._check_call(x, labels)
+        side, (rows, columns) = self.patch_size, self.grid
+        t = ops.reshape(ops.convert_to_tensor(t), (-1,))  # (B,), or (1,)
+        given = () if labels is None else (ops.reshape(labels, (-1,)),)
+        conditions = [layer(t, *given) for layer in self.conditions]
+        x = ops.cast(x, self.compute_dtype)
+        x = ops.reshape(x, (-1, rows, side, columns, side, x.shape[-1]))
+        x = ops.transpose(x, (0, 1, 3, 2, 4, 5))  # (B, h, w, p, p, C)
+        x = self.patches(ops.reshape(x, (-1, rows * columns, x.shape[-1] * side**2)))
+        x = x + ops.cast(self.positions, x.dtype)  # (B, T, D)
+        for i, block in enumerate(self.blocks):
+            x = block(x, conditions[0 if self.shared_embedding else i])
+        parts = ops.expand_dims(self.modulation(conditions[0]), 1)  # (B, 1, 2D)
+        x = self.last(modulate(self.norm(x), *ops.split(parts, 2, axis=-1)))
+        x = ops.reshape(x, (-1, rows, columns, side, side, self.out_channels))
+        x = ops.transpose(x, (0, 1, 3, 2, 4, 5))  # (B, h, p, w, p, out)
+        return ops.reshape(x, (-1, *self.image_shape[:2], self.out_channels))
+
+    def _check_call(self, x, labels):
+        if len(x.shape) != 4 or tuple(x.shape[1:]) != self.image_shape:
+            raise ValueError(
+                f"x must have the shape (B, {', '.join(map(str, self.image_shape))}), "
+                f"channels last; got {tuple(x.shape)}."
+            )
+        if self.num_classes is None and labels is not None:
+            raise ValueError(
+                "This DiT takes no labels, but was given some. Leave them out, or make "
+                "it with num_classes."
+            )
+        if self.num_classes is not None and labels is None:
+            null = f"; {self.num_classes} is no label" if self.null_class else ""
+            raise ValueError(
+                f"Labels are missing: this DiT has {self.num_classes} classes. Give "
+                f"dit(x, t, labels), integers (B,){null}."
+            )
+
+    # Published weights
+
+    @classmethod
+    def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
+        """A network with published weights, from a folder in diffusers' layout.
+
+        Args:
+            source: folder with `config.json` and
+                `diffusion_pytorch_model.safetensors` (whole or in shards), or an id of
+                the Hugging Face hub, `"owner/name"`.
+            subfolder: folder within it: `"transformer"` of a DiT pipeline.
+            variant: `"fp16"` for `diffusion_pytorch_model.fp16.safetensors`.
+            **arguments: of the constructor, beside what the configuration says.
+
+        Returns:
+            The network, its weights in float32.
+
+        Raises:
+            ValueError: the configuration is of another network; tensors are missing,
+                extra or misshapen (lists them); the blocks' embeddings differ and
+                `shared_embedding=True` was asked for; or the weights are a pickle.
+            ImportError: `safetensors`, or `huggingface_hub` for an id, is missing.
+            OSError: the hub cannot be reached.
+
+        Example:
+
+        ```python
+        dit = kg.DiT.from_pretrained("DiT-XL-2-256", subfolder="transformer")
+        ```
+        """
+        from keras_genai.weights import dit
+
+        return dit.load(cls, source, subfolder, variant, **arguments)
+
+    def save_pretrained(self, folder, dtype="float32"):
+        """Writes the network in diffusers' layout, a `DiTTransformer2DModel`.
+
+        Args:
+            folder: it is made; `config.json` and the weights in it are replaced.
+            dtype: of the weights' file: `"float32"`, `"float16"`, `"bfloat16"` or
+                `"float64"`.
+
+        Raises:
+            ValueError: for another dtype, or a network that diffusers has not: without
+                labels or null class, with images that are not square, or with another
+                `frequency_shift`.
+            ImportError: `safetensors` is not installed.
+        """
+        from keras_genai.weights import dit
+
+        dit.save(self, folder, dtype)
+
+    def get_config(self):
+        names = (
+            "image_shape",
+            "patch_size",
+            "depth",
+            "hidden",
+            "heads",
+            "num_classes",
+            "null_class",
+            "out_channels",
+            "shared_embedding",
+            "frequency_shift",
+            "seed",
+            "name",
+        )
+        return {
+            **{name: getattr(self, name) for name in names},
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**deserialized(config))
+
+
+def _row(size):
+    """What a name of table 1 stands for: a dict of arguments."""
+    name, _, patch = str(size).partition("/")
+    if name not in SIZES or patch not in map(str, PATCHES):
+        known = (f"{name}/{patch}" for name in SIZES for patch in PATCHES)
+        raise ValueError(f"size must be one of {', '.join(known)}; got {size!r}.")
+    depth, hidden, heads = SIZES[name]
+    side = int(patch)
+    return {"depth": depth, "hidden": hidden, "heads": heads, "patch_size": side}

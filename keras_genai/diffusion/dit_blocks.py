@@ -1,0 +1,197 @@
+"""The layers that a DiT is made of (2212.09748, figure 3)."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_genai import engine
+from keras_genai.engine.checks import check_positive
+from keras_genai.engine.initializers import Normal, VarianceScaling
+from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.layers.image_blocks import Block
+from keras_genai.layers.time_embedding import TimeEmbedding
+
+FREQUENCIES = 256  # channels of the sinusoidal embedding of t
+MODULATION_EPSILON = 1e-6  # of the normalizations,
+MLP_EPSILON = (
+    1e-5  # but for that before the MLP in diffusers (1e-6 in the paper's code)
+)
+
+
+def position_embedding(height, width, dim):
+    """Fixed sines and cosines of the column, then of the row, of each place.
+
+    Each takes half of the channels, first its sines, then its cosines, at the
+    frequencies `10000 ** (-4 i / dim)` (1706.03762, section 3.5, in two dimensions).
+
+    Args:
+        height: rows of the grid.
+        width: its columns.
+        dim: number of channels, divisible by 4.
+
+    Returns:
+        float32 array `(height * width, dim)`.
+    """
+    frequencies = 10_000.0 ** (-np.arange(dim // 4) / (dim / 4))
+    rows, columns = np.mgrid[:height, :width].reshape(2, -1, 1) * frequencies
+    parts = [np.sin(columns), np.cos(columns), np.sin(rows), np.cos(rows)]
+    return np.concatenate(parts, axis=-1).astype("float32")
+
+
+def modulate(x, shift, scale):
+    """`x (1 + scale) + shift`, with `(B, 1, D)` for all positions of `(B, T, D)`."""
+    return x * (1.0 + scale) + shift
+
+
+class _Time(TimeEmbedding):
+    """The embedding of t with the first weights of the published training."""
+
+    def _initial(self, name):
+        return Normal(0.02, seed=self.seed, stream=f"{self.stream}/{name}")
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Condition(Block):
+    """`silu(e(t) + e(label))`, what the modulations of a DiT are linear in.
+
+    Args:
+        units: D, channels of both embeddings.
+        rows: of the labels' table; 0 for none.
+        frequency_shift: see `keras_genai.layers.sinusoidal_embedding`.
+        seed: integer, the model's.
+        stream: name of the place: layers of one model take different names.
+    """
+
+    def __init__(self, units, rows=0, frequency_shift=1.0, **kwargs):
+        # Of half precision, 999.5 would not be a time.
+        super().__init__(autocast=False, **kwargs)
+        self.units = units
+        self.rows = rows
+        self.frequency_shift = frequency_shift
+
+    def build(self, t_shape, labels_shape=None):
+        self.time = _Time(
+            self.units,
+            FREQUENCIES,
+            cosine_first=True,
+            frequency_shift=self.frequency_shift,
+            seed=self.seed,
+            stream=f"{self.stream}/time",
+            dtype=self.dtype_policy,
+            name="time",
+        )
+        self.time.build(t_shape)
+        self.table = None
+        if self.rows:
+            self.table = keras.layers.Embedding(
+                self.rows,
+                self.units,
+                embeddings_initializer=Normal(
+                    0.02, seed=self.seed, stream=f"{self.stream}/labels"
+                ),
+                dtype=self.dtype_policy,
+                name="labels",
+            )
+            self.table.build(labels_shape)
+        self.built = True
+
+    def call(self, t, labels=None):
+        e = self.time(t)  # (B, D), or (1, D) of one t for all
+        return ops.silu(e if self.table is None else e + self.table(labels))
+
+    def compute_output_shape(self, t_shape, labels_shape=None):
+        return (*(labels_shape or t_shape), self.units)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "units": self.units,
+            "rows": self.rows,
+            "frequency_shift": self.frequency_shift,
+        }
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class DiTBlock(Block):
+    """A transformer block with adaLN-Zero (2212.09748, section 3.2, figure 3).
+
+    Self-attention over the tokens, then an MLP of 4 D, each on normalised tokens that
+    the condition scales and shifts, each added times a gate of the condition's. Gates,
+    scales and shifts begin at zero: the block begins as the identity.
+
+    Args:
+        heads: number of heads; it must divide the channels.
+        seed: integer, the model's.
+        stream: name of the place: blocks of one model take different names.
+
+    Example:
+
+    ```python
+    y = DiTBlock(6)(x, c)                          # (B, T, D), (B, D) -> (B, T, D)
+    ```
+    """
+
+    def __init__(self, heads, **kwargs):
+        super().__init__(**kwargs)
+        check_positive("heads", heads)
+        self.heads = heads
+
+    def _initial(self, name):
+        # Glorot's; the published query, key and value are one matrix to 3 D channels.
+        scale = 0.5 if name in ("query", "key", "value") else 1.0
+        return VarianceScaling(scale, seed=self.seed, stream=f"{self.stream}/{name}")
+
+    def build(self, x_shape, c_shape):
+        channels = x_shape[-1]
+        self.modulation = zero_dense("modulation", 6 * channels, self.dtype_policy)
+        self.modulation.build(c_shape)
+        self.norm1 = normalization("norm1", MODULATION_EPSILON, self.dtype_policy)
+        self.norm2 = normalization("norm2", MLP_EPSILON, self.dtype_policy)
+        self.norm1.build(x_shape)
+        self.norm2.build(x_shape)
+        for name in ("query", "key", "value", "out"):
+            layer = self._dense(name, channels)
+            layer.build(x_shape)
+            setattr(self, name, layer)
+        self.mlp1 = self._dense("mlp1", 4 * channels)
+        self.mlp2 = self._dense("mlp2", channels)
+        self.mlp1.build(x_shape)
+        self.mlp2.build((*x_shape[:-1], 4 * channels))
+        self.built = True
+
+    def call(self, x, c):
+        parts = ops.expand_dims(self.modulation(c), 1)  # (B, 1, 6D)
+        shift1, scale1, gate1, shift2, scale2, gate2 = ops.split(parts, 6, axis=-1)
+        x = x + gate1 * self._attend(modulate(self.norm1(x), shift1, scale1))
+        y = self.mlp1(modulate(self.norm2(x), shift2, scale2))  # (B, T, 4D)
+        return x + gate2 * self.mlp2(ops.gelu(y, approximate=True))
+
+    def _attend(self, x):
+        tokens, channels = x.shape[1:]
+        heads = (-1, tokens, self.heads, channels // self.heads)
+        query, key, value = (
+            ops.reshape(layer(x), heads)  # (B, T, heads, d)
+            for layer in (self.query, self.key, self.value)
+        )
+        y = engine.attention(query, key, value)
+        return self.out(ops.reshape(y, (-1, tokens, channels)))  # (B, T, D)
+
+    def compute_output_shape(self, x_shape, c_shape):
+        return x_shape
+
+    def get_config(self):
+        return {**super().get_config(), "heads": self.heads}
+
+
+def zero_dense(name, units, policy):
+    """A dense layer whose weights begin at zero."""
+    return keras.layers.Dense(
+        units, kernel_initializer="zeros", dtype=policy, name=name
+    )
+
+
+def normalization(name, epsilon, policy):
+    """Layer normalization over the channels, with no weights."""
+    return keras.layers.LayerNormalization(
+        epsilon=epsilon, center=False, scale=False, dtype=policy, name=name
+    )
