@@ -34,7 +34,6 @@ class Conditions:
         self.num_classes = num_classes
         self.vector_dim = vector_dim
         self.context_shape = context_shape and tuple(context_shape)
-        self.dropout = float(dropout)
         self.shapes = {}
         if num_classes is not None:
             check_positive("num_classes", num_classes)
@@ -53,6 +52,8 @@ class Conditions:
                 if size is not None:
                     check_positive("context_shape", size)
             self.shapes["context"] = (shape, "float32")
+
+        self.dropout = float(dropout) if self.shapes else 0.0
 
     def __bool__(self):
         return bool(self.shapes)

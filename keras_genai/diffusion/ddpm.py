@@ -24,8 +24,14 @@ from keras_genai.diffusion.denoiser import (
     uniform_times,
 )
 from keras_genai.diffusion.inference import Inference
+from keras_genai.diffusion.unet import UNet
 from keras_genai.engine import random
-from keras_genai.engine.checks import check_images, check_positive
+from keras_genai.engine.checks import (
+    check_image_shape,
+    check_images,
+    check_positive,
+    check_sample_weight,
+)
 from keras_genai.engine.data import tensors
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy
@@ -68,7 +74,8 @@ class DDPM(Inference, engine.GenerativeModel):
         context_shape: `(S, E)` of the condition sequences; S may be None.
         condition_dropout: rate at which a condition is left out of the training, in
             [0, 1): guidance needs it above 0. A label left out is K, a vector or
-            sequence zeros.
+            sequence zeros. By default 0.1 where there are conditions, and the network
+            has a row for K.
         weighting: of the squared error: `"uniform"`, `"min_snr"`, `"edm"` or
             `"sigmoid"`.
         times: of the training: `"uniform"`; `"lognormal"`, of sigma / alpha
@@ -110,7 +117,7 @@ class DDPM(Inference, engine.GenerativeModel):
         num_classes=None,
         vector_dim=None,
         context_shape=None,
-        condition_dropout=0.1,
+        condition_dropout=None,
         weighting="uniform",
         times="uniform",
         variance="small",
@@ -129,7 +136,10 @@ class DDPM(Inference, engine.GenerativeModel):
             num_classes = getattr(network, "num_classes", None)
         self.image_shape = _image_shape(image_shape, network)
         self.conditions = Conditions(
-            num_classes, vector_dim, context_shape, condition_dropout
+            num_classes,
+            vector_dim,
+            context_shape,
+            _dropout(condition_dropout, num_classes, network),
         )
         self.num_classes = num_classes
         _check_choices(self.schedule, weighting, times, variance, clip)
@@ -161,8 +171,6 @@ class DDPM(Inference, engine.GenerativeModel):
         return self.variance == "learned"
 
     def _default_network(self):
-        from keras_genai.diffusion.unet import UNet
-
         channels = self.image_shape[-1]
         return UNet(
             self.image_shape,
@@ -192,11 +200,7 @@ class DDPM(Inference, engine.GenerativeModel):
         else:
             check_images(x, self.image_shape, (-self.clip, self.clip))
         self.conditions.check(self.conditions.named(condition), len(x))
-        if weight is not None and np.shape(weight) != (len(x),):
-            raise ValueError(
-                f"sample_weight must have shape ({len(x)},), one for each image; got "
-                f"{np.shape(weight)}."
-            )
+        check_sample_weight(weight, len(x))
 
     # Training
 
@@ -222,9 +226,11 @@ class DDPM(Inference, engine.GenerativeModel):
         """
 
         def network(x, t, condition=None):
-            if training or not self.averaged("network"):
+            if training:
                 return self.predict_noise(x, t, condition, training)
-            return self.ema.run(lambda: self.predict_noise(x, t, condition))
+            return self.run_averaged(
+                "network", lambda: self.predict_noise(x, t, condition)
+            )
 
         return Denoiser(
             network,
@@ -330,30 +336,23 @@ class DDPM(Inference, engine.GenerativeModel):
             config["network"] = keras.saving.serialize_keras_object(self.network)
         return config
 
-    @classmethod
-    def from_config(cls, config):
-        config = dict(config)
-        for name in ("network", "dtype"):
-            if isinstance(config.get(name), dict):
-                config[name] = keras.saving.deserialize_keras_object(config[name])
-        for name in ("image_shape", "context_shape"):
-            if config.get(name) is not None:
-                config[name] = tuple(config[name])
-        config["schedule"] = schedules.Schedule.from_config(config["schedule"])
-        return cls(**config)
-
 
 def _image_shape(given, network):
     shape = given or getattr(network, "image_shape", None)
     if shape is None and isinstance(network, Functional):
         shape = network.inputs[0].shape[1:]
-    ok = isinstance(shape, (tuple, list)) and len(shape) == 3
-    if not ok or not all(isinstance(n, (int, np.integer)) and n > 0 for n in shape):
+    return check_image_shape(shape)
+
+
+def _dropout(given, num_classes, network):
+    """The rate of `condition_dropout`, checked against the network's table."""
+    null_class = num_classes is None or getattr(network, "null_class", True)
+    if given and not null_class:
         raise ValueError(
-            "image_shape must be (height, width, channels), integers above 0; got "
-            f"{shape!r}."
+            f"condition_dropout={given!r} needs a network that knows the label "
+            f"{num_classes}, of an image without one: make it with null_class=True."
         )
-    return tuple(int(n) for n in shape)
+    return 0.1 * null_class if given is None else given
 
 
 def _check_choices(schedule, weighting, times, variance, clip):

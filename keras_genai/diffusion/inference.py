@@ -175,6 +175,7 @@ class Inference:
         **options,
     ):
         """What `generate` returns, one batch after the other: an iterator."""
+        check_positive("batch_size", batch_size)
         seed = random.check_seed(seed)
         given, n = self._given(n, seed, labels, vector, context, noise)
         guided, given = self._with_guidance(given, guidance_scale, negative, n)
@@ -189,7 +190,6 @@ class Inference:
             return plan.path.start(noise)
 
         key = random.key(seed, "generate/latents")
-        check_positive("batch_size", batch_size)
         return self._walks("generate", plan, begin, given, n, key, batch_size, verbose)
 
     def _given(self, n, seed, labels, vector, context, noise=None, draw_labels=True):
@@ -274,30 +274,17 @@ class Inference:
     def _walks(self, what, plan, begin, given, n, key, batch_size, verbose):
         """Walks from what `begin` gives to the end of a path: see `_batches`."""
 
-        def whole(key, count, first, inputs):
+        def walk(key, count, first, inputs):
             x = begin(key, count, first, inputs)
             noise = samplers.keyed_noise(key, first)
             return self._ended(plan.sampler(self._denoise(plan, inputs), x, noise))
 
         place = what, plan.key
         if not verbose:
-            return self._batches(place, whole, given, n, key, batch_size)
-        names = sorted(given)
-        count = plan.sampler.evaluations * -(-n // min(n, batch_size))
-        bar = keras.utils.Progbar(count, verbose=verbose, unit_name="evaluation")
+            return self._batches(place, walk, given, n, key, batch_size)
+        return self._shown(place, plan, begin, given, n, key, batch_size, verbose)
 
-        def run(words, first, size, arrays):
-            del words
-            inputs = dict(zip(names, arrays, strict=True))
-            x = begin(key, size, first, inputs)
-            walk = self._stepped((place, size), plan, names)
-            return engine.to_host(
-                self._ended(walk(x, *arrays, key=key, first=first, bar=bar))
-            )
-
-        return self._batches(place, None, given, n, key, batch_size, run)
-
-    def _batches(self, place, fn, given, n, key, batch_size, run=None):
+    def _batches(self, place, fn, given, n, key, batch_size):
         """Runs a function over samples in batches: an iterator of NumPy arrays.
 
         Args:
@@ -306,33 +293,45 @@ class Inference:
             given: dict name -> NumPy array, a row for each sample, or a scalar.
             n: number of samples.
             key: pair of words.
-            batch_size: the last batch is filled up: no new shape is compiled.
-            run: function `(key, first, size, tensors)` in the place of `fn` compiled.
+            batch_size: samples in one pass.
         """
-        check_positive("batch_size", batch_size)
         size = min(n, batch_size)
-        names = sorted(given)
+        scalars, rows = _divided(given)
 
-        def compiled(key, first, size, arrays):
-            def whole(key, first, *arrays):
-                inputs = dict(zip(names, arrays, strict=True))
-                return fn((key[0], key[1]), size, first, inputs)
+        def run(key, *arrays):
+            of_all, (first, *of_each) = arrays[: len(scalars)], arrays[len(scalars) :]
+            inputs = dict(zip([*scalars, *rows], [*of_all, *of_each], strict=True))
+            return fn((key[0], key[1]), size, first, inputs)
 
-            return self.run_compiled(
-                (place, size, tuple(names)),
-                whole,
-                self.sampling_variables(),
-                key,
-                first,
-                *arrays,
-            )
+        batches = self.stream(
+            (place, size, *scalars, *rows),
+            run,
+            self.sampling_variables(),
+            list(rows.values()),
+            size,
+            total=n,
+            constants=[np.array(key, "int32"), *scalars.values()],
+            numbered=True,
+        )
+        return (made[:count] for _, count, made in batches)
 
-        words = ops.convert_to_tensor(np.array(key, "int32"))
-        run = run or compiled
-        for first in range(0, n, size):
-            arrays = [_rows(given[name], first, size) for name in names]
-            number = ops.convert_to_tensor(first, "int32")
-            yield run(words, number, size, arrays)[: n - first]
+    def _shown(self, place, plan, begin, given, n, key, batch_size, verbose):
+        """The walks of `_walks` driven from Python, with a progress bar."""
+        size = min(n, batch_size)
+        starts = range(0, n, size)
+        count = plan.sampler.evaluations * len(starts)
+        bar = keras.utils.Progbar(count, verbose=verbose, unit_name="evaluation")
+        scalars, rows = _divided(given)
+        walk = self._stepped((place, size), plan, [*scalars, *rows])
+        for first in starts:
+            inputs = scalars | {
+                name: np.resize(a[first : first + size], (size, *a.shape[1:]))
+                for name, a in rows.items()
+            }
+            inputs = {k: ops.convert_to_tensor(a) for k, a in inputs.items()}
+            x = begin(key, size, first, inputs)
+            x = walk(x, *inputs.values(), key=key, first=first, bar=bar)
+            yield engine.to_host(self._ended(x))[: n - first]
 
     def _stepped(self, place, plan, names):
         """The walk of a plan, driven from Python; kept."""
@@ -350,8 +349,7 @@ class Inference:
         return cache[key]
 
     def sampling_variables(self):
-        own = list(self.network.variables)
-        return own + (self.ema.variables if self.averaged("network") else [])
+        return self.averaged_variables("network")
 
     # From images
 
@@ -371,7 +369,7 @@ class Inference:
         Returns:
             NumPy float32 like `images`.
         """
-        given, options, n = self._of_images(images, seed, options)
+        given, options, n = self._of_images(images, seed, batch_size, options)
         plan = self.plan(strength=strength, **options)
 
         def begin(key, count, first, inputs):
@@ -383,8 +381,9 @@ class Inference:
         )
         return np.concatenate(list(batches))
 
-    def _of_images(self, images, seed, options):
+    def _of_images(self, images, seed, batch_size, options):
         """`(inputs, options of the plan, N)` of a call that begins with images."""
+        check_positive("batch_size", batch_size)
         n = len(images)
         options = dict(options)
         conditions = {k: options.pop(k, None) for k in ("labels", "vector", "context")}
@@ -432,7 +431,7 @@ class Inference:
         Returns:
             NumPy float32 like `images`: equal to them outside the mask.
         """
-        given, options, n = self._of_images(images, seed, options)
+        given, options, n = self._of_images(images, seed, batch_size, options)
         given["mask"] = self._mask(mask, n)
         given["images"] = np.where(given["mask"] > 0, 0.0, given["images"])
         options.setdefault("sampler", "ddpm")
@@ -491,7 +490,7 @@ class Inference:
         Returns:
             NumPy float32 like `images`: about standard normal.
         """
-        given, options, n = self._of_images(images, 0, given)
+        given, options, n = self._of_images(images, 0, batch_size, given)
         if options.keys() != {"guided"}:
             names = sorted(set(options) - {"guided"})
             raise ValueError(f"invert does not take {', '.join(names)}.")
@@ -568,7 +567,7 @@ class Inference:
         Returns:
             NumPy float32 `(N,)`.
         """
-        given, options, n = self._of_images(images, seed, given)
+        given, options, n = self._of_images(images, seed, batch_size, given)
         if options.keys() != {"guided"}:
             names = sorted(set(options) - {"guided"})
             raise ValueError(f"log_likelihood does not take {', '.join(names)}.")
@@ -675,9 +674,11 @@ class Inference:
         }
 
 
-def _rows(array, first, size):
-    """Rows of an array as a tensor, filled up to `size`; a scalar as it is."""
-    if array.ndim:
-        array = array[first : first + size]
-        array = np.concatenate([array, np.repeat(array[-1:], size - len(array), 0)])
-    return ops.convert_to_tensor(array)
+def _divided(given):
+    """`(scalars, rows)`: the inputs of all samples, and those of each; int32 not 64."""
+    given = {
+        name: array.astype("int32") if array.dtype.kind in "iu" else array
+        for name, array in sorted(given.items())
+    }
+    scalars = {name: array for name, array in given.items() if not array.ndim}
+    return scalars, {k: array for k, array in given.items() if k not in scalars}

@@ -196,7 +196,8 @@ def get(schedule, **arguments):
     """The schedule of a name, with 1,000 discrete times where there are betas.
 
     Args:
-        schedule: one of `NAMES`, or a schedule, which is returned as it is.
+        schedule: one of `NAMES`, the `get_config()` of a schedule, or a schedule, which
+            is returned as it is.
         **arguments: of the schedule's class.
 
     Returns:
@@ -207,7 +208,9 @@ def get(schedule, **arguments):
     """
     if isinstance(schedule, Schedule) and not arguments:
         return schedule
-    if schedule in BETAS:
+    if isinstance(schedule, dict) and not arguments:
+        return Schedule.from_config(schedule)
+    if isinstance(schedule, str) and schedule in BETAS:
         return Discrete(schedule, **arguments)
     if isinstance(schedule, str) and schedule in _OTHERS:
         return _OTHERS[schedule](**arguments)
