@@ -46,7 +46,8 @@ def modulate(x, shift, scale):
 class _Time(TimeEmbedding):
     """The embedding of t with the first weights of the published training."""
 
-    def _initial(self, name):
+    def _initial(self, name, zero=False):
+        del zero  # none of these is
         return Normal(0.02, seed=self.seed, stream=f"{self.stream}/{name}")
 
 
@@ -136,7 +137,8 @@ class DiTBlock(Block):
         check_positive("heads", heads)
         self.heads = heads
 
-    def _initial(self, name):
+    def _initial(self, name, zero=False):
+        del zero  # none of these is
         # Glorot's; the published query, key and value are one matrix to 3 D channels.
         scale = 0.5 if name in ("query", "key", "value") else 1.0
         return VarianceScaling(scale, seed=self.seed, stream=f"{self.stream}/{name}")
