@@ -23,6 +23,7 @@ from keras_genai.diffusion.denoiser import (
     lognormal_times,
     uniform_times,
 )
+from keras_genai.diffusion.editing import Editing
 from keras_genai.diffusion.inference import Inference
 from keras_genai.diffusion.unet import UNet
 from keras_genai.engine import random
@@ -44,7 +45,7 @@ _PARTS = ("loss_0_25", "loss_25_50", "loss_50_75", "loss_75_100")
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class DDPM(Inference, engine.GenerativeModel):
+class DDPM(Editing, Inference, engine.GenerativeModel):
     """A diffusion model of images (2006.11239), or of latents.
 
     `fit(images)` minimises, over times t and noise eps, the weighted squared error of
@@ -82,8 +83,9 @@ class DDPM(Inference, engine.GenerativeModel):
             (2206.00364, table 1); or `"logit_normal"`, of a flow (2403.03206).
         variance: of a step of the sampler `"ddpm"`: `"small"`, `"large"`, or
             `"learned"`: the network then gives 2C channels.
-        clip: while sampling, x_0 is clipped to `[-clip, clip]`, and images of `fit`
-            must lie there. None for data of any range, such as latents.
+        clip: while sampling, x_0 is clipped to `[-clip, clip]` and the noise is that
+            which belongs to it (2105.05233's code), and images of `fit` must lie there.
+            None for data of any range, such as latents.
         sigma_data: standard deviation of the data, for `"edm"`.
         time_scale: the network is given `time_scale t`; by default 1 where the times
             are integers, 1,000 where they lie in [0, 1].
@@ -335,6 +337,57 @@ class DDPM(Inference, engine.GenerativeModel):
         if self._own:
             config["network"] = keras.saving.serialize_keras_object(self.network)
         return config
+
+    # Files
+
+    @classmethod
+    def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
+        """A model with published weights, in the layout of diffusers.
+
+        Args:
+            source: path of a folder, or an id `"owner/name"` of the Hugging Face hub,
+                such as `"google/ddpm-cifar10-32"`: a U-Net's `config.json` and
+                safetensors with `scheduler_config.json`, in one folder or in a
+                pipeline's `unet` and `scheduler`. Pickles are never read.
+            subfolder: folder within it.
+            variant: part of the weights' name, such as `"fp16"`.
+            **arguments: of the constructor, beside what the configurations say.
+
+        Returns:
+            The model, its weights in float32.
+
+        Raises:
+            ValueError: a configuration asks for what `DDPM` or `UNet` has not, or
+                tensors are missing, extra or misshapen (lists them).
+            ImportError: `safetensors`, or `huggingface_hub` for an id, is missing.
+            OSError: the hub cannot be reached.
+
+        Example:
+
+        ```python
+        model = kg.DDPM.from_pretrained("ddpm-cifar10-32")
+        images = model.generate(16, steps=50)
+        ```
+        """
+        from keras_genai.weights import ddpm
+
+        return ddpm.load(cls, source, subfolder, variant, **arguments)
+
+    def save_pretrained(self, folder, dtype="float32"):
+        """Writes the network that samples, as diffusers' `DDPMPipeline` reads it.
+
+        Args:
+            folder: path, made if need be; the model's files in it are replaced.
+            dtype: of the weights' file: `"float32"`, `"float16"`, `"bfloat16"` or
+                `"float64"`.
+
+        Raises:
+            ValueError: diffusers has no such network or scheduler.
+            ImportError: `safetensors` is not installed.
+        """
+        from keras_genai.weights import ddpm
+
+        ddpm.save(self, folder, dtype)
 
 
 def _image_shape(given, network):

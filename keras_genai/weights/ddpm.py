@@ -1,0 +1,170 @@
+"""Published diffusion models: the network's folder and the scheduler's, as diffusers'.
+
+Two layouts are read: `config.json`, the weights and `scheduler_config.json` in one
+folder (`google/ddpm-cifar10-32`), and a pipeline of the folders `unet` and `scheduler`.
+The first is written.
+"""
+
+import pathlib
+
+from keras_genai.diffusion import schedules
+from keras_genai.weights import _diffusers, unet
+from keras_genai.weights import _safetensors as st
+
+SCHEDULER = "scheduler_config.json"
+# The classes whose configuration says how a network was trained; any of our samplers
+# then samples it.
+CLASSES = (
+    "DDPMScheduler",
+    "DDIMScheduler",
+    "PNDMScheduler",
+    "LMSDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "UniPCMultistepScheduler",
+)
+SCHEDULES = {
+    "linear": "linear",
+    "scaled_linear": "scaled_linear",
+    "squaredcos_cap_v2": "cosine",
+    "sigmoid": "sigmoid",
+}
+PARAMETERIZATIONS = {"epsilon": "epsilon", "sample": "x0", "v_prediction": "v"}
+VARIANCES = {
+    "fixed_small": "small",
+    "fixed_small_log": "small",
+    "fixed_large": "large",
+    "learned_range": "learned",
+}
+DEFAULTS = {
+    "num_train_timesteps": 1000,
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "prediction_type": "epsilon",
+    "variance_type": "fixed_small",
+    "clip_sample": True,
+    "clip_sample_range": 1.0,
+    "rescale_betas_zero_snr": False,
+    "trained_betas": None,
+    "thresholding": False,
+}
+
+
+def from_config(config, path=SCHEDULER):
+    """The arguments of `DDPM` of a scheduler's configuration.
+
+    Args:
+        config: the content of `scheduler_config.json`, a dict.
+        path: where it came from, for messages.
+
+    Raises:
+        ValueError: it asks for what `DDPM` has not; names every such key.
+    """
+    _diffusers.class_of(config, path, *CLASSES)
+    config = {**DEFAULTS, **{k: v for k, v in config.items() if k in DEFAULTS}}
+    wrong = []
+    for key, known in (
+        ("beta_schedule", SCHEDULES),
+        ("prediction_type", PARAMETERIZATIONS),
+        ("variance_type", VARIANCES),
+        ("trained_betas", (None,)),
+        ("thresholding", (False,)),
+    ):
+        if config[key] not in known:
+            choices = ", ".join(map(repr, known))
+            wrong.append(f"{key} must be one of {choices}; it is {config[key]!r}")
+    if wrong:
+        raise ValueError(f"{path} is not of a DDPM: {'; '.join(wrong)}.")
+    name = SCHEDULES[config["beta_schedule"]]
+    betas = (
+        {} if name == "cosine" else {k: config[k] for k in ("beta_start", "beta_end")}
+    )
+    schedule = schedules.Discrete(
+        name,
+        config["num_train_timesteps"],
+        zero_terminal_snr=config["rescale_betas_zero_snr"],
+        **{key: config[key] for key in ends},
+    )
+    return {
+        "schedule": schedule,
+        "parameterization": PARAMETERIZATIONS[config["prediction_type"]],
+        "variance": VARIANCES[config["variance_type"]],
+        "clip": config["clip_sample_range"] if config["clip_sample"] else None,
+    }
+
+
+def to_config(model):
+    """diffusers' `scheduler_config.json` of a model, a dict.
+
+    Raises:
+        ValueError: diffusers has no such scheduler.
+    """
+    schedule = model.schedule
+    names = {ours: theirs for theirs, ours in SCHEDULES.items()}
+    predicts = {ours: theirs for theirs, ours in PARAMETERIZATIONS.items()}
+    if not isinstance(schedule, schedules.Discrete) or (
+        model.parameterization not in predicts
+    ):
+        raise ValueError(
+            "diffusers' DDPMScheduler has discrete times and predicts 'epsilon', 'x0' "
+            f"or 'v'; this model has {type(schedule).__name__} and predicts "
+            f"{model.parameterization!r}: save it as a .keras file, "
+            "model.save('ddpm.keras')."
+        )
+    variances = {"small": "fixed_small", "large": "fixed_large"}
+    config = {
+        **DEFAULTS,
+        "_class_name": "DDPMScheduler",
+        "_diffusers_version": _diffusers.VERSION,
+        "num_train_timesteps": schedule.steps,
+        "beta_schedule": names[schedule.name],
+        "prediction_type": predicts[model.parameterization],
+        "variance_type": variances.get(model.variance, "learned_range"),
+        "clip_sample": model.clip is not None,
+        "clip_sample_range": model.clip or 1.0,
+        "rescale_betas_zero_snr": schedule.zero_terminal_snr,
+    }
+    if schedule.name != "cosine":
+        config |= {"beta_start": schedule.beta_start, "beta_end": schedule.beta_end}
+    return config
+
+
+def load(cls, source, subfolder=None, variant=None, **arguments):
+    """A model of a published folder; see `DDPM.from_pretrained`."""
+    from keras_genai.diffusion.unet import UNet
+
+    folder = st.fetch(source, subfolder)
+    pipeline = (folder / "unet").is_dir()
+    path = (folder / "scheduler" if pipeline else folder) / SCHEDULER
+    config = from_config(st.read_json(path), path)
+    network = unet.load(UNet, folder / "unet" if pipeline else folder, None, variant)
+    return cls(network, **{**config, **arguments})
+
+
+def save(model, folder, dtype="float32"):
+    """Writes the folder of `google/ddpm-cifar10-32`'s layout."""
+    from keras_genai.diffusion.unet import UNet
+
+    if not isinstance(model.network, UNet):
+        raise ValueError(
+            "This layout holds a kg.UNet; this model's network is a "
+            f"{type(model.network).__name__}. Save it as a .keras file, "
+            "model.save('ddpm.keras')."
+        )
+    scheduler = to_config(model)
+    folder = pathlib.Path(folder)
+    # What samples is the average, where one is kept: that is what is written.
+    model.run_averaged("network", lambda: unet.save(model.network, folder, dtype))
+    st.write_json(folder / SCHEDULER, scheduler)
+    st.write_json(
+        folder / "model_index.json",
+        {
+            "_class_name": "DDPMPipeline",
+            "_diffusers_version": _diffusers.VERSION,
+            "scheduler": ["diffusers", "DDPMScheduler"],
+            "unet": ["diffusers", unet.class_of(model.network)],
+        },
+    )
