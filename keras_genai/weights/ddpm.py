@@ -79,9 +79,7 @@ def from_config(config, path=SCHEDULER):
     if wrong:
         raise ValueError(f"{path} is not of a DDPM: {'; '.join(wrong)}.")
     name = SCHEDULES[config["beta_schedule"]]
-    betas = (
-        {} if name == "cosine" else {k: config[k] for k in ("beta_start", "beta_end")}
-    )
+    ends = () if name == "cosine" else ("beta_start", "beta_end")
     schedule = schedules.Discrete(
         name,
         config["num_train_timesteps"],
