@@ -86,7 +86,7 @@ TestDDPM = conformance.battery("ddpm", ddpm, labelled("ddpm"), compile=fast)
 TestLearnedVariance = conformance.battery(
     "ddpm_learned_variance",
     lambda: kg.DDPM(
-        kg.UNet((8, 8, 3), out_channels=6, **UNET, attention=False, seed=2),
+        network((8, 8, 3), factor=2, seed=2),
         "cosine",
         variance="learned",
         weighting="min_snr",
