@@ -364,9 +364,12 @@ def convolution(x, kernel, bias, strides, padding="same"):
     """Strided convolution; `(B, H, W, C)`, `(h, w, C, F)`, `(F,)`.
 
     Args:
-        padding: `"same"`, as TensorFlow pads, or `"valid"`.
+        padding: `"same"`, as TensorFlow pads, `"valid"`, or a number of zeros on
+            every side.
     """
-    y = _forward(jnp.asarray(x), kernel, strides, padding.upper())
+    whole = isinstance(padding, int)
+    padding = ((padding, padding),) * 2 if whole else padding.upper()
+    y = _forward(jnp.asarray(x), kernel, strides, padding)
     return y if bias is None else y + bias
 
 

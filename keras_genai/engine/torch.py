@@ -316,7 +316,7 @@ def convolution(x, kernel, bias, strides, padding="same"):
     """See `keras_genai.engine.jax.convolution`. Its images are views, not copies."""
     x = x.permute(0, 3, 1, 2)
     kernel = _filters_first(kernel)
-    pads = [0, 0]
+    pads = [2 * padding] * 2 if isinstance(padding, int) else [0, 0]
     if padding == "same":
         pads = [
             max((-(-n // s) - 1) * s + k - n, 0)

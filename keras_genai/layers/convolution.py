@@ -15,7 +15,7 @@ def convolve(x, kernel, bias, strides, padding):
         kernel: `(h, w, C, F)`.
         bias: `(F,)`.
         strides: pair of integers.
-        padding: `"same"` or `"valid"`.
+        padding: `"same"`, `"valid"`, or a number of zeros on every side.
 
     Returns:
         `(B, H', W', F)`.
@@ -23,6 +23,9 @@ def convolve(x, kernel, bias, strides, padding):
     kernel_of_engine = getattr(engine.backend_ops, "convolution", None)
     if kernel_of_engine is not None:
         return kernel_of_engine(x, kernel, bias, strides, padding)
+    if isinstance(padding, int):
+        sides = (padding, padding)
+        x, padding = ops.pad(x, ((0, 0), sides, sides, (0, 0))), "valid"
     y = ops.conv(x, kernel, strides, padding, data_format="channels_last")
     return y + bias
 

@@ -11,7 +11,7 @@ from keras import ops
 from keras_genai import layers
 
 BLOCKS = {
-    "ResNetBlock": {"filters": 6, "groups": 2},
+    "ResNetBlock": {"filters": 6, "groups": 2, "dropout": 0.1},
     "SelfAttention2D": {"heads": 2, "groups": 2},
     "Downsample2D": {"filters": 6},
     "Upsample2D": {},
@@ -60,6 +60,42 @@ def test_the_embedding_shifts_every_position():
     assert not np.allclose(host(block(x, embedding)), first)
 
 
+def test_the_embedding_scales_and_shifts():
+    block = layers.ResNetBlock(4, groups=2, scale_shift=True)
+    x, embedding = noise(2, 3, 5, 4), noise(2, 7)
+    y = host(block(x, embedding))
+    assert block.embed.kernel.shape == (7, 8)
+    hidden = host(block.norm2(block.conv1(ops.silu(block.norm1(x)))))
+    silu = embedding / (1.0 + np.exp(-embedding))
+    scale, shift = np.split(
+        (silu @ host(block.embed.kernel.value))[:, None, None], 2, 3
+    )
+    hidden = ops.convert_to_tensor(hidden * (1.0 + scale) + shift)
+    wanted = x + host(block.conv2(ops.silu(hidden)))
+    np.testing.assert_allclose(y, wanted, atol=1e-5)
+
+
+def test_a_block_drops_before_its_second_convolution():
+    block = layers.ResNetBlock(4, groups=2, dropout=0.5, stream="here")
+    x = noise(2, 3, 5, 4)
+    still = host(block(x))
+    np.testing.assert_array_equal(host(block(x, training=False)), still)
+    hidden = ops.silu(block.norm2(block.conv1(ops.silu(block.norm1(x)))))
+    drop = layers.Dropout(0.5, stream="here/dropout")
+    wanted = x + host(block.conv2(drop(hidden, training=True)))
+    np.testing.assert_allclose(host(block(x, training=True)), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ResNetBlock", "SelfAttention2D"])
+def test_a_block_that_begins_as_its_shortcut(name):
+    arguments = {**BLOCKS[name], **({"filters": 4} if name == "ResNetBlock" else {})}
+    x = noise(2, 3, 5, 4)
+    block = getattr(layers, name)(**arguments, zero_out=True)
+    np.testing.assert_array_equal(host(block(x)), x)
+    assert getattr(layers, name).from_config(block.get_config()).zero_out
+    assert not np.allclose(host(getattr(layers, name)(**arguments)(x)), x)
+
+
 def test_attention_in_plain_numpy():
     block = layers.SelfAttention2D(heads=2, groups=2)
     x = noise(2, 3, 2, 4)
@@ -96,14 +132,15 @@ def test_upsampling_repeats_pixels():
     np.testing.assert_allclose(y, wanted, atol=1e-5)
 
 
-def test_downsampling_pads_below_and_at_the_right():
-    block = layers.Downsample2D()
+@pytest.mark.parametrize(("padding", "zeros"), [("after", (0, 1)), ("before", (1, 0))])
+def test_downsampling_pads_after_or_before(padding, zeros):
+    block = layers.Downsample2D(padding=padding)
     x = noise(1, 4, 6, 2)
     y = host(block(x))
     plain = keras.layers.Conv2D(2, 3, strides=2)
     plain.build((None, None, None, 2))
     plain.set_weights(block.get_weights())
-    padded = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
+    padded = np.pad(x, ((0, 0), zeros, zeros, (0, 0)))
     np.testing.assert_allclose(y, host(plain(padded)), atol=1e-5)
 
 
@@ -112,5 +149,11 @@ def test_errors():
         layers.SelfAttention2D(heads=3, groups=2)(noise(1, 2, 2, 4))
     with pytest.raises(ValueError, match="halves even sides alone"):
         layers.Downsample2D()(noise(1, 5, 4, 2))
+    with pytest.raises(ValueError, match='"after" or "before"'):
+        layers.Downsample2D(padding="same")
+    with pytest.raises(ValueError, match="scale_shift needs a vector"):
+        layers.ResNetBlock(4, groups=2, scale_shift=True)(noise(1, 2, 2, 4))
+    with pytest.raises(ValueError, match="rate must be"):
+        layers.ResNetBlock(4, dropout=-0.1)
     with pytest.raises(ValueError, match="filters must be"):
         layers.ResNetBlock(0)
