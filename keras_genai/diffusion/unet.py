@@ -83,7 +83,7 @@ class UNet(keras.Model):
     unet = kg.UNet((28, 28, 1), block_channels=(32, 64, 64), groups=8,
                    attention=(False, False, True), num_classes=10)
     noise = unet(x, t, labels)                             # (B, 28, 28, 1)
-    unet = kg.UNet.from_pretrained("stable-diffusion-v1-5", subfolder="unet")
+    unet = kg.UNet.from_pretrained("sd-v1-5", subfolder="unet")
     noise = unet(latents, t, context=text)                 # (B, 64, 64, 4)
     ```
     """
@@ -121,7 +121,7 @@ class UNet(keras.Model):
         self.seed = random.check_seed(seed)
         arguments = {
             "image_shape": tuple(image_shape),
-            "out_channels": out_channels or image_shape[-1],
+            "out_channels": out_channels,
             "block_channels": tuple(block_channels),
             "layers_per_block": layers_per_block,
             "attention": _each(attention, len(block_channels)),
@@ -154,6 +154,15 @@ class UNet(keras.Model):
         self.built = True
 
     def _check_arguments(self):
+        shape = self.image_shape
+        sides = [n for n in shape[:2] if n is not None]
+        if len(shape) != 3 or not all(_whole(n) and n > 0 for n in (*sides, shape[2])):
+            raise ValueError(
+                "image_shape must be (height, width, channels), of which the sides may "
+                f"be None; got {shape!r}."
+            )
+        if self.out_channels is None:
+            self.out_channels = shape[2]
         for name in ("out_channels", "layers_per_block", "groups"):
             check_positive(name, getattr(self, name))
         for name in ("num_classes", "context_dim", "vector_dim", "head_channels"):
@@ -176,11 +185,6 @@ class UNet(keras.Model):
                     f"groups must divide every number of block_channels; {self.groups} "
                     f"does not divide {channels}."
                 )
-        shape = self.image_shape
-        if len(shape) != 3 or any(n is not None and n < 1 for n in shape):
-            raise ValueError(
-                f"image_shape must be (height, width, channels); got {shape!r}."
-            )
         self._check_sides(shape[:2], "image_shape")
         if self.heads is not None and self.head_channels is not None:
             raise ValueError("Give heads or head_channels, not both.")
@@ -262,6 +266,14 @@ class UNet(keras.Model):
                 f"{tuple(sides)}. Crop or pad the images."
             )
 
+    def _check_batch(self, x, name, value):
+        images, others = x.shape[0], (*value.shape, 1)[0]
+        if isinstance(images, int) and isinstance(others, int) and images != others:
+            raise ValueError(
+                f"{name} must have one entry for each of the {images} images; got the "
+                f"shape {tuple(value.shape)}."
+            )
+
     def _check_call(self, x, t, labels, context, vector):
         """Refuses what the network does not fit, before it runs."""
         channels = self.image_shape[-1]
@@ -275,6 +287,8 @@ class UNet(keras.Model):
             raise ValueError(
                 f"t must be a number or have the shape (B,); got {tuple(t.shape)}."
             )
+        if tuple(t.shape) not in ((), (1,)):
+            self._check_batch(x, "t", t)
         for name, value, size, shape in (
             ("labels", labels, self.num_classes, "(B,), integers"),
             ("context", context, self.context_dim, f"(B, S, {self.context_dim})"),
@@ -293,12 +307,20 @@ class UNet(keras.Model):
                     f"This UNet takes no {name} ({argument} is None), but was given "
                     "some."
                 )
-            if value is None or name == "labels":
+            if value is None:
                 continue
-            if len(value.shape) != shape.count(",") + 1 or value.shape[-1] != size:
+            if name == "labels":
+                kind = keras.backend.standardize_dtype(value.dtype)
+                if "int" not in kind or tuple(value.shape[1:]) not in ((), (1,)):
+                    raise ValueError(
+                        f"labels must be integers (B,); got {tuple(value.shape)} of "
+                        f"the type {kind}."
+                    )
+            elif len(value.shape) != shape.count(",") + 1 or value.shape[-1] != size:
                 raise ValueError(
                     f"{name} must have the shape {shape}; got {tuple(value.shape)}."
                 )
+            self._check_batch(x, name, value)
 
     # Configuration and weights
 
@@ -318,42 +340,56 @@ class UNet(keras.Model):
         return cls(**config)
 
     @classmethod
-    def from_pretrained(cls, source, subfolder=None, variant=None, **arguments):
-        """A network with published weights, in the layout of diffusers.
+    def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
+        """A network with published weights, from a folder in diffusers' layout.
+
+        Of a `UNet2DModel` or a `UNet2DConditionModel`.
 
         Args:
-            source: path of a folder with `config.json` and safetensors, or an id
-                `"owner/name"` of the Hugging Face hub, fetched where there is a
-                network. Pickles are never read.
-            subfolder: folder within it: `"unet"` of a pipeline.
-            variant: part of the file's name, such as `"fp16"`.
-            **arguments: of `UNet`, over those of the configuration.
+            source: folder with `config.json` and
+                `diffusion_pytorch_model.safetensors` (whole or in shards), or an id of
+                the Hugging Face hub, `"owner/name"`.
+            subfolder: folder within it: `"unet"` of a Stable Diffusion pipeline.
+            variant: `"fp16"` for `diffusion_pytorch_model.fp16.safetensors`.
+            **arguments: of the constructor, over what the configuration says.
 
         Returns:
-            The network. A table of N labels is read as `num_classes=N` without a null
-            class, unless this package wrote it; give `num_classes=N - 1` and
-            `null_class=True` where the last row stands for "no label".
+            The network, its weights in float32. A table of N labels is read as
+            `num_classes=N` without a null class, unless this package wrote it; give
+            `num_classes=N - 1, null_class=True` where its last row stands for "no
+            label".
 
         Raises:
-            ValueError: the folder, its configuration or its weights do not fit; the
-                message lists tensors that are missing, extra or misshapen, and the
-                keys of a configuration that ask for another network.
+            ValueError: the configuration is of another network (names the keys);
+                tensors are missing, extra or misshapen (lists them); or the weights
+                are a pickle.
+            ImportError: `safetensors`, or `huggingface_hub` for an id, is missing.
+            OSError: the hub cannot be reached.
+
+        Example:
+
+        ```python
+        unet = kg.UNet.from_pretrained("google/ddpm-cifar10-32")
+        unet = kg.UNet.from_pretrained("sd-v1-5", subfolder="unet")
+        ```
         """
         from keras_genai.weights import unet
 
         return unet.load(cls, source, subfolder, variant, **arguments)
 
     def save_pretrained(self, folder, dtype="float32"):
-        """Writes `config.json` and safetensors, as diffusers reads them.
+        """Writes the network in diffusers' layout.
 
-        A `UNet2DModel`, or a `UNet2DConditionModel` where there is a context.
+        As a `UNet2DModel`, or a `UNet2DConditionModel` where there is a context.
 
         Args:
-            folder: path, made if need be.
-            dtype: of the weights in the file.
+            folder: it is made; `config.json` and the weights in it are replaced.
+            dtype: of the weights' file: `"float32"`, `"float16"`, `"bfloat16"` or
+                `"float64"`.
 
         Raises:
-            ValueError: diffusers has no such network.
+            ValueError: for another dtype; or diffusers has no such network.
+            ImportError: `safetensors` is not installed.
         """
         from keras_genai.weights import unet
 
