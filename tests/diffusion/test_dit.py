@@ -248,6 +248,20 @@ def test_half_precision(policy):
     assert all(np.all(np.isfinite(host(ops.convert_to_tensor(g)))) for g in gradients)
 
 
+def test_a_diffusion_model_trains_it(tmp_path):
+    model = kg.DDPM(make(out_channels=8), variance="learned", steps=3)
+    model.compile()
+    x = np.clip(batch(model.network)[0], -1, 1)
+    model.fit(x, np.array([0, 1, 4]), batch_size=3, epochs=2, verbose=0)
+    images = model.generate(labels=[1, 2], guidance_scale=2.0, seed=1)
+    assert images.shape == (2, 8, 8, 4)
+    model.save(tmp_path / "ddpm.keras")
+    again = kg.load_model(tmp_path / "ddpm.keras")
+    np.testing.assert_allclose(
+        again.generate(labels=[1, 2], guidance_scale=2.0, seed=1), images, atol=1e-6
+    )
+
+
 # Folders
 
 
