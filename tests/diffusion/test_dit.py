@@ -363,6 +363,7 @@ def test_networks_that_diffusers_has_not(tmp_path, arguments, message):
         ({"size": "S/3"}, "size must be one of"),
         ({"image_shape": (8, 7, 4)}, r"divisible by 2; got \(8, 7, 4\).*patch_size"),
         ({"image_shape": (8, 8)}, "image_shape must be"),
+        ({"image_shape": 8}, "image_shape must be"),
         ({"hidden": 15}, "hidden must be divisible by heads; 2"),
         ({"hidden": 18}, "divisible by 4"),
         ({"depth": 0}, "depth must be"),
