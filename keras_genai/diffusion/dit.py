@@ -95,8 +95,12 @@ class DiT(keras.Model):
         row = _row(size)
         given = {"depth": depth, "hidden": hidden, "heads": heads}
         for name, value in {**given, "patch_size": patch_size}.items():
-            setattr(self, name, row[name] if value is None else value)
-        self.image_shape = tuple(image_shape)
+            value = row[name] if value is None else value
+            check_positive(name, value)
+            setattr(self, name, value)
+        self.image_shape = check_image_shape(
+            image_shape, self.patch_size, instead="Give another patch_size."
+        )
         self.num_classes = num_classes
         self.null_class = null_class
         self.out_channels = out_channels
@@ -110,8 +114,7 @@ class DiT(keras.Model):
         self.built = True
 
     def _check_arguments(self):
-        for name in ("depth", "hidden", "heads", "patch_size", "out_channels"):
-            check_positive(name, getattr(self, name))
+        check_positive("out_channels", self.out_channels)
         if self.num_classes is not None:
             check_positive("num_classes", self.num_classes)
         for divisor, why in ((self.heads, "heads"), (4, "4, of the places' embedding")):
@@ -120,9 +123,6 @@ class DiT(keras.Model):
                     f"hidden must be divisible by {why}; {divisor} does not divide "
                     f"{self.hidden}."
                 )
-        check_image_shape(
-            self.image_shape, self.patch_size, instead="Give another patch_size."
-        )
 
     def _make_layers(self):
         height, width, channels = self.image_shape

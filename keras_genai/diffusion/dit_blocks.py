@@ -4,12 +4,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai import engine
 from keras_genai.engine.checks import check_positive
 from keras_genai.engine.initializers import Normal, VarianceScaling
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.layers.image_blocks import Block
 from keras_genai.layers.time_embedding import TimeEmbedding
+from keras_genai.layers.transformer import Attention
 
 FREQUENCIES = 256  # channels of the sinusoidal embedding of t
 MODULATION_EPSILON = 1e-6  # of the normalizations,
@@ -47,8 +47,23 @@ class _Time(TimeEmbedding):
     """The embedding of t with the first weights of the published training."""
 
     def _initial(self, name, zero=False):
-        del zero  # none of these is
+        del zero
         return Normal(0.02, seed=self.seed, stream=f"{self.stream}/{name}")
+
+
+class _Glorot:
+    """The first weights of a block in the published training."""
+
+    def _initial(self, name, zero=False):
+        if zero:
+            return "zeros"
+        # The published query, key and value are one matrix to 3 D channels.
+        scale = 0.5 if name in ("query", "key", "value") else 1.0
+        return VarianceScaling(scale, seed=self.seed, stream=f"{self.stream}/{name}")
+
+
+class _Attention(_Glorot, Attention):
+    pass
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -76,10 +91,7 @@ class Condition(Block):
             FREQUENCIES,
             cosine_first=True,
             frequency_shift=self.frequency_shift,
-            seed=self.seed,
-            stream=f"{self.stream}/time",
-            dtype=self.dtype_policy,
-            name="time",
+            **self._place("time"),
         )
         self.time.build(t_shape)
         self.table = None
@@ -113,7 +125,7 @@ class Condition(Block):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class DiTBlock(Block):
+class DiTBlock(_Glorot, Block):
     """A transformer block with adaLN-Zero (2212.09748, section 3.2, figure 3).
 
     Self-attention over the tokens, then an MLP of 4 D, each on normalised tokens that
@@ -137,46 +149,27 @@ class DiTBlock(Block):
         check_positive("heads", heads)
         self.heads = heads
 
-    def _initial(self, name, zero=False):
-        del zero  # none of these is
-        # Glorot's; the published query, key and value are one matrix to 3 D channels.
-        scale = 0.5 if name in ("query", "key", "value") else 1.0
-        return VarianceScaling(scale, seed=self.seed, stream=f"{self.stream}/{name}")
-
     def build(self, x_shape, c_shape):
         channels = x_shape[-1]
-        self.modulation = zero_dense("modulation", 6 * channels, self.dtype_policy)
+        self.modulation = self._dense("modulation", 6 * channels, zero=True)
         self.modulation.build(c_shape)
         self.norm1 = normalization("norm1", MODULATION_EPSILON, self.dtype_policy)
         self.norm2 = normalization("norm2", MLP_EPSILON, self.dtype_policy)
-        self.norm1.build(x_shape)
-        self.norm2.build(x_shape)
-        for name in ("query", "key", "value", "out"):
-            layer = self._dense(name, channels)
-            layer.build(x_shape)
-            setattr(self, name, layer)
+        place = {**self._place("attention"), "stream": self.stream}
+        self.attention = _Attention(self.heads, use_bias=True, **place)
         self.mlp1 = self._dense("mlp1", 4 * channels)
         self.mlp2 = self._dense("mlp2", channels)
-        self.mlp1.build(x_shape)
+        for layer in (self.norm1, self.norm2, self.attention, self.mlp1):
+            layer.build(x_shape)
         self.mlp2.build((*x_shape[:-1], 4 * channels))
         self.built = True
 
     def call(self, x, c):
         parts = ops.expand_dims(self.modulation(c), 1)  # (B, 1, 6D)
         shift1, scale1, gate1, shift2, scale2, gate2 = ops.split(parts, 6, axis=-1)
-        x = x + gate1 * self._attend(modulate(self.norm1(x), shift1, scale1))
+        x = x + gate1 * self.attention(modulate(self.norm1(x), shift1, scale1))
         y = self.mlp1(modulate(self.norm2(x), shift2, scale2))  # (B, T, 4D)
         return x + gate2 * self.mlp2(ops.gelu(y, approximate=True))
-
-    def _attend(self, x):
-        tokens, channels = x.shape[1:]
-        heads = (-1, tokens, self.heads, channels // self.heads)
-        query, key, value = (
-            ops.reshape(layer(x), heads)  # (B, T, heads, d)
-            for layer in (self.query, self.key, self.value)
-        )
-        y = engine.attention(query, key, value)
-        return self.out(ops.reshape(y, (-1, tokens, channels)))  # (B, T, D)
 
     def compute_output_shape(self, x_shape, c_shape):
         return x_shape

@@ -18,13 +18,13 @@ from keras_genai.layers.image_blocks import Block
 class Attention(Block):
     """`W_o softmax(Q K^T / sqrt(d)) V + b` (1706.03762, section 3.2.2).
 
-    Q is linear in `x`, K and V in the context; without one, in `x` as well. These
-    three have no bias.
+    Q is linear in `x`, K and V in the context; without one, in `x` as well.
 
     Args:
         heads: number of heads; it must divide the channels.
         wide_scores: the scores are computed in float32 under mixed precision too
             (where weights were trained so that half precision overflows).
+        use_bias: whether Q, K and V have a bias too.
         seed: integer, the model's.
         stream: name of the place: blocks of one model take different names.
 
@@ -39,11 +39,12 @@ class Attention(Block):
     ```
     """
 
-    def __init__(self, heads=1, wide_scores=False, **kwargs):
+    def __init__(self, heads=1, wide_scores=False, use_bias=False, **kwargs):
         super().__init__(**kwargs)
         check_positive("heads", heads)
         self.heads = heads
         self.wide_scores = wide_scores
+        self.use_bias = use_bias
 
     def build(self, x_shape, context_shape=None):
         channels = x_shape[-1]
@@ -55,7 +56,7 @@ class Attention(Block):
         source = x_shape if context_shape is None else context_shape
         shapes = {"query": x_shape, "key": source, "value": source, "out": x_shape}
         for name, shape in shapes.items():
-            layer = self._dense(name, channels, use_bias=name == "out")
+            layer = self._dense(name, channels, use_bias=self.use_bias or name == "out")
             layer.build(shape)
             setattr(self, name, layer)
         self.built = True
@@ -77,8 +78,12 @@ class Attention(Block):
         return x_shape
 
     def get_config(self):
-        config = {"heads": self.heads, "wide_scores": self.wide_scores}
-        return {**super().get_config(), **config}
+        return {
+            **super().get_config(),
+            "heads": self.heads,
+            "wide_scores": self.wide_scores,
+            "use_bias": self.use_bias,
+        }
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -1,12 +1,9 @@
 """DiT's weights and configuration, as diffusers stores them."""
 
-import pathlib
-
 import numpy as np
 
+from keras_genai.weights import _diffusers
 from keras_genai.weights import _safetensors as st
-
-STEM = "diffusion_pytorch_model"
 
 # What diffusers' configuration leaves out has these values there.
 DEFAULTS = {
@@ -89,7 +86,6 @@ def to_config(model):
     return {
         **DEFAULTS,
         "_class_name": "DiTTransformer2DModel",
-        "_diffusers_version": "0.42.0",
         "num_attention_heads": model.heads,
         "attention_head_dim": model.hidden // model.heads,
         "in_channels": channels,
@@ -111,26 +107,17 @@ def from_config(config, path="config.json"):
     Raises:
         ValueError: it is of another class, or asks for what this network has not.
     """
-    name = config.get("_class_name", "DiTTransformer2DModel")
-    if name not in ("DiTTransformer2DModel", GENERAL):
-        raise ValueError(
-            f"{path} is the configuration of {name}, not DiTTransformer2DModel."
-        )
+    name = _diffusers.class_of(config, path, "DiTTransformer2DModel", GENERAL)
     defaults, fixed = DEFAULTS, FIXED
     if name == GENERAL:
         defaults = {**GENERAL_DEFAULTS, **GENERAL_ONLY}
         fixed = {**FIXED, **GENERAL_ONLY}
-    config = {**defaults, **config}
-    unknown = {k for k in config if k not in defaults and not k.startswith("_")}
-    wrong = [f"{key}={config[key]!r} is not known" for key in sorted(unknown)]
-    for key, value in fixed.items():
-        if config[key] != value:
-            wrong.append(f"{key} must be {value!r}; it is {config[key]!r}")
+    given, config = config, {**defaults, **config}
+    wanted = dict(fixed)
     for key in ("in_channels", "sample_size", "patch_size", "num_embeds_ada_norm"):
         if not isinstance(config[key], int):
-            wrong.append(f"{key} must be an integer; it is {config[key]!r}")
-    if wrong:
-        raise ValueError(f"{path} is not of this network: {'; '.join(wrong)}.")
+            wanted[key] = "an integer"
+    _diffusers.check_config(given, path, defaults, wanted)
     side, heads = config["sample_size"], config["num_attention_heads"]
     return {
         "image_shape": (side, side, config["in_channels"]),
@@ -148,43 +135,36 @@ def table(model):
 
     A shared embedding has an entry for each block's copy.
     """
-    entries = []
-
-    def dense(name, layer):
-        entries.append(st.dense(f"{name}.weight", layer.kernel))
-        entries.append(st.vector(f"{name}.bias", layer.bias))
-
+    table = _diffusers.Table()
     side, channels, hidden = model.patch_size, model.image_shape[-1], model.hidden
-    entries.append(
+    table.entries += [
         st.Entry(
             "pos_embed.proj.weight",
             model.patches.kernel,  # (p * p * C, D)
             (hidden, channels, side, side),
             lambda a: a.transpose(2, 3, 1, 0).reshape(-1, hidden),
             lambda a: a.reshape(side, side, channels, hidden).transpose(3, 2, 0, 1),
-        )
-    )
-    entries.append(st.vector("pos_embed.proj.bias", model.patches.bias))
+        ),
+        st.vector("pos_embed.proj.bias", model.patches.bias),
+    ]
     for i, block in enumerate(model.blocks):
         place = f"transformer_blocks.{i}"
         embedding = f"{place}.norm1.emb"
         condition = model.conditions[0 if model.shared_embedding else i]
-        dense(f"{embedding}.timestep_embedder.linear_1", condition.time.dense1)
-        dense(f"{embedding}.timestep_embedder.linear_2", condition.time.dense2)
+        time = f"{embedding}.timestep_embedder"
+        table.dense(f"{time}.linear_1", condition.time.dense1)
+        table.dense(f"{time}.linear_2", condition.time.dense2)
         if condition.table is not None:
-            rows = condition.table.embeddings
-            name = f"{embedding}.class_embedder.embedding_table.weight"
-            entries.append(st.vector(name, rows))
-        dense(f"{place}.norm1.linear", block.modulation)
-        dense(f"{place}.attn1.to_q", block.query)
-        dense(f"{place}.attn1.to_k", block.key)
-        dense(f"{place}.attn1.to_v", block.value)
-        dense(f"{place}.attn1.to_out.0", block.out)
-        dense(f"{place}.ff.net.0.proj", block.mlp1)
-        dense(f"{place}.ff.net.2", block.mlp2)
-    dense("proj_out_1", model.modulation)
-    dense("proj_out_2", model.last)
-    return entries
+            table.embedding(
+                f"{embedding}.class_embedder.embedding_table", condition.table
+            )
+        table.dense(f"{place}.norm1.linear", block.modulation)
+        table.attention(f"{place}.attn1", block.attention)
+        table.dense(f"{place}.ff.net.0.proj", block.mlp1)
+        table.dense(f"{place}.ff.net.2", block.mlp2)
+    table.dense("proj_out_1", model.modulation)
+    table.dense("proj_out_2", model.last)
+    return table.entries
 
 
 def embeddings_are_equal(path):
@@ -205,28 +185,21 @@ def embeddings_are_equal(path):
 
 def load(cls, source, subfolder=None, variant=None, **arguments):
     """A model of a published folder; see `DiT.from_pretrained`."""
-    folder = st.fetch(source, subfolder)
-    config = folder / "config.json"
-    weights = st.find_weights(folder, STEM, variant)
-    arguments = {**from_config(st.read_json(config), config), **arguments}
-    equal = embeddings_are_equal(weights)
-    if arguments.setdefault("shared_embedding", equal) and not equal:
-        raise ValueError(
-            f"The blocks of {weights} have different embeddings of time and label; "
-            "they need shared_embedding=False."
-        )
-    model = cls(**arguments)
-    st.load(table(model), weights)
-    return model
+
+    def make(config, path):
+        given = {**from_config(config, path), **arguments}
+        weights = st.find_weights(path.parent, _diffusers.STEM, variant)
+        equal = embeddings_are_equal(weights)
+        if given.setdefault("shared_embedding", equal) and not equal:
+            raise ValueError(
+                f"The blocks of {weights} have different embeddings of time and label; "
+                "they need shared_embedding=False."
+            )
+        return cls(**given)
+
+    return _diffusers.load(make, table, source, subfolder, variant)
 
 
 def save(model, folder, dtype="float32"):
     """Writes diffusers' folder; see `DiT.save_pretrained`."""
-    st.check_dtype(dtype)
-    config = to_config(model)
-    folder = pathlib.Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; save_pretrained writes a folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    st.save(table(model), folder / f"{STEM}.safetensors", dtype)
-    st.write_json(folder / "config.json", config)
+    _diffusers.save(table(model), to_config(model), folder, dtype)

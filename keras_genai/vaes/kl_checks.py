@@ -1,0 +1,80 @@
+"""What an AutoencoderKL says before any work when an argument or data does not fit."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_genai.engine.checks import (
+    check_image_shape,
+    check_images,
+    check_labels,
+    check_positive,
+    check_sample_weight,
+)
+
+RECONSTRUCTIONS = {"l1": ops.absolute, "l2": ops.square}
+
+
+class KLChecks:
+    """The part of `AutoencoderKL` that refuses."""
+
+    def _check_arguments(self, perceptual):
+        for name in ("latent_channels", "layers_per_block", "groups"):
+            check_positive(name, getattr(self, name))
+        for name in ("discriminator_filters", "discriminator_layers"):
+            check_positive(name, getattr(self, name))
+        if not self.block_channels:
+            raise ValueError("block_channels must name at least one level; got ().")
+        for channels in self.block_channels:
+            check_positive("block_channels", channels)
+            if channels % self.groups:
+                raise ValueError(
+                    f"groups must divide every number of block_channels; {self.groups} "
+                    f"does not divide {channels}."
+                )
+        self.check_sides(check_image_shape(self.image_shape)[:2], "image_shape")
+        if self.reconstruction not in RECONSTRUCTIONS:
+            raise ValueError(
+                f"reconstruction must be one of {', '.join(RECONSTRUCTIONS)}; got "
+                f"{self.reconstruction!r}."
+            )
+        for name in ("perceptual_weight", "kl_weight", "discriminator_weight"):
+            if not 0.0 <= getattr(self, name) < np.inf:
+                raise ValueError(
+                    f"{name} must be a number >= 0; got {getattr(self, name)!r}."
+                )
+        if self.scaling_factor is None or not self.scaling_factor > 0.0:
+            raise ValueError(
+                f"scaling_factor must be over 0; got {self.scaling_factor!r}."
+            )
+        if self.perceptual_channels is not None and perceptual is None:
+            raise ValueError("perceptual_channels needs perceptual, a network.")
+        if self.discriminator_start < 0:
+            raise ValueError(
+                "discriminator_start must be a step >= 0; got "
+                f"{self.discriminator_start!r}."
+            )
+
+    def _check_perceptual(self):
+        made = self.perceptual(keras.KerasTensor((None, *self.image_shape)))
+        made = made if isinstance(made, (list, tuple)) else [made]
+        if any(len(f.shape) != 4 for f in made):
+            raise ValueError(
+                "perceptual must return feature maps (B, h, w, K); it returns "
+                f"{', '.join(str(tuple(f.shape)) for f in made)}. Take outputs before "
+                "pooling and flattening."
+            )
+        weights = self.perceptual_channels
+        if weights is not None and [np.shape(w) for w in weights] != [
+            (f.shape[-1],) for f in made
+        ]:
+            raise ValueError(
+                "perceptual_channels must hold one weight for each channel of each "
+                f"feature map, {[f.shape[-1] for f in made]}; got "
+                f"{[np.shape(w) for w in weights]}."
+            )
+
+    def check_data(self, x, condition, weight):
+        check_images(x, self.image_shape)
+        check_labels(condition, None, len(x), type(self).__name__)
+        check_sample_weight(weight, len(x))
