@@ -9,7 +9,7 @@ from keras_genai.diffusion.inference import Plan
 from keras_genai.diffusion.repaint import check_repaintable, repaint, resampled
 from keras_genai.engine import random
 from keras_genai.engine.checks import check_integer, check_positive
-from keras_genai.engine.interpolation import interpolate
+from keras_genai.engine.interpolation import check_kind, interpolate
 
 
 class Editing:
@@ -185,6 +185,7 @@ class Editing:
             NumPy float32 `(n, H, W, C)`, the first and last about `a` and `b`.
         """
         check_integer("n", n, 2)
+        check_kind(kind)
         ends = [self._images(np.asarray(x)[None], 1, "An end") for x in (a, b)]
         ends = self.invert(np.concatenate(ends), steps=steps)
         a, b = ends.reshape(2, -1)

@@ -5,6 +5,12 @@ import numpy as np
 KINDS = ("spherical", "linear")
 
 
+def check_kind(kind):
+    """Refuses another kind of way."""
+    if kind not in KINDS:
+        raise ValueError(f"kind must be 'spherical' or 'linear'; got {kind!r}.")
+
+
 def interpolate(a, b, t, kind="spherical"):
     """Vectors on the way from one to another, on the last axis.
 
@@ -17,8 +23,7 @@ def interpolate(a, b, t, kind="spherical"):
     Returns:
         NumPy float64.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind must be 'spherical' or 'linear'; got {kind!r}.")
+    check_kind(kind)
     a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
     straight = (1.0 - t) * a + t * b
     if kind == "linear":

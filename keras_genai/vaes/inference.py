@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_genai.engine import random
 from keras_genai.engine.checks import check_images, check_integer, check_positive
+from keras_genai.engine.interpolation import check_kind, interpolate
 from keras_genai.losses import elbo
 from keras_genai.vaes.likelihoods import LEVELS
 
@@ -162,16 +163,14 @@ class Inference:
             NumPy float32 `(steps, H, W, C)`, or `(n, steps, H, W, C)` of a batch.
         """
         check_integer("steps", steps, 2)
-        if kind not in ("spherical", "linear"):
-            raise ValueError(f"kind must be 'spherical' or 'linear'; got {kind!r}.")
+        check_kind(kind)
         (a, alone), (b, _) = self._codes(a, labels), self._codes(b, labels)
         if a.shape != b.shape:
             raise ValueError(
                 f"Both ends must be as many; got {len(a)} and {len(b)} of them."
             )
         t = np.linspace(0.0, 1.0, steps)[None, :, None]  # (1, steps, 1)
-        a, b = a[:, None].astype("float64"), b[:, None].astype("float64")
-        path = _slerp(a, b, t) if kind == "spherical" else (1 - t) * a + t * b
+        path = interpolate(a[:, None], b[:, None], t, kind)
         return self._paths(path, labels, alone)
 
     def traverse(self, x, dimension, values=None, labels=None):
@@ -369,15 +368,3 @@ class Inference:
         nats = self._density(x, labels, importance_samples, **kwargs)
         size = math.prod(self.image_shape)
         return -(nats / size + per_level) / math.log(2.0)
-
-
-def _slerp(a, b, t):
-    """Spherical interpolation of vectors on the last axis (1609.04468)."""
-    lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    cosine = np.sum(a * b, axis=-1) / np.maximum(lengths, 1e-12)
-    angle = np.arccos(np.clip(cosine, -1.0, 1.0))[..., None]
-    sine = np.sin(angle)
-    straight = sine < 1e-6  # parallel, opposite, or a zero: no circle is defined
-    sine = np.where(straight, 1.0, sine)
-    circle = (np.sin((1.0 - t) * angle) * a + np.sin(t * angle) * b) / sine
-    return np.where(straight, (1.0 - t) * a + t * b, circle)
