@@ -158,11 +158,13 @@ class Discrete(Schedule):
         table = self._log_snrs
         if xp is np:
             return np.interp(t, np.arange(-1.0, self.steps), table)
-        table = ops.convert_to_tensor(table, dtype=t.dtype)
         place = ops.clip(t + 1.0, 0.0, float(self.steps))
         left = ops.clip(ops.floor(place), 0.0, float(self.steps - 1))
-        index = ops.cast(left, "int32")
-        low, high = ops.take(table, index), ops.take(table, index + 1)
+        # Rows of two: one lookup, and one that PyTorch exports.
+        pairs = np.stack([table[:-1], table[1:]], axis=1)  # (T, 2)
+        pairs = ops.convert_to_tensor(pairs, dtype=t.dtype)
+        found = ops.take(pairs, ops.cast(left, "int32"), axis=0)  # (..., 2)
+        low, high = found[..., 0], found[..., 1]
         return low + (place - left) * (high - low)
 
     def time(self, log_snr):

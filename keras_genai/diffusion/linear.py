@@ -79,7 +79,10 @@ class Sampler:
         def row(table):
             if isinstance(i, int):  # eager: numbers cost no copies to a device
                 return table[i].tolist()
-            return ops.take(ops.convert_to_tensor(table, dtype=x.dtype), i, axis=0)
+            # Of rows: PyTorch does not export a lookup of single numbers.
+            rows = np.reshape(table, (len(table), -1))
+            rows = ops.convert_to_tensor(rows, dtype=x.dtype)
+            return ops.reshape(ops.take(rows, i, axis=0), table.shape[1:])
 
         y = _combine(self.inputs, row(self.inputs), (*state, z))
         t = ops.convert_to_tensor(row(self.times), dtype=x.dtype)

@@ -10,6 +10,9 @@ from tests.conformance import host
 from tests.diffusion.tiny import network
 
 CLASSES = 3
+# It ends at alpha = 0.28, so that x_0 = (x - sigma eps) / alpha does not blow up the
+# rounding of a batch of another size.
+SCHEDULE = kg.schedules.Discrete("linear", beta_end=0.005)
 UNET = {"block_channels": (8, 16), "layers_per_block": 1, "groups": 4}
 
 
@@ -69,16 +72,11 @@ def frozen_mean(batch):
 
 
 def ddpm():
-    """The default loss and sampler, with labels: a U-Net that attends below.
-
-    Its schedule ends at alpha = 0.28, so that x_0 = (x - sigma eps) / alpha does not
-    blow up the rounding of a batch of another size.
-    """
-    schedule = kg.schedules.Discrete("linear", beta_end=0.005)
+    """The default loss and sampler, with labels: a U-Net that attends below."""
     unet = kg.UNet(
         (8, 8, 1), **UNET, attention=(False, True), num_classes=CLASSES, seed=1
     )
-    return kg.DDPM(unet, schedule, steps=4, ema_decay=0.9, seed=1)
+    return kg.DDPM(unet, SCHEDULE, steps=4, ema_decay=0.9, seed=1)
 
 
 TestDDPM = conformance.battery("ddpm", ddpm, labelled("ddpm"), compile=fast)
@@ -134,7 +132,14 @@ TestEDM = conformance.battery(
 )
 
 TestDDPMProcesses = processes.battery(
-    ddpm,
+    lambda: kg.DDPM(
+        network((8, 8, 1), num_classes=CLASSES, seed=5),
+        SCHEDULE,
+        num_classes=CLASSES,
+        steps=4,
+        ema_decay=0.9,
+        seed=5,
+    ),
     labelled("ddpm processes"),
     ranges={"labels": (0, CLASSES), "t": (0.0, 999.0), "guidance_scale": (1.0, 3.0)},
     methods={
