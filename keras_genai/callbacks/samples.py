@@ -51,6 +51,8 @@ class ImageGrid(keras.callbacks.Callback):
             grids it shows 100.
         inline: `"auto"` shows the grid in a notebook, False does not.
         batch_size: images that the model makes in one pass.
+        **options: of the model's own `generate`, such as a diffusion model's
+            `steps=20, guidance_scale=2.0`.
 
     Attributes:
         run_folder: the folder of the present run, once `fit` has begun.
@@ -79,6 +81,7 @@ class ImageGrid(keras.callbacks.Callback):
         animation=True,
         inline="auto",
         batch_size=64,
+        **options,
     ):
         super().__init__()
         if importlib.util.find_spec("PIL") is None:
@@ -104,7 +107,7 @@ class ImageGrid(keras.callbacks.Callback):
         self.suffix = "webp" if animation is True else animation
         self.inline = inline
         self.run_folder = None
-        self._arguments = {"n": n, "seed": seed, "batch_size": batch_size}
+        self._arguments = {"n": n, "seed": seed, "batch_size": batch_size, **options}
         if labels is not None:
             self._arguments["labels"] = np.asarray(labels)
 

@@ -71,11 +71,10 @@ class Inference:
                 f"The sampler {sampler!r} does not take sampler_options="
                 f"{sampler_options!r}: {error}."
             ) from None
+        interval = guidance_interval and tuple(guidance_interval)
         key = sampler, steps, spacing, strength, tuple(sorted(options.items()))
-        key += guided, guidance_interval, guidance_rescale
-        return Plan(
-            key, walk, path, guided, guidance_interval, guidance_rescale, self.clip
-        )
+        key += guided, interval, guidance_rescale, self.clip
+        return Plan(key, walk, path, guided, interval, guidance_rescale, self.clip)
 
     # Sampling
 

@@ -294,3 +294,18 @@ def test_a_sampler_of_ones_own():
     x = model.generate(3, sampler=own, steps=10)
     same = model.generate(3, sampler="ddim", sampler_options={"eta": 1.0}, steps=10)
     np.testing.assert_array_equal(x, same)
+
+
+def test_grids_of_guided_samples(tmp_path):
+    pytest.importorskip("PIL")
+    model = kg.DDPM(network(num_classes=3), num_classes=3, steps=3)
+    model.compile()
+    x = np.zeros((4, 4, 4, 1), "float32")
+    grid = kg.callbacks.ImageGrid(
+        tmp_path, labels=[0, 1, 2], steps=2, guidance_scale=2.0, animation=False
+    )
+    model.fit(x, np.arange(4) % 3, verbose=0, callbacks=[grid])
+    assert (grid.run_folder / "epoch-0001.png").exists()
+    wrong = kg.callbacks.ImageGrid(tmp_path, steps=2000)
+    with pytest.raises(ValueError, match="at most the 1000"):
+        model.fit(x, np.arange(4) % 3, verbose=0, callbacks=[wrong])
