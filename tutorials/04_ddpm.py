@@ -19,9 +19,9 @@
 # of today work. This notebook trains one on 28 x 28 pictures of clothes, asks it for
 # the kind it should make, and lets it repair pictures that are torn.
 #
-# *Time: six to nine minutes on two CPU cores. What to expect: clothes that are mostly of
-# the kind asked for but ragged at the edges; published models of this kind train a thousand times
-# longer.*
+# *Time: six to nine minutes on two CPU cores. What to expect: clothes that are mostly
+# of the kind asked for but ragged at the edges; published models of this kind train a
+# thousand times longer.*
 
 # %% [markdown]
 # ## The backend is one line
@@ -214,9 +214,9 @@ for n in counts:
 # $$\hat{x} = \hat{x}_\theta(x_t) + w \,
 #   \bigl( \hat{x}_\theta(x_t, y) - \hat{x}_\theta(x_t) \bigr) .$$
 #
-# $w = 1$ is no guidance. More is more typical of its kind, and less varied; far too much
-# (the last row) burns the picture. No scale compiles anything anew: it is an input of
-# the loop.
+# $w = 1$ is no guidance. More is more typical of its kind, and less varied; far too
+# much (the last row) burns the picture. No scale compiles anything anew: it is an input
+# of the loop.
 
 # %%
 scales = (1.0, 2.0, 4.0, 8.0)
