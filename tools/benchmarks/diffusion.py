@@ -135,8 +135,9 @@ class Ours(Bench):
         self.versions["keras"] = keras.__version__
         backend = keras.backend.backend()
         self.versions[backend] = __import__(backend).__version__
-        if engine.list_devices():
-            self.device = ", ".join(map(str, engine.list_devices()))
+        devices = ", ".join(map(str, engine.list_devices()))
+        if "gpu" in devices.lower() or "cuda" in devices.lower():
+            self.device = devices
         model = model_of(case)
         if backend == "torch":
             import torch
