@@ -62,6 +62,14 @@ class Editing:
         given = {**given, "images": self._images(images, n, "images")}
         return given, {**options, "guided": guided}, n
 
+    def _only_conditions(self, name, images, batch_size, given):
+        """`(inputs, N)` of a call that takes images and their conditions alone."""
+        given, options, n = self._of_images(images, 0, batch_size, given)
+        del options["guided"]
+        if options:
+            raise ValueError(f"{name} does not take {', '.join(sorted(options))}.")
+        return given, n
+
     def inpaint(
         self,
         images,
@@ -152,18 +160,14 @@ class Editing:
         Returns:
             NumPy float32 like `images`: about standard normal.
         """
-        given, options, n = self._of_images(images, 0, batch_size, given)
-        if options.keys() != {"guided"}:
-            names = sorted(set(options) - {"guided"})
-            raise ValueError(f"invert does not take {', '.join(names)}.")
+        given, n = self._only_conditions("invert", images, batch_size, given)
         steps = self.steps if steps is None else steps
-        path = samplers.path(self.schedule, steps, spacing, end="least").reversed()
+        path = samplers.path(self.schedule, steps, spacing, end="least")
+        scale, path = path.prior_std, path.reversed()
         plan = Plan(("invert", steps, spacing), samplers.ddim(path), path)
-        first_alpha, std = float(path.alphas[0]), float(path.sigmas[-1])
-        scale = std if path.schedule.prior_std != 1.0 else 1.0
 
         def back(key, count, first, inputs):
-            x = first_alpha * inputs["images"]
+            x = float(path.alphas[0]) * inputs["images"]
             return plan.sampler(self._denoise(plan, inputs), x) / scale
 
         return np.concatenate(
@@ -230,10 +234,7 @@ class Editing:
         Returns:
             NumPy float32 `(N,)`.
         """
-        given, options, n = self._of_images(images, seed, batch_size, given)
-        if options.keys() != {"guided"}:
-            names = sorted(set(options) - {"guided"})
-            raise ValueError(f"log_likelihood does not take {', '.join(names)}.")
+        given, n = self._only_conditions("log_likelihood", images, batch_size, given)
         plan = Plan(("likelihood",), None, None)
 
         def density(key, count, first, inputs):

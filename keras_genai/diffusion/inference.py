@@ -267,13 +267,17 @@ class Inference:
     def _ended(self, x):
         return x if self.clip is None else ops.clip(x, -self.clip, self.clip)
 
+    def _walk(self, plan, x, key, first, inputs):
+        """From x at the first node of a path to its end, in the graph."""
+        noise = samplers.keyed_noise(key, first)
+        return self._ended(plan.sampler(self._denoise(plan, inputs), x, noise))
+
     def _walks(self, what, plan, begin, given, n, key, batch_size, verbose):
         """Walks from what `begin` gives to the end of a path: see `_batches`."""
 
         def walk(key, count, first, inputs):
             x = begin(key, count, first, inputs)
-            noise = samplers.keyed_noise(key, first)
-            return self._ended(plan.sampler(self._denoise(plan, inputs), x, noise))
+            return self._walk(plan, x, key, first, inputs)
 
         place = what, plan.key
         if not verbose:
@@ -375,9 +379,7 @@ class Inference:
             count = ops.shape(given[0])[0] if conditions else inputs["n"]
             key = random.key(seed, "generate/latents")
             x = plan.path.start(self._noise(key, count, 0))
-            noise = samplers.keyed_noise(key, 0)
-            images = plan.sampler(self._denoise(plan, inputs), x, noise)
-            return {"images": self._ended(images)}
+            return {"images": self._walk(plan, x, key, 0, inputs)}
 
         inputs_ = [*conditions] if conditions else [("n", (), "int32")]
         if guided:

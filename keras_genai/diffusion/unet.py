@@ -13,6 +13,7 @@ from keras_genai.engine import random
 from keras_genai.engine.checks import check_positive
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import wide
+from keras_genai.engine.saving import deserialized
 from keras_genai.layers import CrossAttention2D, ResNetBlock
 
 
@@ -334,10 +335,7 @@ class UNet(keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        config = dict(config)
-        if isinstance(config.get("dtype"), dict):
-            config["dtype"] = keras.saving.deserialize_keras_object(config["dtype"])
-        return cls(**config)
+        return cls(**deserialized(config))
 
     @classmethod
     def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
