@@ -62,8 +62,9 @@ GROUPS = {
     "onnx": ("onnx", "onnxruntime", "onnxscript", "tf2onnx"),
     "tutorials": ("jupytext", "nbclient", "ipykernel", "scikit-learn"),
     "weights": ("safetensors",),
+    "text": ("tokenizers", "sentencepiece", "sacrebleu"),
     # Whose networks the tests compare with, on random weights.
-    "references": ("diffusers==0.42.0",),
+    "references": ("diffusers==0.42.0", "transformers==5.24.0"),
     "dev": ("pytest", "pytest-timeout", "scipy", "scikit-learn", "ruff==0.17.6"),
 }
 
