@@ -116,15 +116,17 @@ def test_a_worker_that_dies_is_named():
         benchmark.Worker([sys.executable, "-c", "raise SystemExit(3)"], None)
 
 
-def test_every_row_has_its_contenders():
+@pytest.mark.parametrize("name", ["autoencoder", "diffusion", "engine", "vae"])
+def test_every_row_has_its_contenders(name):
+    comparison = benchmark.load(name)
     backends = ["tensorflow", "jax", "torch"]
-    names = set(engine.contenders(backends))
+    names = set(comparison.contenders(backends))
     for gpu in (False, True):
-        for row in engine.rows(backends, gpu):
+        for row in comparison.rows(backends, gpu):
             row = benchmark.Row(**row)
             over = row.over if isinstance(row.over, tuple) else (row.over,)
             assert {*over, row.under} <= names
-    json.dumps(engine.contenders(backends))
+    json.dumps(comparison.contenders(backends))
 
 
 @pytest.mark.parametrize("case", sorted(engine.CASES))

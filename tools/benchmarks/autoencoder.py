@@ -1,11 +1,12 @@
 """AutoencoderKL: decoding, encoding and a training step, beside diffusers'.
 
-Contenders, networks of the same sizes (their values cost no time):
+Contenders, networks of the same weights:
 
     b              kg.AutoencoderKL on each backend: what `decode` and `encode` run, on
                    tensors; a training step as `fit` calls it
     torch peer     diffusers' AutoencoderKL, as its class comes (eager, contiguous)
     torch peer, channels last    the same in PyTorch's other memory format
+    plain JAX      encoder and decoder in JAX alone (`_plain_jax.py`)
 
 Tasks: "decode" (latents to images), "encode" (images to moments), and "step": the
 training step with the patch discriminator, from the absolute error, the KL and the
@@ -16,7 +17,12 @@ additional backward passes for the adaptive weight.
 
 from __future__ import annotations
 
-import time
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import _beside_diffusers as beside
+from _beside_diffusers import LAST, PEER, PLAIN, contenders  # noqa: F401
 
 TITLE = "AutoencoderKL beside diffusers'"
 CASES = {
@@ -33,126 +39,62 @@ CASES = {
         "divide": 10,
     },
 }
-PEER = "torch peer"
-LAST = "torch peer, channels last"
-TASKS = ("decode", "encode", "step")
-
-
-def contenders(backends):
-    """Name -> environment variables."""
-    shared = {
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-    }
-    found = {PEER: shared, LAST: shared}
-    for backend in backends:
-        found[backend] = {"KERAS_BACKEND": backend, **shared}
-    return found
 
 
 def rows(backends, gpu):
-    """The lines of the table, with what DESIGN.md's speed rule wants."""
-    limits = {"tensorflow": 1.2, "torch": 1.2, "jax": None}
-    if gpu:
-        limits = dict.fromkeys(limits, 1.0)
-    found = []
-
-    def add(label, task, over, under, wanted=None):
-        row = {"label": label, "task": task, "over": over, "under": under}
-        found.append({**row, "wanted": wanted})
-
-    for task in TASKS:
-        add(f"{task}: fastest backend / diffusers", task, tuple(backends), PEER, 1.0)
-        for name in backends:
-            add(f"{task}: {name} / diffusers", task, name, PEER, limits[name])
-        add(f"{task}: channels last / contiguous", task, LAST, PEER)
-    return found
+    """The lines of the table."""
+    return beside.rows(("decode", "encode", "step"), backends, gpu)
 
 
 def causes(label):
     """Why a row misses, as far as it is known."""
-    return next((why for start, why in CAUSES.items() if label.startswith(start)), None)
+    return CAUSES.get(label)
 
 
 CAUSES = {}
 
 
-class Bench:
-    """What a worker serves: see `tools/benchmark.py`."""
+def build(name, case):
+    """The contender of that name."""
+    if name in (PEER, LAST):
+        bench = Peer(case, name == LAST)
+    else:
+        bench = PlainJax(case) if name == PLAIN else Ours(case)
+    bench.first_calls()
+    return bench
+
+
+class Bench(beside.Bench):
+    """The model, the images and the latents of a case."""
 
     def __init__(self, case):
+        super().__init__(case)
         import numpy as np
 
-        self.case = case
-        self.device, self.versions, self.compile_seconds = "cpu", {}, None
-        self.latent = case["side"] // 2 ** (len(case["block_channels"]) - 1)
+        import keras_genai as kg
+
+        self.on_backend()
+        latent = case["side"] // 2 ** (len(case["block_channels"]) - 1)
         draw = np.random.default_rng(0)
         batch, side = case["batch"], case["side"]
         self.images = draw.uniform(-1, 1, (batch, side, side, 3)).astype("float32")
-        self.latents = draw.normal(size=(batch, self.latent, self.latent, 4))
-        self.latents = self.latents.astype("float32")
-
-    def first_calls(self):
-        started = time.perf_counter()
-        for task in self.tasks.values():
-            task(1)
-        self.compile_seconds = time.perf_counter() - started
-
-    def peak(self):
-        """The highest memory so far: the device's, or the process's."""
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def build(name, case):
-    """The contender of that name."""
-    bench = Peer(case, name == LAST) if name in (PEER, LAST) else Ours(name, case)
-    bench.first_calls()
-    return bench
+        self.latents = draw.normal(size=(batch, latent, latent, 4)).astype("float32")
+        self.model = kg.AutoencoderKL(
+            (side, side, 3),
+            block_channels=case["block_channels"],
+            discriminator_start=0,
+        )
+        self.model.compile()
 
 
 class Ours(Bench):
     """kg.AutoencoderKL on the backend of this process."""
 
-    def __init__(self, backend, case):
+    def __init__(self, case):
         super().__init__(case)
-        import keras
         from keras import ops
 
-        import keras_genai as kg
         from keras_genai import engine
-
-        self.versions["keras"] = keras.__version__
-        side = case["side"]
-        model = kg.AutoencoderKL(
-            (side, side, 3),
-            block_channels=case["block_channels"],
-            discriminator_start=0,
-        )
-        model.compile()
-        if backend == "torch":
-            import torch
-
-            self.versions["torch"] = torch.__version__
-            if torch.cuda.is_available():
-                self.device = torch.cuda.get_device_name()
-                self.peak = torch.cuda.max_memory_allocated
-        elif keras.backend.backend() == "jax":
-            import jax
-
-            self.versions["jax"] = jax.__version__
-            if jax.devices()[0].platform == "gpu":
-                self.device = jax.devices()[0].device_kind
-        else:
-            import tensorflow as tf
-
-            self.versions["tensorflow"] = tf.__version__
-            if tf.config.list_physical_devices("GPU"):
-                details = tf.config.experimental.get_device_details
-                self.device = details(tf.config.list_physical_devices("GPU")[0])[
-                    "device_name"
-                ]
 
         def task(network, x):
             run = engine.jit(network, network.variables)
@@ -165,18 +107,45 @@ class Ours(Bench):
 
             return steps
 
-        images = self.images
-
-        def train(count):
-            for _ in range(count):
-                logs = model.train_on_batch(images, return_dict=True)
-            float(logs["loss"])
-
         self.tasks = {
-            "decode": task(model.decoder, self.latents),
-            "encode": task(model.encoder, images),
-            "step": train,
+            "decode": task(self.model.decoder, self.latents),
+            "encode": task(self.model.encoder, self.images),
+            "step": self._train,
         }
+
+    def _train(self, count):
+        for _ in range(count):
+            logs = self.model.train_on_batch(self.images, return_dict=True)
+        float(logs["loss"])
+
+
+class PlainJax(Bench):
+    """Encoder and decoder in JAX alone."""
+
+    def __init__(self, case):
+        super().__init__(case)
+        import _plain_jax as plain
+        import jax
+        import jax.numpy as jnp
+        import numpy as np
+
+        weights, config = plain.tensors_of(self.model)
+        self.tasks = {}
+        for task, network, own, x in (
+            ("decode", plain.decoder, self.model.decoder, self.latents),
+            ("encode", plain.encoder, self.model.encoder, self.images),
+        ):
+            run = jax.jit(lambda w, x, network=network: network(w, config, x))
+            x = jnp.asarray(x)
+            if not np.allclose(run(weights, x), own(x), atol=1e-4):
+                raise SystemExit(f"Plain JAX's {task} is not the one it stands beside.")
+
+            def steps(count, run=run, x=x):
+                for _ in range(count):
+                    y = run(weights, x)
+                float(y[0, 0, 0, 0])
+
+            self.tasks[task] = steps
 
 
 class Peer(Bench):
@@ -186,27 +155,15 @@ class Peer(Bench):
         super().__init__(case)
         import diffusers
         import torch
-        from diffusers import AutoencoderKL
         from torch import nn
 
         self.torch = torch
-        self.versions |= {
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-        }
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if device.type == "cuda":
-            self.device = torch.cuda.get_device_name()
-            self.peak = torch.cuda.max_memory_allocated
+        self.versions["diffusers"] = diffusers.__version__
+        device = self.on_torch()
         torch.manual_seed(0)
-        levels = len(case["block_channels"])
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.model = AutoencoderKL(
-            down_block_types=["DownEncoderBlock2D"] * levels,
-            up_block_types=["UpDecoderBlock2D"] * levels,
-            block_out_channels=list(case["block_channels"]),
-            layers_per_block=2,
-        ).to(device, memory_format=layout)
+        network = self.model
+        self.model = beside.as_diffusers(network, "AutoencoderKL", device, layout)
 
         def placed(x):
             x = torch.from_numpy(x).permute(0, 3, 1, 2)

@@ -1,6 +1,6 @@
 """DDPM: a training step and 50 steps of DDIM, beside diffusers'.
 
-Contenders, U-Nets of one configuration (their values cost no time):
+Contenders, U-Nets of one configuration with the same weights:
 
     b              kg.DDPM on each backend: a training step as `fit` calls it, and what
                    `generate` runs
@@ -8,6 +8,7 @@ Contenders, U-Nets of one configuration (their values cost no time):
     torch peer     diffusers' UNet2DModel with DDPMScheduler and DDIMScheduler, as its
                    classes come (eager, contiguous), in the usual loop
     torch peer, channels last    the same in PyTorch's other memory format
+    plain JAX      the network, the step and the loop in JAX alone (`_plain_jax.py`)
 
 Tasks: "step" (noise, its prediction, squared error, Adam) and "sample" (50 evaluations
 of DDIM with x_0 clipped), at batch 16.
@@ -15,8 +16,13 @@ of DDIM with x_0 clipped), at batch 16.
 
 from __future__ import annotations
 
+import sys
 import tempfile
-import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import _beside_diffusers as beside
+from _beside_diffusers import LAST, PEER, PLAIN, SHARED
 
 TITLE = "DDPM beside diffusers'"
 CASES = {
@@ -30,97 +36,65 @@ CASES = {
         "divide": 20,
     },
 }
-PEER = "torch peer"
-LAST = "torch peer, channels last"
 SERVED = "SavedModel"
-TASKS = ("step", "sample")
+RATE, CLIP = 2e-4, 1.0
 
 
 def contenders(backends):
     """Name -> environment variables."""
-    shared = {
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-    }
-    found = {PEER: shared, LAST: shared}
-    for backend in backends:
-        found[backend] = {"KERAS_BACKEND": backend, **shared}
+    found = beside.contenders(backends)
     if "tensorflow" in backends:
-        found[SERVED] = {"KERAS_BACKEND": "tensorflow", **shared}
+        found[SERVED] = {"KERAS_BACKEND": "tensorflow", **SHARED}
     return found
 
 
 def rows(backends, gpu):
-    """The lines of the table, with what DESIGN.md's speed rule wants."""
-    limits = {"tensorflow": 1.2, "torch": 1.2, "jax": None}
-    if gpu:
-        limits = dict.fromkeys(limits, 1.0)
-    found = []
-
-    def add(label, task, over, under, wanted=None):
-        row = {"label": label, "task": task, "over": over, "under": under}
-        found.append({**row, "wanted": wanted})
-
-    for task in TASKS:
-        add(f"{task}: fastest backend / diffusers", task, tuple(backends), PEER, 1.0)
-        for name in backends:
-            add(f"{task}: {name} / diffusers", task, name, PEER, limits[name])
-        add(f"{task}: channels last / contiguous", task, LAST, PEER)
+    """The lines of the table."""
+    found = beside.rows(("step", "sample"), backends, gpu)
     if "tensorflow" in backends:
-        add("sample: SavedModel / in process", "sample", SERVED, "tensorflow", 1.0)
+        row = {"label": "sample: SavedModel / in process", "task": "sample"}
+        found.append({**row, "over": SERVED, "under": "tensorflow", "wanted": 1.0})
     return found
 
 
 def causes(label):
     """Why a row misses, as far as it is known."""
-    return next((why for start, why in CAUSES.items() if label.startswith(start)), None)
+    return CAUSES.get(label)
 
 
 CAUSES = {}
 
 
-class Bench:
-    """What a worker serves: see `tools/benchmark.py`."""
-
-    def __init__(self, case):
-        import numpy as np
-
-        self.case = case
-        self.device, self.versions, self.compile_seconds = "cpu", {}, None
-        draw = np.random.default_rng(0)
-        shape = (case["batch"], *case["image_shape"])
-        self.images = draw.uniform(-1, 1, shape).astype("float32")
-
-    def first_calls(self):
-        started = time.perf_counter()
-        for task in self.tasks.values():
-            task(1)
-        self.compile_seconds = time.perf_counter() - started
-
-    def peak(self):
-        """The highest memory so far: the device's, or the process's."""
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def build(name, case):
     """The contender of that name."""
-    kinds = {PEER: Peer, LAST: ChannelsLast, SERVED: Served}
+    kinds = {PEER: Peer, LAST: ChannelsLast, PLAIN: PlainJax, SERVED: Served}
     bench = kinds.get(name, Ours)(case)
     bench.first_calls()
     return bench
 
 
-def model_of(case):
-    """A DDPM of a case, compiled."""
-    import keras_genai as kg
+class Bench(beside.Bench):
+    """The model and the images of a case."""
 
-    names = ("image_shape", "block_channels", "attention", "layers_per_block")
-    unet = kg.UNet(**{name: case[name] for name in names}, mid_attention=False)
-    model = kg.DDPM(unet, steps=case["steps"], ema_decay=None)
-    model.compile()
-    return model
+    def __init__(self, case):
+        super().__init__(case)
+        import keras
+        import numpy as np
+
+        import keras_genai as kg
+
+        self.on_backend()
+        draw = np.random.default_rng(0)
+        shape = (case["batch"], *case["image_shape"])
+        self.images = draw.uniform(-1, 1, shape).astype("float32")
+        names = ("image_shape", "block_channels", "attention", "layers_per_block")
+        unet = kg.UNet(**{name: case[name] for name in names}, mid_attention=False)
+        for weight in unet.trainable_variables:  # some begin at zero
+            weight.assign(weight + draw.normal(0, 0.02, weight.shape))
+        self.model = kg.DDPM(unet, steps=case["steps"], ema_decay=None)
+        self.model.compile(
+            keras.optimizers.Adam(RATE, epsilon=1e-8, global_clipnorm=CLIP)
+        )
 
 
 class Ours(Bench):
@@ -128,34 +102,17 @@ class Ours(Bench):
 
     def __init__(self, case):
         super().__init__(case)
-        import keras
+        self.tasks = {"step": self._train, "sample": self._sample}
 
-        from keras_genai import engine
+    def _train(self, count):
+        for _ in range(count):
+            logs = self.model.train_on_batch(self.images, return_dict=True)
+        float(logs["loss"])
 
-        self.versions["keras"] = keras.__version__
-        backend = keras.backend.backend()
-        self.versions[backend] = __import__(backend).__version__
-        devices = ", ".join(map(str, engine.list_devices()))
-        if "gpu" in devices.lower() or "cuda" in devices.lower():
-            self.device = devices
-        model = model_of(case)
-        if backend == "torch":
-            import torch
-
-            if torch.cuda.is_available():
-                self.device = torch.cuda.get_device_name()
-                self.peak = torch.cuda.max_memory_allocated
-
-        def train(count):
-            for _ in range(count):
-                logs = model.train_on_batch(self.images, return_dict=True)
-            float(logs["loss"])
-
-        def sample(count):
-            for _ in range(count):
-                model.generate(case["batch"], batch_size=case["batch"])
-
-        self.tasks = {"step": train, "sample": sample}
+    def _sample(self, count):
+        size = self.case["batch"]
+        for _ in range(count):
+            self.model.generate(size, batch_size=size)
 
 
 class Served(Bench):
@@ -165,12 +122,10 @@ class Served(Bench):
         super().__init__(case)
         import tensorflow as tf
 
-        self.versions["tensorflow"] = tf.__version__
         self.folder = tempfile.TemporaryDirectory()
-        model_of(case).export(f"{self.folder.name}/served")
-        served = tf.saved_model.load(f"{self.folder.name}/served")
-        generate = served.signatures["generate"]
-        self.served = served
+        self.model.export(f"{self.folder.name}/served")
+        self.served = tf.saved_model.load(f"{self.folder.name}/served")
+        generate = self.served.signatures["generate"]
 
         def sample(count):
             for _ in range(count):
@@ -191,35 +146,18 @@ class Peer(Bench):
         import torch
 
         self.torch = torch
-        self.versions |= {
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-        }
-        self.to = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self.to.type == "cuda":
-            self.device = torch.cuda.get_device_name()
-            self.peak = torch.cuda.max_memory_allocated
+        self.versions["diffusers"] = diffusers.__version__
+        self.to = self.on_torch()
         torch.manual_seed(0)
         layout = getattr(torch, self.layout)
-        kinds = ["Attn" if attended else "" for attended in case["attention"]]
-        height, _, channels = case["image_shape"]
-        self.unet = diffusers.UNet2DModel(
-            sample_size=height,
-            in_channels=channels,
-            out_channels=channels,
-            block_out_channels=case["block_channels"],
-            layers_per_block=case["layers_per_block"],
-            down_block_types=[f"{kind}DownBlock2D" for kind in kinds],
-            up_block_types=[f"{kind}UpBlock2D" for kind in reversed(kinds)],
-            attention_head_dim=None,
-            add_attention=False,
-        ).to(self.to, memory_format=layout)
+        network = self.model.network
+        self.unet = beside.as_diffusers(network, "UNet2DModel", self.to, layout)
         images = torch.from_numpy(self.images).permute(0, 3, 1, 2)
         self.x = images.to(self.to).contiguous(memory_format=layout)
         self.noising = diffusers.DDPMScheduler()
         self.scheduler = diffusers.DDIMScheduler()
         self.scheduler.set_timesteps(case["steps"])
-        self.optimizer = torch.optim.Adam(self.unet.parameters(), lr=2e-4)
+        self.optimizer = torch.optim.Adam(self.unet.parameters(), lr=RATE)
         self.tasks = {"step": self._train, "sample": self._sample}
 
     def _train(self, count):
@@ -231,7 +169,7 @@ class Peer(Bench):
             loss = torch.nn.functional.mse_loss(predicted, noise)
             self.optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(self.unet.parameters(), CLIP)
             self.optimizer.step()
         float(loss)
 
@@ -248,6 +186,75 @@ class ChannelsLast(Peer):
     """The same in the memory format of our tensors."""
 
     layout = "channels_last"
+
+
+class PlainJax(Bench):
+    """Network, step and loop in JAX alone."""
+
+    def __init__(self, case):
+        super().__init__(case)
+        import _plain_jax as plain
+        import jax
+        import jax.numpy as jnp
+        import numpy as np
+
+        weights, config = plain.tensors_of(self.model.network)
+        x, t = jnp.asarray(self.images), jnp.full((case["batch"],), 500.0)
+        theirs = jax.jit(lambda w: plain.unet(w, config, x, t))(weights)
+        ours = self.model.network(self.images, np.asarray(t))
+        if not np.allclose(theirs, ours, atol=1e-4):
+            raise SystemExit("The plain JAX network is not the one beside.")
+        share = jnp.cumprod(1.0 - jnp.linspace(1e-4, 0.02, 1000))
+
+        def step(state, x):
+            weights, moments, key = state
+            key, one, two = jax.random.split(key, 3)
+            noise = jax.random.normal(one, x.shape)
+            t = jax.random.randint(two, (len(x),), 0, 1000)
+            kept = share[t][:, None, None, None]
+            noised = jnp.sqrt(kept) * x + jnp.sqrt(1 - kept) * noise
+
+            def loss_of(weights):
+                predicted = plain.unet(weights, config, noised, t.astype("float32"))
+                return jnp.mean((predicted - noise) ** 2)
+
+            loss, gradients = jax.value_and_grad(loss_of)(weights)
+            weights, moments = plain.adam(weights, gradients, moments, RATE, clip=CLIP)
+            return (weights, moments, key), loss
+
+        times = jnp.arange(case["steps"])[::-1] * (1000 // case["steps"])
+        kept = jnp.append(share[times], 1.0)
+
+        def sample(weights, key):
+            x = jax.random.normal(key, self.images.shape)
+
+            def walk(i, x):
+                predicted = plain.unet(
+                    weights, config, x, jnp.full((len(x),), times[i], "float32")
+                )
+                clean = (x - jnp.sqrt(1 - kept[i]) * predicted) / jnp.sqrt(kept[i])
+                clean = jnp.clip(clean, -1.0, 1.0)
+                noise = (x - jnp.sqrt(kept[i]) * clean) / jnp.sqrt(1 - kept[i])
+                ahead = kept[i + 1]
+                return jnp.sqrt(ahead) * clean + jnp.sqrt(1 - ahead) * noise
+
+            return jax.lax.fori_loop(0, case["steps"], walk, x)
+
+        step, sample = jax.jit(step, donate_argnums=0), jax.jit(sample)
+        copy = jax.tree.map(jnp.array, weights)
+        self.state = copy, plain.adam_start(copy), jax.random.key(0)
+
+        def train(count):
+            for _ in range(count):
+                self.state, loss = step(self.state, x)
+            float(loss)
+
+        def draw(count):
+            for _ in range(count):
+                made = np.asarray(sample(weights, jax.random.key(0)))
+            float(made[0, 0, 0, 0])
+
+        self.tasks = {"step": train, "sample": draw}
 
 
 QUALITY_BACKEND = "tensorflow"

@@ -6,6 +6,8 @@ Contenders, on each backend `b`:
                  `log_likelihood` over arrays
     torch peer   PyTorch alone: nn.Module networks of the same size (convolutions
                  channels last), torch.optim.Adam, torch.logsumexp
+    plain JAX    the same in JAX alone, but for the networks' forward pass, which is
+                 Keras's `stateless_call`
 
 Tasks: "step", one training step on a batch that lies on the device;
 "log_likelihood", 64 images by 256 importance samples, in chunks. Both Bernoulli with
@@ -56,6 +58,7 @@ CASES = {
     },
 }
 PEER = "torch peer"
+PLAIN = "plain JAX"
 QUALITY_BACKEND = "jax"  # of the three the fastest at batches of 20
 QUALITY_GROUPS = ("torch",)
 JUDGED = 64, 256  # images and importance samples of the task "log_likelihood"
@@ -68,7 +71,8 @@ def contenders(backends):
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     }
-    return {PEER: shared, **{b: {"KERAS_BACKEND": b, **shared} for b in backends}}
+    found = {PEER: shared, **{b: {"KERAS_BACKEND": b, **shared} for b in backends}}
+    return found | ({PLAIN: found["jax"]} if "jax" in backends else {})
 
 
 def rows(backends, gpu):
@@ -84,6 +88,9 @@ def rows(backends, gpu):
             {"label": label, "task": task, "over": o, "under": PEER, "wanted": wanted}
             for label, (o, wanted) in over.items()
         ]
+        if "jax" in backends:
+            row = {"label": f"{name}: jax / plain JAX", "task": task, "over": "jax"}
+            found.append({**row, "under": PLAIN, "wanted": 1.05})
     return found
 
 
@@ -122,8 +129,8 @@ def products(case):
 
 def build(name, case):
     """The contender of that name."""
-    kinds = {PEER: Peer, "tensorflow": TensorFlow, "jax": Jax, "torch": Torch}
-    bench = kinds[name](case)
+    kinds = {"tensorflow": TensorFlow, "jax": Jax, "torch": Torch}
+    bench = {PEER: Peer, PLAIN: PlainJax, **kinds}[name](case)
     bench.first_call()
     return bench
 
@@ -195,6 +202,83 @@ class Jax(engine.OnJax, Own):
 class Torch(engine.OnTorch, Own):
     prepare = engine.Torch.prepare
     _steps = engine.Torch._steps
+
+
+class PlainJax(engine.OnJax, Own):
+    """A step and a bound written for JAX, around the same networks."""
+
+    def prepare(self):
+        import _plain_jax as plain
+
+        jax = self.jax
+        jnp = jax.numpy
+        networks = self.model.encoder, self.model.decoder
+        # Copies, for the step gives its inputs' memory to its outputs.
+        weights = [[jnp.array(v.value) for v in n.variables] for n in networks]
+        self.real = jax.device_put(self.images(self.batch))
+        self.state = weights, plain.adam_start(weights), jax.random.key(0)
+        latent, k = self.latent, self.case["samples"]
+
+        def run(number, weights, x):
+            return networks[number].stateless_call(weights[number], [], x)[0]
+
+        def bound(weights, x, moments, key, k):
+            """`(log p(x|z), log w)`, each `(B, k)`."""
+            mean, log_variance = (m[:, None] for m in jnp.split(moments, 2, 1))
+            noise = jax.random.normal(key, (len(x), k, latent))
+            z = mean + jnp.exp(0.5 * log_variance) * noise
+            logits = run(1, weights, z.reshape(-1, latent))
+            logits = logits.reshape(len(x), k, *x.shape[1:])
+            log_p = x[:, None] * logits - jax.nn.softplus(logits)
+            log_p = log_p.sum((2, 3, 4))
+            difference = noise**2 + log_variance - z**2
+            return log_p, log_p + 0.5 * difference.sum(-1)
+
+        def step(state, real):
+            weights, moments, key = state
+            key, one, two = jax.random.split(key, 3)
+            x = jax.random.bernoulli(one, real).astype("float32")
+
+            def loss_of(weights):
+                posterior = run(0, weights, x)
+                log_p, log_w = bound(weights, x, posterior, two, k)
+                if k > 1:
+                    return jnp.mean(math.log(k) - jax.nn.logsumexp(log_w, 1))
+                mean, log_variance = jnp.split(posterior, 2, 1)
+                kl = mean**2 + jnp.exp(log_variance) - 1 - log_variance
+                return jnp.mean(0.5 * kl.sum(1) - log_p[:, 0])
+
+            loss, gradients = jax.value_and_grad(loss_of)(weights)
+            weights, moments = plain.adam(
+                weights, gradients, moments, 1e-3, epsilon=1e-4
+            )
+            return (weights, moments, key), loss
+
+        def judge(weights, x, key):
+            one, two = jax.random.split(key)
+            x = jax.random.bernoulli(one, x).astype("float32")
+            posterior = run(0, weights, x)
+
+            def part(key):
+                log_w = bound(weights, x, posterior, key, CHUNK[1])[1]
+                return jax.nn.logsumexp(log_w, 1)
+
+            keys = jax.random.split(two, JUDGED[1] // CHUNK[1])
+            return jax.nn.logsumexp(jax.lax.map(part, keys), 0) - math.log(JUDGED[1])
+
+        self.step, self.judge = jax.jit(step, donate_argnums=0), jax.jit(judge)
+
+    def _steps(self, steps):
+        for _ in range(steps):
+            self.state, _ = self.step(self.state, self.real)
+        self.jax.block_until_ready(self.state)
+
+    def _judge(self, steps):
+        for _ in range(steps):
+            for start in range(0, len(self.judged), CHUNK[0]):
+                key = self.jax.random.key(start)
+                part = self.judged[start : start + CHUNK[0]]
+                self.judge(self.state[0], part, key).block_until_ready()
 
 
 class Peer(Bench):
