@@ -10,7 +10,7 @@ Contenders, on each backend `b`:
                  Keras's `stateless_call`
 
 Tasks: "step", one training step on a batch that lies on the device;
-"log_likelihood", 64 images by 256 importance samples, in chunks. Both Bernoulli with
+"log_likelihood", 32 images by 128 importance samples, in chunks. Both Bernoulli with
 images drawn black or white. FLOPs are those of convolutions and matrix products.
 
 With `--quality`: `_vae_quality.py`, which trains and judges.
@@ -61,7 +61,7 @@ PEER = "torch peer"
 PLAIN = "plain JAX"
 QUALITY_BACKEND = "jax"  # of the three the fastest at batches of 20
 QUALITY_GROUPS = ("torch",)
-JUDGED = 64, 256  # images and importance samples of the task "log_likelihood"
+JUDGED = 32, 128  # images and importance samples of the task "log_likelihood"
 CHUNK = 16, 64
 
 
