@@ -151,37 +151,37 @@ def test_feed_forward(activation, function):
     np.testing.assert_allclose(y, dense(layer.dense2, inner).numpy(), atol=1e-5)
 
 
-def test_remat_gives_the_same_loss_and_gradients_with_its_dropout():
-    results = []
-    for remat in (False, True):
-        how = {"dropout": 0.3, "hidden_dropout": 0.2, "remat": remat, "stream": "r"}
-        blocks = [
-            TransformerBlock(N, H, attention={"dropout": 0.2}, name=f"block{i}", **how)
-            for i in range(2)
-        ]
-        x = keras.Variable(noise(B, T, C))
+def step_of(remat):
+    """The loss, gradients and dropout's counters of two blocks."""
+    how = {"dropout": 0.3, "hidden_dropout": 0.2, "remat": remat, "stream": "r"}
+    blocks = [
+        TransformerBlock(N, H, attention={"dropout": 0.2}, name=f"block{i}", **how)
+        for i in range(2)
+    ]
+    x = keras.Variable(noise(B, T, C))
+    for block in blocks:
+        block.build((None, None, C))
+    variables = [x, *(v for b in blocks for v in b.trainable_variables)]
+    state = [x, *(v for b in blocks for v in b.variables)]
+
+    def loss():
+        y = x.value
         for block in blocks:
-            block.build((None, None, C))
-        variables = [x, *(v for b in blocks for v in b.trainable_variables)]
+            y = block(y, training=True)
+        return ops.mean(ops.square(y))
 
-        def loss(blocks=blocks, x=x):
-            y = x.value
-            for block in blocks:
-                y = block(y, training=True)
-            return ops.mean(ops.square(y))
+    def step():
+        found = engine.value_and_gradients(loss, variables)
+        return found, [v.value + 0 for v in state if v.dtype == "int32"]
 
-        state = [x, *(v for b in blocks for v in b.variables)]
-        counters = [v for v in state if v.dtype == "int32"]
+    return keras.tree.map_structure(host, engine.jit(step, state)())
 
-        def step(loss=loss, variables=variables, counters=counters):
-            found = engine.value_and_gradients(loss, variables)
-            return found, [c.value + 0 for c in counters]
 
-        found, counts = engine.jit(step, state)()
-        results.append(keras.tree.map_structure(host, found))
-        assert all(host(c) > 0 for c in counts)
-    for plain, again in zip(*map(keras.tree.flatten, results), strict=True):
-        np.testing.assert_allclose(again, plain, rtol=1e-5, atol=1e-7)
+def test_remat_gives_the_same_loss_and_gradients_with_its_dropout():
+    (plain, counts), (again, counts_again) = step_of(False), step_of(True)
+    assert counts == counts_again and all(count > 0 for count in counts)
+    for a, b in zip(*map(keras.tree.flatten, (again, plain)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
 def test_a_layer_of_its_kind(tmp_path):
