@@ -13,11 +13,13 @@ from keras_genai import (
     layers,
     losses,
     metrics,
+    transformers,
     vaes,
 )
 from keras_genai.diffusion import DDPM, DiT, UNet, guidance, samplers, schedules
 from keras_genai.engine.saving import load_model
 from keras_genai.gans import CGAN, DCGAN
+from keras_genai.transformers import Tokenizer
 from keras_genai.vaes import VAE, VQVAE, AutoencoderKL, PixelCNN
 
 __version__ = "0.1.0.dev0"
@@ -29,6 +31,7 @@ __all__ = [
     "DDPM",
     "DiT",
     "PixelCNN",
+    "Tokenizer",
     "UNet",
     "VAE",
     "VQVAE",
@@ -44,5 +47,6 @@ __all__ = [
     "metrics",
     "samplers",
     "schedules",
+    "transformers",
     "vaes",
 ]
