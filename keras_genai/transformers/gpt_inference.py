@@ -40,6 +40,9 @@ class GPTInference:
             ),
         )
 
+    def compute_mask(self, inputs, previous_mask):
+        """None: what follows is told what is padding, not left to find out."""
+
     def sampling_variables(self):
         return self.averaged_variables("network")
 
@@ -346,7 +349,7 @@ class GPTInference:
     @property
     def fill_token(self):
         """What follows the end of a text."""
-        found = (self.pad_token, self.stop_token, 0)
+        found = (self.pad_token, *stop_tokens(self), 0)
         return next(token for token in found if token is not None)
 
     def prefill(self, tokens, valid, padded, length):
