@@ -293,9 +293,24 @@ class GPT(GPTInference, engine.GenerativeModel):
         self._forget_compiled()
 
     def merge_lora(self):
-        """Adds the low-rank changes to the weights, all of which train again."""
+        """Adds the low-rank changes to the weights, all of which train again.
+
+        Call `compile` afterwards, to train them.
+        """
         lora.merge(self.network)
         self._forget_compiled()
+
+    def _forget_compiled(self):
+        """An optimizer and functions of other weights than there are now."""
+        self.compiled = False
+        self.optimizer = None
+        self.train_function = self.test_function = None
+        self.__dict__.pop("__jitted", None)
+
+    def save(self, *args, **kwargs):
+        """See `keras.Model.save`; with LoRA, merge before."""
+        lora.check_merged(self.network)
+        super().save(*args, **kwargs)
 
     # Configuration and files
 
@@ -356,4 +371,5 @@ class GPT(GPTInference, engine.GenerativeModel):
         """
         from keras_genai.weights import gpt
 
+        lora.check_merged(self.network)
         gpt.save(self, folder, dtype)

@@ -48,10 +48,10 @@ class GPTInference:
 
     # Scores and vectors
 
-    def _rows(self, texts):
+    def _rows(self, texts, most):
         """Texts or token ids as `(tokens, lengths)`: arrays `(N, T)` and `(N,)`."""
         prompts = Prompts.of(texts, self)
-        check_tokens(prompts.tokens, self.vocabulary_size, self.context)
+        check_tokens(prompts.tokens, self.vocabulary_size, most)
         return prompts.tokens, prompts.lengths
 
     def score(self, texts, batch_size=32):
@@ -65,7 +65,7 @@ class GPTInference:
         Returns:
             NumPy float32 `(N, T - 1)`: of the second token on, 0 after a row's end.
         """
-        tokens, lengths = self._rows(texts)
+        tokens, lengths = self._rows(texts, self.context + 1)
         if tokens.shape[1] < 2:
             raise ValueError("The first token has no score: give at least two.")
         return self.run_in_batches(
@@ -99,7 +99,7 @@ class GPTInference:
             "embed",
             self._vectors,
             self.sampling_variables(),
-            list(self._rows(texts)),
+            list(self._rows(texts, self.context)),
             batch_size,
         )
 
