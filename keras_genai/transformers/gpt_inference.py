@@ -16,6 +16,8 @@ from keras_genai.transformers.written import Written
 class GPTInference:
     """The part of `GPT` that does not train."""
 
+    unit_name = "text"
+
     def call(self, tokens, mask=None, training=False):
         """The logits of each token's next one, by the average where one is kept.
 
