@@ -1,5 +1,7 @@
 """Sequence models by attention (1706.03762): texts and images as tokens."""
 
+from keras_genai.transformers.bert import BERT
+from keras_genai.transformers.masking import sentence_pairs
 from keras_genai.transformers.tokenizers import Tokenizer
 
-__all__ = ["Tokenizer"]
+__all__ = ["BERT", "Tokenizer", "sentence_pairs"]
