@@ -3,5 +3,6 @@
 from keras_genai.transformers.bert import BERT
 from keras_genai.transformers.masking import sentence_pairs
 from keras_genai.transformers.tokenizers import Tokenizer
+from keras_genai.transformers.vit import ViT
 
-__all__ = ["BERT", "Tokenizer", "sentence_pairs"]
+__all__ = ["BERT", "Tokenizer", "ViT", "sentence_pairs"]

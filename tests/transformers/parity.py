@@ -1,5 +1,8 @@
 """How a network and its folder are compared with transformers' own."""
 
+import pathlib
+import tempfile
+
 import numpy as np
 from keras import ops
 
@@ -38,15 +41,7 @@ def gradients_are_equal(run, entries, outputs, network, tolerance=1e-3):
         network: the reference.
         tolerance: relative to each weight's own norm.
     """
-    import torch
-
-    network.zero_grad()
-    weighted(outputs, torch).backward()
-    wanted = {
-        name: parameter.grad.numpy()
-        for name, parameter in network.named_parameters(remove_duplicate=False)
-        if parameter.grad is not None
-    }
+    wanted = file_gradients(outputs, network)
     by_entry = {}
     for entry in entries:
         name = next(n for n in (entry.name, *entry.aliases) if n in wanted)
@@ -61,6 +56,24 @@ def gradients_are_equal(run, entries, outputs, network, tolerance=1e-3):
         scale = max(np.linalg.norm(want), 1e-4 * largest)
         error = np.linalg.norm(got - want) / scale
         assert error <= tolerance, f"{entry.name}: {error}"
+
+
+def file_gradients(outputs, network):
+    """PyTorch's gradients by the names that the weights have in a file."""
+    import torch
+    from safetensors.numpy import load_file
+
+    network.zero_grad()
+    weighted(outputs, torch).backward()
+    kept = [(p, p.detach().clone()) for p in network.parameters()]
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        for parameter, _ in kept:
+            gradient = parameter.grad
+            parameter.copy_(torch.zeros(()) if gradient is None else gradient)
+        network.save_pretrained(folder)
+        for parameter, value in kept:
+            parameter.copy_(value)
+        return load_file(pathlib.Path(folder) / "model.safetensors")
 
 
 def same_tensors(first, second):
