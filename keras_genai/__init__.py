@@ -19,7 +19,7 @@ from keras_genai import (
 from keras_genai.diffusion import DDPM, DiT, UNet, guidance, samplers, schedules
 from keras_genai.engine.saving import load_model
 from keras_genai.gans import CGAN, DCGAN
-from keras_genai.transformers import BERT, Tokenizer, ViT
+from keras_genai.transformers import BERT, GPT, Tokenizer, Translator, ViT
 from keras_genai.vaes import VAE, VQVAE, AutoencoderKL, PixelCNN
 
 __version__ = "0.1.0.dev0"
@@ -31,8 +31,10 @@ __all__ = [
     "DCGAN",
     "DDPM",
     "DiT",
+    "GPT",
     "PixelCNN",
     "Tokenizer",
+    "Translator",
     "UNet",
     "VAE",
     "VQVAE",

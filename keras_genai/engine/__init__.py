@@ -17,6 +17,7 @@ primitives alone:
 - `attention(query, key, value, ...)`: of scaled products, in every float type.
 - `write(x, values, index)`: into a cache of keys or values.
 - `remat(fn, *args)`: computed again for its gradient, instead of kept.
+- `cross_entropy(labels, logits)`: of classes, in one kernel.
 - `argmax(x)`: the place of the largest on the last axis, in one pass.
 - `replicas`: sums, means and noise over devices that share a batch.
 
@@ -51,6 +52,7 @@ jit = backend_ops.jit
 apply_gradients = backend_ops.apply_gradients
 argmax = backend_ops.argmax
 attention = backend_ops.attention
+cross_entropy = backend_ops.cross_entropy
 batch_normalization = backend_ops.batch_normalization
 group_normalization = backend_ops.group_normalization
 leaky_relu = backend_ops.leaky_relu
@@ -76,6 +78,7 @@ __all__ = [
     "backend_ops",
     "batch_normalization",
     "cond",
+    "cross_entropy",
     "gradients",
     "group_normalization",
     "initializers",

@@ -204,6 +204,12 @@ def remat(fn, *args):
     return y
 
 
+def cross_entropy(labels, logits):
+    """See `keras_genai.engine.tensorflow.cross_entropy`."""
+    chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - chosen
+
+
 def argmax(x):
     """The place of the largest number on the last axis, the first of equals: int32.
 

@@ -296,6 +296,19 @@ def remat(fn, *args):
     return rematerialized(fn, *args)
 
 
+def cross_entropy(labels, logits):
+    """`-log softmax(logits)[labels]`, of each place.
+
+    Args:
+        labels: int32 `(...)`, in [0, K).
+        logits: float32 or float64 `(..., K)`.
+
+    Returns:
+        Tensor `(...)` of the type of `logits`.
+    """
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+
+
 def argmax(x):
     """See `keras_genai.engine.jax.argmax`."""
     return tf.argmax(x, axis=-1, output_type="int32")

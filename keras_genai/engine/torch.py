@@ -203,6 +203,13 @@ def remat(fn, *args):
     return rematerialized(fn, *args)
 
 
+def cross_entropy(labels, logits):
+    """See `keras_genai.engine.tensorflow.cross_entropy`."""
+    flat = logits.reshape(-1, logits.shape[-1])
+    losses = F.cross_entropy(flat, labels.reshape(-1).long(), reduction="none")
+    return losses.reshape(labels.shape)
+
+
 def argmax(x):
     """See `keras_genai.engine.jax.argmax`."""
     return torch.argmax(x, dim=-1).to(torch.int32)

@@ -1,8 +1,18 @@
 """Sequence models by attention (1706.03762): texts and images as tokens."""
 
 from keras_genai.transformers.bert import BERT
+from keras_genai.transformers.gpt import GPT
 from keras_genai.transformers.masking import sentence_pairs
+from keras_genai.transformers.seq2seq import Translator, WarmupSchedule
 from keras_genai.transformers.tokenizers import Tokenizer
 from keras_genai.transformers.vit import ViT
 
-__all__ = ["BERT", "Tokenizer", "ViT", "sentence_pairs"]
+__all__ = [
+    "BERT",
+    "GPT",
+    "Tokenizer",
+    "Translator",
+    "ViT",
+    "WarmupSchedule",
+    "sentence_pairs",
+]

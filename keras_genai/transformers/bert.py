@@ -328,7 +328,7 @@ class BERT(BERTInference, engine.GenerativeModel):
 
 def _entropy(labels, logits, weight):
     """The weighted mean of the cross-entropy, and (accuracy, its weight)."""
-    losses = ops.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+    losses = engine.cross_entropy(labels, logits)
     weight = ops.cast(weight, losses.dtype)
     count = ops.sum(weight)
     total = replicas.normalizer(count)
