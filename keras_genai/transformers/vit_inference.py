@@ -131,15 +131,19 @@ class ViTInference:
         config |= {"mae": False, "num_classes": num_classes, **arguments}
         config["image_shape"] = image_shape or self.image_shape
         model = type(self)(**config)
-        own = {v.path.partition("/")[2]: v for v in self.network.variables}
-        for variable in model.network.variables:
-            name = variable.path.partition("/")[2]
-            value = own.get(name)
-            if value is None or name.startswith("head/"):
-                continue
-            if variable is model.network.table:
-                value = self._table_for(model)
-            variable.assign(value)
+        if model.class_token and not self.class_token:
+            raise ValueError("This model has no token: keep pooling='mean'.")
+        old, new = self.network, model.network
+        for i, block in enumerate(new.blocks):
+            if i < len(old.blocks):
+                _copy(old.blocks[i], block)
+        for name in ("patches", "norm", "pool"):
+            if getattr(new, name) is not None and getattr(old, name) is not None:
+                _copy(getattr(old, name), getattr(new, name))
+        if new.token is not None:
+            new.token.assign(old.token)
+        if new.table is not None and old.table is not None:
+            new.table.assign(self._table_for(model))
         return model
 
     def _table_for(self, model):
@@ -148,8 +152,6 @@ class ViTInference:
         table = ops.convert_to_tensor(self.network.table)
         if front and not model.class_token:
             table, front = table[:, 1:], 0
-        if model.class_token and not front:
-            raise ValueError("This model has no token: keep pooling='mean'.")
         body = resized(table[0, front:], self.network.grid, model.network.grid)
         return ops.concatenate([table[0, :front], body], axis=0)[None]
 
@@ -207,6 +209,13 @@ class ViTInference:
         from keras_genai.weights import vit
 
         vit.save(self, folder, dtype)
+
+
+def _copy(old, new):
+    """The weights of a layer in another; its counters of noise begin anew."""
+    pairs = zip(old.trainable_variables, new.trainable_variables, strict=True)
+    for a, b in pairs:
+        b.assign(a)
 
 
 def check_size(shape, image_shape, side):

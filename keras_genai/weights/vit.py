@@ -230,4 +230,5 @@ def load(cls, source, subfolder=None, variant=None, **arguments):
 
 def save(model, folder, dtype="float32"):
     """Writes transformers' folder; see `ViT.save_pretrained`."""
-    _transformers.save(table(model), to_config(model), folder, dtype)
+    config = to_config(model)
+    _transformers.save(table(model), config, folder, dtype)
