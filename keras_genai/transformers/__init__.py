@@ -6,6 +6,7 @@ from keras_genai.transformers.masking import sentence_pairs
 from keras_genai.transformers.seq2seq import Translator, WarmupSchedule
 from keras_genai.transformers.tokenizers import Tokenizer
 from keras_genai.transformers.vit import ViT
+from keras_genai.weights.bert import minilm
 
 __all__ = [
     "BERT",
@@ -14,5 +15,6 @@ __all__ = [
     "Translator",
     "ViT",
     "WarmupSchedule",
+    "minilm",
     "sentence_pairs",
 ]
