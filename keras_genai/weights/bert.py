@@ -91,8 +91,17 @@ def from_config(config, path, names):
 
 
 def to_config(model):
-    """transformers' `config.json` of a model, a dict."""
-    if model.num_classes and not (model.masked_lm or model.next_sentence):
+    """transformers' `config.json` of a model, a dict.
+
+    Raises:
+        ValueError: transformers has no such model.
+    """
+    if model.num_classes and (model.masked_lm or model.next_sentence):
+        raise ValueError(
+            "transformers has no BERT with a classifier beside the other heads: make "
+            "it with masked_lm=False, or save it by model.save('bert.keras')."
+        )
+    if model.num_classes:
         kind = CLASSIFIER
     elif model.masked_lm:
         kind = MLM[bool(model.next_sentence)]

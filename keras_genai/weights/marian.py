@@ -172,7 +172,8 @@ def load(cls, source, subfolder=None, variant=None, **arguments):
     def make(config, path, names):
         del names
         given = from_config(config, path)
-        if (path.parent / "source.spm").is_file():
+        there = (path.parent / "source.spm").is_file()
+        if there and "tokenizer" not in arguments:
             given["tokenizer"] = Tokenizer.load(path.parent)
         return cls(**{**given, **arguments})
 

@@ -1,5 +1,6 @@
 """The translator passes the battery, its normalizations behind and before."""
 
+import keras
 import numpy as np
 
 import keras_genai as kg
@@ -42,6 +43,11 @@ TestTranslator = conformance.battery(
     "translator",
     lambda: kg.Translator(**SMALL, seed=1),
     _batch,
+    compile=lambda: {
+        "optimizer": keras.optimizers.Adam(
+            kg.transformers.WarmupSchedule(12, warmup=10), beta_2=0.98, epsilon=1e-9
+        )
+    },
     exceptions=READS,
     sample=_translated,
     sample_dtype="int32",
