@@ -191,6 +191,7 @@ def write(x, values, index):
     """See `keras_genai.engine.tensorflow.write`."""
     if torch.is_grad_enabled() and (x.requires_grad or values.requires_grad):
         x = x.clone()
+    x = x.contiguous()  # one that was repeated may hold each row once
     if isinstance(index, int):
         x[:, :, index : index + values.shape[2]] = values
         return x

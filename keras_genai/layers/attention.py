@@ -156,6 +156,7 @@ class Attention(Block):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.supports_masking = True  # see compute_mask
         check_positive("heads", heads)
         for name, value in (("head_dim", head_dim), ("window", window)):
             if value is not None:
@@ -362,6 +363,9 @@ class Attention(Block):
         y = ops.einsum("bkts,bksd->bktd", used, value)
         y = ops.reshape(y, (-1, self._kv, group, queries, depth))
         return ops.transpose(y, (0, 3, 1, 2, 4)), weights  # (B, T, K, group, d)
+
+    def compute_mask(self, inputs, previous_mask):
+        """None: what follows is told what is padding, not left to find out."""
 
     def compute_output_shape(self, x_shape, context_shape=None):
         return x_shape

@@ -71,3 +71,12 @@ def merge(network):
     for layer in network._flatten_layers():
         for variable in layer._trainable_variables:
             variable.trainable = True
+
+
+def check_merged(network):
+    """Refuses to save changes that are not part of the kernels."""
+    if any(layer.lora_enabled for layer in dense_layers(network)):
+        raise ValueError(
+            "LoRA is enabled: call merge_lora() before saving, so that the file holds "
+            "the tuned weights."
+        )

@@ -175,6 +175,7 @@ class TransformerBlock(Block):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.supports_masking = True  # see compute_mask
         attention = dict(attention or {})
         given = locals()
         for name in self._ARGUMENTS:
@@ -342,6 +343,9 @@ class TransformerBlock(Block):
         if self.drop is not None:
             y = self.drop(y, training=training)
         return x + y if self.norm_first else norm(x + y)
+
+    def compute_mask(self, inputs, previous_mask):
+        """None: what follows is told what is padding, not left to find out."""
 
     def compute_output_shape(self, x_shape, context_shape=None):
         return x_shape

@@ -71,8 +71,9 @@ class GPT(GPTInference, engine.GenerativeModel):
         remat: computes the blocks again for the gradient: less memory, more time.
         tokenizer: a `kg.Tokenizer`; then prompts may be texts.
         pad_token: id that fills rows up, or None: by default the tokenizer's.
-        stop_token: id that ends a text, and with which one begins that has no prompt;
-            by default the tokenizer's, or GPT-2's with its vocabulary.
+        stop_token: id that ends a text, or a tuple of such, with the first of which a
+            text begins that has no prompt; by default the tokenizer's, or GPT-2's with
+            its vocabulary.
         ema_decay: decay of the average of the weights that writes, or None.
         seed: integer >= 0.
 
@@ -132,6 +133,7 @@ class GPT(GPTInference, engine.GenerativeModel):
         **kwargs,
     ):
         super().__init__(seed=seed, **kwargs)
+        self.supports_masking = True  # see compute_mask
         row = row_of(size, SIZES, ("depth", "hidden", "heads"))
         given = {"depth": depth, "hidden": hidden, "heads": heads}
         row |= {name: value for name, value in given.items() if value is not None}
@@ -165,7 +167,13 @@ class GPT(GPTInference, engine.GenerativeModel):
             tokenizer.check_fits(self.vocabulary_size, "the model")
             pad_token = tokenizer.pad_id if pad_token is None else pad_token
             stop_token = tokenizer.eos_id if stop_token is None else stop_token
-        for name, token in (("pad_token", pad_token), ("stop_token", stop_token)):
+        if isinstance(stop_token, (list, tuple)):
+            stop_token = tuple(stop_token)
+        stops = stop_token if isinstance(stop_token, tuple) else (stop_token,)
+        for name, token in (
+            ("pad_token", pad_token),
+            *(("stop_token", token) for token in stops),
+        ):
             if token is not None and token not in range(self.vocabulary_size):
                 raise ValueError(
                     f"{name} must be a token of the vocabulary, in [0, "
@@ -285,9 +293,24 @@ class GPT(GPTInference, engine.GenerativeModel):
         self._forget_compiled()
 
     def merge_lora(self):
-        """Adds the low-rank changes to the weights, all of which train again."""
+        """Adds the low-rank changes to the weights, all of which train again.
+
+        Call `compile` afterwards, to train them.
+        """
         lora.merge(self.network)
         self._forget_compiled()
+
+    def _forget_compiled(self):
+        """An optimizer and functions of other weights than there are now."""
+        self.compiled = False
+        self.optimizer = None
+        self.train_function = self.test_function = None
+        self.__dict__.pop("__jitted", None)
+
+    def save(self, *args, **kwargs):
+        """See `keras.Model.save`; with LoRA, merge before."""
+        lora.check_merged(self.network)
+        super().save(*args, **kwargs)
 
     # Configuration and files
 
@@ -348,4 +371,5 @@ class GPT(GPTInference, engine.GenerativeModel):
         """
         from keras_genai.weights import gpt
 
+        lora.check_merged(self.network)
         gpt.save(self, folder, dtype)

@@ -40,15 +40,18 @@ class GPTInference:
             ),
         )
 
+    def compute_mask(self, inputs, previous_mask):
+        """None: what follows is told what is padding, not left to find out."""
+
     def sampling_variables(self):
         return self.averaged_variables("network")
 
     # Scores and vectors
 
-    def _rows(self, texts):
+    def _rows(self, texts, most):
         """Texts or token ids as `(tokens, lengths)`: arrays `(N, T)` and `(N,)`."""
         prompts = Prompts.of(texts, self)
-        check_tokens(prompts.tokens, self.vocabulary_size, self.context)
+        check_tokens(prompts.tokens, self.vocabulary_size, most)
         return prompts.tokens, prompts.lengths
 
     def score(self, texts, batch_size=32):
@@ -62,7 +65,7 @@ class GPTInference:
         Returns:
             NumPy float32 `(N, T - 1)`: of the second token on, 0 after a row's end.
         """
-        tokens, lengths = self._rows(texts)
+        tokens, lengths = self._rows(texts, self.context + 1)
         if tokens.shape[1] < 2:
             raise ValueError("The first token has no score: give at least two.")
         return self.run_in_batches(
@@ -96,7 +99,7 @@ class GPTInference:
             "embed",
             self._vectors,
             self.sampling_variables(),
-            list(self._rows(texts)),
+            list(self._rows(texts, self.context)),
             batch_size,
         )
 
@@ -346,7 +349,7 @@ class GPTInference:
     @property
     def fill_token(self):
         """What follows the end of a text."""
-        found = (self.pad_token, self.stop_token, 0)
+        found = (self.pad_token, *stop_tokens(self), 0)
         return next(token for token in found if token is not None)
 
     def prefill(self, tokens, valid, padded, length):

@@ -60,6 +60,7 @@ class GPTNetwork(Block):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.supports_masking = True  # see compute_mask
         given = locals()
         for name in self._ARGUMENTS:
             setattr(self, name, given[name])
@@ -198,6 +199,9 @@ class GPTNetwork(Block):
     def call(self, tokens, mask=None, positions=None, training=False):
         x, _ = self.hidden_states(tokens, mask, positions, training=training)
         return self.logits(x)
+
+    def compute_mask(self, inputs, previous_mask):
+        """None: what follows is told what is padding, not left to find out."""
 
     def compute_output_shape(self, input_shape):
         return (*input_shape, self.vocabulary_size)

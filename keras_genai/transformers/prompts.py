@@ -50,7 +50,7 @@ class Prompts:
                     "A number of texts begins each with stop_token, which this model "
                     "has not: give prompts, or make it with stop_token=."
                 )
-            return cls([[model.stop_token]] * int(prompts), model, "array", False)
+            return cls([[stop_tokens(model)[0]]] * int(prompts), model, "array", False)
         if isinstance(prompts, str):
             return cls(_encoded([prompts], model), model, "text", True)
         if hasattr(prompts, "shape"):
@@ -208,7 +208,8 @@ def _overlap(text, stop):
 
 def stop_tokens(model):
     """The ids that end a text, a tuple."""
-    return () if model.stop_token is None else (model.stop_token,)
+    stop = model.stop_token
+    return () if stop is None else stop if isinstance(stop, tuple) else (stop,)
 
 
 def _encoded(texts, model):

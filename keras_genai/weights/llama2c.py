@@ -1,0 +1,121 @@
+"""GPT's weights from a checkpoint of llama2.c, such as stories15M.bin.
+
+Seven int32 (channels, inner channels, blocks, heads, heads of keys, words, context;
+fewer than 0 words: the head is not the table), then float32 arrays, each of all blocks
+together. Its rotary positions turn channels 2i and 2i + 1 as a pair; ours, as
+transformers', i and i + d/2: the rows of queries and keys are put in that order.
+"""
+
+import pathlib
+import struct
+
+import numpy as np
+
+from keras_genai.transformers.gpt import GPT
+
+HEADER = ("hidden", "hidden_units", "depth", "heads", "kv_heads", "words", "context")
+
+
+def read(path):
+    """The sizes and the arrays of a file.
+
+    Args:
+        path: of the file; what follows the arrays in it (a tokenizer) is left alone.
+
+    Returns:
+        `(sizes, arrays)`: dicts. Matrices are `(blocks, out, in)`.
+
+    Raises:
+        ValueError: it is no such file, or cut short.
+    """
+    data = pathlib.Path(path).read_bytes()
+    if len(data) < 28:
+        raise ValueError(f"{path} is too short for a checkpoint of llama2.c.")
+    sizes = dict(zip(HEADER, struct.unpack("<7i", data[:28]), strict=True))
+    words, sizes["tied"] = sizes.pop("words"), False
+    if words > 0:
+        sizes["tied"] = True
+    sizes["vocabulary_size"] = abs(words)
+    if min(sizes[name] for name in (*HEADER[:5], "context", "vocabulary_size")) < 1:
+        raise ValueError(f"{path} is no checkpoint of llama2.c: its sizes are {sizes}.")
+    if sizes["hidden"] % sizes["heads"] or sizes["heads"] % sizes["kv_heads"]:
+        raise ValueError(f"{path} is no checkpoint of llama2.c: its sizes are {sizes}.")
+    shapes = _shapes(**sizes)
+    count = sum(int(np.prod(shape)) for shape in shapes.values())
+    if len(data) < 28 + 4 * count:
+        raise ValueError(
+            f"{path} is cut short: its sizes ask for {28 + 4 * count} bytes, and there "
+            f"are {len(data)}."
+        )
+    flat, arrays = np.frombuffer(data, "<f4", count, 28), {}
+    for name, shape in shapes.items():
+        arrays[name], flat = np.split(flat, [int(np.prod(shape))])
+        arrays[name] = arrays[name].reshape(shape)
+    return sizes, arrays
+
+
+def _shapes(
+    hidden, hidden_units, depth, heads, kv_heads, context, tied, vocabulary_size
+):
+    """The arrays in the order of the file."""
+    each = hidden // heads
+    kv = kv_heads * each
+    shapes = {
+        "embedding": (vocabulary_size, hidden),
+        "norm1": (depth, hidden),
+        "query": (depth, hidden, hidden),
+        "key": (depth, kv, hidden),
+        "value": (depth, kv, hidden),
+        "out": (depth, hidden, hidden),
+        "norm2": (depth, hidden),
+        "gate": (depth, hidden_units, hidden),
+        "dense2": (depth, hidden, hidden_units),
+        "dense1": (depth, hidden_units, hidden),
+        "norm_last": (hidden,),
+        "cosines": (context, each // 2),
+        "sines": (context, each // 2),
+    }
+    return shapes if tied else {**shapes, "head": (vocabulary_size, hidden)}
+
+
+def load(path, **arguments):
+    """A `GPT` of such a file.
+
+    Args:
+        path: of the file.
+        **arguments: of `GPT`, beside what the file says, such as `tokenizer`.
+
+    Raises:
+        ValueError: it is no such file, or cut short.
+
+    Example:
+
+    ```python
+    from keras_genai.weights import llama2c
+    model = llama2c.load("stories15M.bin", tokenizer=tokenizer)
+    model.generate("Once upon a time", max_new_tokens=200, temperature=0.8)
+    ```
+    """
+    sizes, arrays = read(path)
+    given = {**GPT.LLAMA, **sizes, "epsilon": 1e-5, "stop_token": 1}
+    model = GPT(**{**given, **arguments})
+    network, each = model.network, sizes["hidden"] // sizes["heads"]
+
+    def halves(matrix):
+        rows = matrix.reshape(-1, each // 2, 2, matrix.shape[-1])
+        return rows.swapaxes(1, 2).reshape(matrix.shape)
+
+    network.embedding.embeddings.assign(arrays["embedding"])
+    network.norm_last.scale.assign(arrays["norm_last"])
+    if network.head is not None:
+        network.head.kernel.assign(arrays["head"].T)
+    for i, block in enumerate(network.blocks):
+        block.norm1.scale.assign(arrays["norm1"][i])
+        block.norm2.scale.assign(arrays["norm2"][i])
+        for name in ("query", "key", "value", "out"):
+            matrix = arrays[name][i]
+            matrix = halves(matrix) if name in ("query", "key") else matrix
+            getattr(block.self_attention, name).kernel.assign(matrix.T)
+        for name in ("gate", "dense1", "dense2"):
+            getattr(block.feed_forward, name).kernel.assign(arrays[name][i].T)
+    return model

@@ -1,0 +1,38 @@
+"""Both kinds of GPT pass the battery."""
+
+import keras
+
+import keras_genai as kg
+from tests import conformance
+
+V = 23
+TINY = {"depth": 2, "hidden": 16, "heads": 4, "vocabulary_size": V, "stop_token": 0}
+
+
+def tokens(name, length=9):
+    return lambda n: (conformance.integers(name, (n, length), V), None)
+
+
+def fast():
+    return {"optimizer": keras.optimizers.Adam(1e-2, global_clipnorm=1.0)}
+
+
+TestGPT2 = conformance.battery(
+    "gpt2",
+    lambda: kg.GPT(**TINY, context=10, dropout=0.1, ema_decay=0.9, seed=1),
+    tokens("gpt2"),
+    compile=fast,
+    value_range=(0, V - 1),
+    sample_dtype="int32",
+)
+
+TestLlama = conformance.battery(
+    "llama",
+    lambda: kg.GPT(
+        **{**TINY, **kg.GPT.LLAMA}, context=10, kv_heads=2, pad_token=1, seed=2
+    ),
+    tokens("llama"),
+    compile=fast,
+    value_range=(0, V - 1),
+    sample_dtype="int32",
+)
