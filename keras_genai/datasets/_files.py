@@ -55,6 +55,7 @@ FETCHED = {
         "37e5852d33933792bfddacf387e185c9c3d87fa20c45417517512181f092a44a"
     ),
     "flights": "ef68bce9ebc94bebc8f03f10ce2c5651b988f52f6f19a831b441fa2fb40d704e",
+    "minilm": "cbbb816714a7382437c41a4d1a47b0667bfb74f01366f4bfb55f5cee05b3b113",
     "mnist": "8fc8fc4f0343f34ece1fcfdfb65f0801fac48030ce7c70e62bbb62f64ee2e65b",
 }
 
@@ -65,6 +66,7 @@ ELSEWHERE = {
     "chorales": "chorales()",
     "emoji": "emoji()",
     "flights": "table('flights')",
+    "minilm": "keras_genai.transformers.minilm()",
     "shakespeare": "text('shakespeare')",
     "verses": "pairs('verses')",
     **{

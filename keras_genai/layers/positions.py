@@ -36,6 +36,26 @@ def sinusoidal_positions(length, dim, interleaved=True):
     return np.concatenate(parts, -1).astype("float32")
 
 
+def sinusoidal_grid(height, width, dim):
+    """Fixed sines and cosines of the column, then of the row, of each place.
+
+    Each takes half of the channels, first its sines, then its cosines, at the
+    frequencies `10000 ** (-4 i / dim)` (1706.03762, section 3.5, in two dimensions).
+
+    Args:
+        height: rows of the grid.
+        width: its columns.
+        dim: number of channels, divisible by 4.
+
+    Returns:
+        float32 array `(height * width, dim)`.
+    """
+    frequencies = 10_000.0 ** (-np.arange(dim // 4) / (dim / 4))
+    rows, columns = np.mgrid[:height, :width].reshape(2, -1, 1) * frequencies
+    parts = [np.sin(columns), np.cos(columns), np.sin(rows), np.cos(rows)]
+    return np.concatenate(parts, axis=-1).astype("float32")
+
+
 @keras.saving.register_keras_serializable(PACKAGE)
 class PositionEmbedding(Block):
     """A vector for each position, to be added to the tokens'.
