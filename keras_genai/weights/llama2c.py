@@ -1,4 +1,4 @@
-"""GPT's weights from a checkpoint of llama2.c, such as stories15M.bin.
+"""GPT's weights and tokenizer from the files of llama2.c, such as stories15M.bin.
 
 Seven int32 (channels, inner channels, blocks, heads, heads of keys, words, context;
 fewer than 0 words: the head is not the table), then float32 arrays, each of all blocks
@@ -6,12 +6,14 @@ together. Its rotary positions turn channels 2i and 2i + 1 as a pair; ours, as
 transformers', i and i + d/2: the rows of queries and keys are put in that order.
 """
 
+import json
 import pathlib
 import struct
 
 import numpy as np
 
 from keras_genai.transformers.gpt import GPT
+from keras_genai.transformers.tokenizers import Tokenizer
 
 HEADER = ("hidden", "hidden_units", "depth", "heads", "kv_heads", "words", "context")
 
@@ -23,7 +25,8 @@ def read(path):
         path: of the file; what follows the arrays in it (a tokenizer) is left alone.
 
     Returns:
-        `(sizes, arrays)`: dicts. Matrices are `(blocks, out, in)`.
+        `(sizes, arrays, end)`: two dicts, and the number of bytes that they take.
+        Matrices are `(blocks, out, in)`.
 
     Raises:
         ValueError: it is no such file, or cut short.
@@ -51,7 +54,7 @@ def read(path):
     for name, shape in shapes.items():
         arrays[name], flat = np.split(flat, [int(np.prod(shape))])
         arrays[name] = arrays[name].reshape(shape)
-    return sizes, arrays
+    return sizes, arrays, 28 + 4 * count
 
 
 def _shapes(
@@ -92,11 +95,12 @@ def load(path, **arguments):
 
     ```python
     from keras_genai.weights import llama2c
+    tokenizer = llama2c.load_tokenizer("tokenizer.bin", vocabulary_size=32000)
     model = llama2c.load("stories15M.bin", tokenizer=tokenizer)
     model.generate("Once upon a time", max_new_tokens=200, temperature=0.8)
     ```
     """
-    sizes, arrays = read(path)
+    sizes, arrays, _ = read(path)
     given = {**GPT.LLAMA, **sizes, "epsilon": 1e-5, "stop_token": 1}
     model = GPT(**{**given, **arguments})
     network, each = model.network, sizes["hidden"] // sizes["heads"]
@@ -119,3 +123,106 @@ def load(path, **arguments):
         for name in ("gate", "dense1", "dense2"):
             getattr(block.feed_forward, name).kernel.assign(arrays[name][i].T)
     return model
+
+
+# The tokenizer
+
+SPECIAL = ("<unk>", "<s>", "</s>")
+SPACE = "\u2581"  # what stands for a space within a token
+
+
+def load_tokenizer(path, vocabulary_size, offset=0):
+    """The tokenizer of such a file: byte pairs by their scores, and single bytes.
+
+    Args:
+        path: of the file: an int32, then for each token its score in float32, the
+            number of its bytes in int32, and these.
+        vocabulary_size: how many tokens there are.
+        offset: where in the file it begins.
+
+    Returns:
+        A `kg.Tokenizer`, whose texts begin with `<s>`.
+
+    Raises:
+        ValueError: it is no such file, or cut short.
+        ImportError: `tokenizers` is not installed.
+    """
+    data, place = pathlib.Path(path).read_bytes(), offset + 4
+    tokens, scores = [], []
+    for _ in range(vocabulary_size):
+        if place + 8 > len(data):
+            raise ValueError(
+                f"{path} is cut short: of {vocabulary_size} tokens it has "
+                f"{len(tokens)}."
+            )
+        score, length = struct.unpack_from("<fi", data, place)
+        text = data[place + 8 : place + 8 + length]
+        if not 0 <= length <= 1000 or len(text) < length:
+            raise ValueError(f"{path} is no tokenizer of llama2.c, at byte {place}.")
+        tokens.append(text.decode("utf-8", "replace").replace(" ", SPACE))
+        scores.append(score)
+        place += 8 + length
+    tokens[: len(SPECIAL)] = SPECIAL
+    return Tokenizer("tokenizers", {"text": json.dumps(_tokenizer(tokens, scores))})
+
+
+def _tokenizer(tokens, scores):
+    """The content of Hugging Face's `tokenizer.json`."""
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    # A pair is merged sooner the higher the score of what it becomes.
+    pairs = []
+    for i, token in enumerate(tokens):
+        if i >= len(SPECIAL) and not (token[:3] == "<0x" and len(token) == 6):
+            for cut in range(1, len(token)):
+                if token[:cut] in vocabulary and token[cut:] in vocabulary:
+                    pairs.append((-scores[i], i, token[:cut], token[cut:]))
+    bos = {"SpecialToken": {"id": SPECIAL[1], "type_id": 0}}
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    second = {"Sequence": {"id": "B", "type_id": 0}}
+    named = {"id": SPECIAL[1], "ids": [1], "tokens": [SPECIAL[1]]}
+    return {
+        "version": "1.0",
+        "added_tokens": [
+            {
+                "id": i,
+                "content": token,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
+            for i, token in enumerate(SPECIAL)
+        ],
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": SPACE},
+                {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+            ],
+        },
+        "pre_tokenizer": None,
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [bos, text],
+            "pair": [bos, text, second],
+            "special_tokens": {SPECIAL[1]: named},
+        },
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": SPACE}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+            ],
+        },
+        "model": {
+            "type": "BPE",
+            "unk_token": SPECIAL[0],
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "vocab": vocabulary,
+            "merges": [[a, b] for _, _, a, b in sorted(pairs)],
+        },
+    }

@@ -326,3 +326,53 @@ def test_files_that_are_no_checkpoints(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=message):
             llama2c.load(path)
+
+
+PIECES = ["th", "he", "the", " t", " the", " c", "at", " cat", "ca", "cat", "ee", " a"]
+
+
+def tokenizer_file(path):
+    """A tokenizer of llama2.c, after seven other bytes; its tokens and scores."""
+    letters = list("\u00e9 abcdehtz")
+    tokens = ["<unk>", "\n<s>\n", "\n</s>\n", *(f"<0x{i:02X}>" for i in range(256))]
+    tokens += [*letters, *PIECES]
+    scores = [0.0] * (259 + len(letters)) + [-float(i) for i in range(len(PIECES))]
+    body = b"".join(
+        struct.pack("<fi", score, len(token.encode())) + token.encode()
+        for token, score in zip(tokens, scores, strict=True)
+    )
+    path.write_bytes(b"weights" + struct.pack("<i", 9) + body)
+    return tokens, scores
+
+
+def encoded(text, tokens, scores):
+    """run.c's `encode`: the best pair first, until no pair is a token."""
+    known = {token: i for i, token in enumerate(tokens)}
+    ids = [known[" "]] if text else []
+    for letter in text:
+        ids += [known[letter]] if letter in known else [3 + b for b in letter.encode()]
+    while True:
+        best = None
+        for i in range(len(ids) - 1):
+            merged = known.get(tokens[ids[i]] + tokens[ids[i + 1]])
+            if merged is not None and (best is None or scores[merged] > best[0]):
+                best = scores[merged], i, merged
+        if best is None:
+            return [1, *ids]
+        ids[best[1] : best[1] + 2] = [best[2]]
+
+
+def test_the_tokenizer_of_llama2_c(tmp_path):
+    pytest.importorskip("tokenizers")
+    path = tmp_path / "data.bin"
+    tokens, scores = tokenizer_file(path)
+    tokenizer = llama2c.load_tokenizer(path, len(tokens), offset=7)
+    assert tokenizer.vocabulary_size == len(tokens)
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (1, 2)
+    for text in ("the cat", "a the thee", "ca t\u00e9", "  he", "x\u20acy", "cat\nthe"):
+        ids = tokenizer.encode(text)
+        assert ids == encoded(text, tokens, scores), text
+        assert tokenizer.decode(ids) == text
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match="cut short: of 281 tokens"):
+        llama2c.load_tokenizer(path, len(tokens), offset=7)
