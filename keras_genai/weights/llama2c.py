@@ -9,9 +9,11 @@ transformers', i and i + d/2: the rows of queries and keys are put in that order
 import json
 import pathlib
 import struct
+import tempfile
 
 import numpy as np
 
+from keras_genai.datasets import _files
 from keras_genai.transformers.gpt import GPT
 from keras_genai.transformers.tokenizers import Tokenizer
 
@@ -123,6 +125,40 @@ def load(path, **arguments):
         for name in ("gate", "dense1", "dense2"):
             getattr(block.feed_forward, name).kernel.assign(arrays[name][i].T)
     return model
+
+
+def stories15m(**arguments):
+    """stories15M: a small `GPT` of Llama's kind that tells stories for children.
+
+    Six blocks of 288 channels and 32,000 words, trained by A. Karpathy (llama2.c) on
+    TinyStories (2305.07759). Not in the package:
+    `python tools/fetch_data.py stories15m` fetches it.
+
+    Args:
+        **arguments: of `GPT`.
+
+    Returns:
+        `GPT`, with its tokenizer.
+
+    Raises:
+        FileNotFoundError: it was not fetched.
+
+    Example:
+
+    ```python
+    model = kg.transformers.stories15m()
+    print(model.generate("Once upon a time", temperature=0.8, top_p=0.9, seed=0))
+    ```
+    """
+    arrays = _files.read_cached("stories15m")
+    if arrays is None:
+        raise _files.unavailable("stories15m")
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "llama2.data"
+        path.write_bytes(arrays["data"].tobytes())
+        sizes, _, end = read(path)
+        tokenizer = load_tokenizer(path, sizes["vocabulary_size"], end)
+        return load(path, **{"tokenizer": tokenizer, **arguments})
 
 
 # The tokenizer

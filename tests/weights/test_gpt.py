@@ -265,11 +265,14 @@ def forward(w, tokens):
     def norm(x, gain):
         return gain * x / np.sqrt(np.mean(x * x) + 1e-5)
 
-    heads, size, logits = 4, 4, []
-    keys, values = [[], []], [[], []]
+    depth, hidden = w["norm1"].shape
+    size = 2 * w["cosines"].shape[1]
+    heads, group = hidden // size, hidden // w["key"].shape[1]
+    keys, values = [[] for _ in range(depth)], [[] for _ in range(depth)]
+    logits = []
     for place, token in enumerate(tokens):
         x = w["embedding"][token].astype("float64")
-        for i in range(2):
+        for i in range(depth):
             y = norm(x, w["norm1"][i])
             q, k, v = (w[n][i] @ y for n in ("query", "key", "value"))
             for vector in (q, k):
@@ -278,16 +281,18 @@ def forward(w, tokens):
                     c, s = w["cosines"][place, pair], w["sines"][place, pair]
                     a, b = vector[j], vector[j + 1]
                     vector[j], vector[j + 1] = a * c - b * s, a * s + b * c
-            keys[i].append(k.reshape(2, size))
-            values[i].append(v.reshape(2, size))
+            keys[i].append(k.reshape(-1, size))
+            values[i].append(v.reshape(-1, size))
             mixed = []
             for h in range(heads):
                 own = q.reshape(heads, size)[h]
-                scores = np.array([own @ past[h // 2] for past in keys[i]]) / size**0.5
+                scores = (
+                    np.array([own @ past[h // group] for past in keys[i]]) / size**0.5
+                )
                 share = np.exp(scores - scores.max())
                 share /= share.sum()
                 parts = zip(share, values[i], strict=True)
-                mixed.append(sum(p * past[h // 2] for p, past in parts))
+                mixed.append(sum(p * past[h // group] for p, past in parts))
             x = x + w["out"][i] @ np.concatenate(mixed)
             y = norm(x, w["norm2"][i])
             gate = w["gate"][i] @ y
