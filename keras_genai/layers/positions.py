@@ -160,6 +160,7 @@ def rotate(x, cosines, sines):
     """
     half = cosines.shape[-1]
     wide = widen(x)
+    cosines, sines = (ops.cast(y, wide.dtype) for y in (cosines, sines))
     a, b = wide[..., :half], wide[..., half : 2 * half]
     parts = [a * cosines - b * sines, b * cosines + a * sines]
     if 2 * half < x.shape[-1]:

@@ -238,9 +238,10 @@ class GPT(GPTInference, engine.GenerativeModel):
         losses = engine.cross_entropy(targets, logits)
         weights = ops.ones_like(losses)
         if weight is not None:
-            weight = ops.cast(weight, losses.dtype)
-            whole = len(weight.shape) == 1
-            weights = weights * (weight[:, None] if whole else weight[:, 1:])
+            # TensorFlow may not know the rank; one column is broadcast.
+            weight = ops.reshape(weight, (ops.shape(tokens)[0], -1))
+            weight = weight[:, -(ops.shape(targets)[1]) :]
+            weights = weights * ops.cast(weight, losses.dtype)
         if self.pad_token is not None:
             counts = ops.not_equal(targets, self.pad_token)
             weights = weights * ops.cast(counts, losses.dtype)

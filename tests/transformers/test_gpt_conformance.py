@@ -38,7 +38,7 @@ TestLlama = conformance.battery(
 )
 
 TestGPTProcesses = processes.battery(
-    lambda: kg.GPT(**TINY, context=10, dropout=0.1, ema_decay=0.9, seed=3),
+    lambda: kg.GPT(**TINY, context=20, dropout=0.1, ema_decay=0.9, seed=3),
     tokens("gpt processes"),
     compile=lambda: {"optimizer": keras.optimizers.Adam(1e-3)},
     ranges={"tokens": (0, V), "lengths": (1, 3)},
