@@ -264,7 +264,8 @@ class Attention(Block):
         Args:
             x: `(B, T, C)`.
             context: `(B, S, D)`, or None to attend to `x`.
-            mask: bool `(B, S)`, `(B, T, S)` or `(B, N, T, S)`: what is seen.
+            mask: bool `(B, S)`, `(B, T, S)` or `(B, N, T, S)`: what is seen. By
+                keyword: Keras itself looks at arguments of this name.
             positions: integers `(T,)` or `(B, T)`, with two rotary axes of two numbers
                 each, by which `rotary` turns; by default the places of the tokens.
             cache: `(keys, values)`. With `cache_index` those of the tokens before,
