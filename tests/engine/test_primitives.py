@@ -222,7 +222,7 @@ def test_the_cross_entropy_of_classes_with_its_gradient():
     def loss():
         losses = engine.cross_entropy(ops.convert_to_tensor(labels), x.value)
         assert tuple(losses.shape) == (2, 3)
-        return ops.sum(losses * factor)
+        return ops.sum(losses * ops.convert_to_tensor(factor))
 
     value, (gradient,) = engine.value_and_gradients(loss, [x])
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
