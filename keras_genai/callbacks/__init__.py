@@ -6,6 +6,7 @@ from keras_genai.callbacks.pictures import image_grid
 from keras_genai.callbacks.resume import Resume
 from keras_genai.callbacks.samples import ImageGrid
 from keras_genai.callbacks.tensorboard import TensorBoard
+from keras_genai.callbacks.translations import Translations
 
 __all__ = [
     "Evaluate",
@@ -13,5 +14,6 @@ __all__ = [
     "LearningRateScheduler",
     "Resume",
     "TensorBoard",
+    "Translations",
     "image_grid",
 ]

@@ -55,7 +55,9 @@ FETCHED = {
         "37e5852d33933792bfddacf387e185c9c3d87fa20c45417517512181f092a44a"
     ),
     "flights": "ef68bce9ebc94bebc8f03f10ce2c5651b988f52f6f19a831b441fa2fb40d704e",
+    "minilm": "cbbb816714a7382437c41a4d1a47b0667bfb74f01366f4bfb55f5cee05b3b113",
     "mnist": "8fc8fc4f0343f34ece1fcfdfb65f0801fac48030ce7c70e62bbb62f64ee2e65b",
+    "stories15m": "693339b4c9a610cca6f8a3a136cbe0e809364ef2b02a2e05abb22297cc84db55",
 }
 
 # name -> the call that loads it, for data that is not labelled images: what `unknown`
@@ -65,6 +67,8 @@ ELSEWHERE = {
     "chorales": "chorales()",
     "emoji": "emoji()",
     "flights": "table('flights')",
+    "minilm": "keras_genai.transformers.minilm()",
+    "stories15m": "keras_genai.transformers.stories15m()",
     "shakespeare": "text('shakespeare')",
     "verses": "pairs('verses')",
     **{

@@ -9,7 +9,6 @@ from keras_genai.diffusion.dit_blocks import (
     DiTBlock,
     modulate,
     normalization,
-    position_embedding,
     zero_dense,
 )
 from keras_genai.engine import random
@@ -17,6 +16,7 @@ from keras_genai.engine.checks import check_image_shape, check_positive
 from keras_genai.engine.initializers import VarianceScaling
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.saving import deserialized
+from keras_genai.layers.positions import sinusoidal_grid
 
 # Table 1: depth, hidden channels, heads.
 SIZES = {
@@ -134,7 +134,7 @@ class DiT(keras.Model):
             name="positions",
             shape=(tokens, hidden),
             initializer=lambda shape, dtype: ops.convert_to_tensor(
-                position_embedding(*self.grid, hidden), dtype=dtype
+                sinusoidal_grid(*self.grid, hidden), dtype=dtype
             ),
             trainable=False,
         )

@@ -1,7 +1,6 @@
 """The layers that a DiT is made of (2212.09748, figure 3)."""
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_genai.engine.checks import check_positive
@@ -16,26 +15,6 @@ MODULATION_EPSILON = 1e-6  # of the normalizations,
 MLP_EPSILON = (
     1e-5  # but for that before the MLP in diffusers (1e-6 in the paper's code)
 )
-
-
-def position_embedding(height, width, dim):
-    """Fixed sines and cosines of the column, then of the row, of each place.
-
-    Each takes half of the channels, first its sines, then its cosines, at the
-    frequencies `10000 ** (-4 i / dim)` (1706.03762, section 3.5, in two dimensions).
-
-    Args:
-        height: rows of the grid.
-        width: its columns.
-        dim: number of channels, divisible by 4.
-
-    Returns:
-        float32 array `(height * width, dim)`.
-    """
-    frequencies = 10_000.0 ** (-np.arange(dim // 4) / (dim / 4))
-    rows, columns = np.mgrid[:height, :width].reshape(2, -1, 1) * frequencies
-    parts = [np.sin(columns), np.cos(columns), np.sin(rows), np.cos(rows)]
-    return np.concatenate(parts, axis=-1).astype("float32")
 
 
 def modulate(x, shift, scale):

@@ -14,7 +14,10 @@ primitives alone:
 - `is_main_process()`: whether this process writes the files of a run.
 - `batch_normalization(x, ...)`: normalisation by the batch, in one fused kernel.
 - `group_normalization(x, ...)`: normalisation by groups of channels, likewise.
-- `attention(query, key, value)`: of scaled products, in every float type.
+- `attention(query, key, value, ...)`: of scaled products, in every float type.
+- `write(x, values, index)`: into a cache of keys or values.
+- `remat(fn, *args)`: computed again for its gradient, instead of kept.
+- `cross_entropy(labels, logits)`: of classes, in one kernel.
 - `argmax(x)`: the place of the largest on the last axis, in one pass.
 - `replicas`: sums, means and noise over devices that share a batch.
 
@@ -49,9 +52,12 @@ jit = backend_ops.jit
 apply_gradients = backend_ops.apply_gradients
 argmax = backend_ops.argmax
 attention = backend_ops.attention
+cross_entropy = backend_ops.cross_entropy
 batch_normalization = backend_ops.batch_normalization
 group_normalization = backend_ops.group_normalization
 leaky_relu = backend_ops.leaky_relu
+remat = backend_ops.remat
+write = backend_ops.write
 to_host = backend_ops.to_host
 is_main_process = backend_ops.is_main_process
 list_devices = backend_ops.list_devices
@@ -72,6 +78,7 @@ __all__ = [
     "backend_ops",
     "batch_normalization",
     "cond",
+    "cross_entropy",
     "gradients",
     "group_normalization",
     "initializers",
@@ -80,10 +87,12 @@ __all__ = [
     "leaky_relu",
     "list_devices",
     "random",
+    "remat",
     "replicas",
     "to_host",
     "value_and_gradient",
     "value_and_gradients",
     "with_values",
     "without_gradients",
+    "write",
 ]

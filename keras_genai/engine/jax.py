@@ -160,17 +160,54 @@ def group_normalization(x, groups, scale, offset, epsilon):
     return centred * (jax.lax.rsqrt(variance + epsilon) * scale) + offset
 
 
-def attention(query, key, value):
+def attention(query, key, value, mask=None, bias=None, causal=False):
     """See `keras_genai.engine.tensorflow.attention`."""
     half = query.dtype == jnp.float16 and jax.default_backend() == "cpu"
     if not half and query.dtype != jnp.float64:
-        return keras.ops.dot_product_attention(query, key, value)
+        return keras.ops.dot_product_attention(
+            query, key, value, bias=bias, mask=mask, is_causal=causal
+        )
     # JAX's own sums scores in float32 whatever the type, and refuses float16 on a CPU.
     dtype = jnp.promote_types(query.dtype, jnp.float32)
-    query, key = query.astype(dtype), key.astype(dtype)
+    groups = query.shape[2] // key.shape[2]
+    query, key, inner = (x.astype(dtype) for x in (query, key, value))
+    key, inner = (jnp.repeat(x, groups, axis=2) for x in (key, inner))
     scores = jnp.einsum("btnd,bsnd->bnts", query, key) / math.sqrt(query.shape[-1])
-    mixed = jnp.einsum("bnts,bsnd->btnd", jax.nn.softmax(scores), value.astype(dtype))
+    if bias is not None:
+        scores = scores + bias.astype(dtype)
+    if causal:
+        seen = jnp.tril(jnp.ones(scores.shape[2:], bool))
+        mask = seen if mask is None else mask & seen
+    if mask is not None:
+        scores = jnp.where(mask, scores, -0.7 * jnp.finfo(dtype).max)
+    mixed = jnp.einsum("bnts,bsnd->btnd", jax.nn.softmax(scores), inner)
     return mixed.astype(value.dtype)
+
+
+def write(x, values, index):
+    """See `keras_genai.engine.tensorflow.write`."""
+    return jax.lax.dynamic_update_slice_in_dim(x, values, index, axis=2)
+
+
+def remat(fn, *args):
+    """See `keras_genai.engine.tensorflow.remat`."""
+    updated = []
+
+    def call(*args):
+        with Scope() as scope:
+            y = fn(*args)
+        updated[:] = scope.updated.values()
+        return y, scope.updates()
+
+    y, updates = jax.checkpoint(call)(*args)
+    _publish(updated, updates)
+    return y
+
+
+def cross_entropy(labels, logits):
+    """See `keras_genai.engine.tensorflow.cross_entropy`."""
+    chosen = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - chosen
 
 
 def argmax(x):

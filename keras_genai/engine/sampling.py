@@ -15,11 +15,13 @@ class Sampling:
       i depends on the key and on its number `first + i` alone;
     - `sampling_variables()`: list of the variables that `draw` reads;
     - `num_classes`: K of the labels, or None for a model without labels;
-    - `value_range`: values of black and white in its images.
+    - `value_range`: values of black and white in its images;
+    - `unit_name`: what a progress bar counts.
     """
 
     num_classes = None
     value_range = (-1.0, 1.0)
+    unit_name = "image"
 
     def draw(self, key, count, first, labels=None):
         raise NotImplementedError(f"{type(self).__name__} must define draw().")
@@ -52,7 +54,7 @@ class Sampling:
             n, seed, labels=labels, batch_size=batch_size, **options
         )
         total = len(labels) if n is None else n
-        bar = keras.utils.Progbar(total, verbose=verbose, unit_name="image")
+        bar = keras.utils.Progbar(total, verbose=verbose, unit_name=self.unit_name)
         images = []
         for batch in batches:
             images.append(batch)
@@ -186,7 +188,7 @@ class Sampling:
             of which the first `count` are those from row `start` on.
         """
         total = len(arrays[0]) if total is None else total
-        bar = keras.utils.Progbar(total, verbose=verbose, unit_name="image")
+        bar = keras.utils.Progbar(total, verbose=verbose, unit_name=self.unit_name)
         for start in range(0, total, size):
             count = min(size, total - start)
             number = [np.array(start, "int32")] if numbered else []

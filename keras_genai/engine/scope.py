@@ -1,6 +1,7 @@
 """State scopes that nest."""
 
 import keras
+from keras import ops
 from keras.src.backend.common.stateless_scope import get_stateless_scope
 
 
@@ -49,3 +50,26 @@ def with_values(pairs, fn):
     """
     with Scope(pairs):
         return fn()
+
+
+def rematerialized(fn, *args):
+    """See `engine.remat`, where tensors may leave a function by the side.
+
+    The second run must draw what the first drew: it begins with the counters that the
+    first began with. Updates are made once, outside.
+    """
+    start, updated, first = [], [], []
+
+    def run(*args):
+        with Scope(start) as scope:
+            y = fn(*args)
+        if not first:
+            first.append(True)
+            updated[:] = zip(scope.updated.values(), scope.updates(), strict=True)
+        return y
+
+    y = keras.remat(run)(*args)
+    start[:] = [(variable, ops.copy(variable.value)) for variable, _ in updated]
+    for variable, value in updated:
+        variable.assign(value)
+    return y

@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from keras_genai.engine.devices import Devices
+from keras_genai.engine.scope import rematerialized
 
 
 def value_and_gradients(loss_fn, variables, scale=None):
@@ -235,18 +236,77 @@ def group_normalization(x, groups, scale, offset, epsilon):
     return centred * (tf.math.rsqrt(variance + epsilon) * scale) + offset
 
 
-def attention(query, key, value):
+def attention(query, key, value, mask=None, bias=None, causal=False):
     """`softmax(query key^T / sqrt(d)) value`: 1706.03762, equation 1.
 
     Args:
         query: `(B, T, N, d)`, of N heads.
-        key: `(B, S, N, d)`.
-        value: `(B, S, N, d)`.
+        key: `(B, S, K, d)`; K divides N, and neighbouring heads share a key
+            (2305.13245).
+        value: `(B, S, K, d)`.
+        mask: bool, of four axes that broadcast to `(B, N, T, S)`: which keys a query
+            sees. One that sees none gets the mean of all values.
+        bias: float, likewise, added to the scores.
+        causal: query t sees the keys 0 to t alone.
 
     Returns:
         `(B, T, N, d)`, of the type of `value`.
     """
-    return keras.ops.dot_product_attention(query, key, value)
+    groups = query.shape[2] // key.shape[2]
+    if groups > 1:
+        key, value = (tf.repeat(x, groups, axis=2) for x in (key, value))
+    return keras.ops.dot_product_attention(
+        query, key, value, bias=bias, mask=mask, is_causal=causal
+    )
+
+
+def write(x, values, index):
+    """A cache with values written into it; the cache itself is used no more.
+
+    Args:
+        x: `(B, K, S, d)`. On PyTorch it is changed, where nothing is differentiated.
+        values: `(B, K, T, d)`, of the same type.
+        index: integer or int32 scalar: the first place to write, at most S - T.
+
+    Returns:
+        Tensor like `x`, `values` at the places `index` to `index + T - 1`.
+    """
+    count = tf.shape(values)[2]
+    places = tf.range(tf.shape(x)[2]) - index  # (S,)
+    if values.shape[2] == 1:  # the one place, without a copy of what is not there
+        return tf.where(tf.equal(places, 0)[:, None], values, x)
+    wanted = tf.gather(values, tf.clip_by_value(places, 0, count - 1), axis=2)
+    here = tf.logical_and(places >= 0, places < count)
+    return tf.where(here[:, None], wanted, x)
+
+
+def remat(fn, *args):
+    """`fn(*args)` that keeps nothing for its gradient and is computed again there.
+
+    Gradient checkpointing (1604.06174).
+
+    Args:
+        fn: function of tensors to one tensor. It may read variables, trained ones
+            too, and update counters such as dropout's: they count once.
+        *args: float tensors.
+
+    Returns:
+        What `fn` returns.
+    """
+    return rematerialized(fn, *args)
+
+
+def cross_entropy(labels, logits):
+    """`-log softmax(logits)[labels]`, of each place.
+
+    Args:
+        labels: int32 `(...)`, in [0, K).
+        logits: float32 or float64 `(..., K)`.
+
+    Returns:
+        Tensor `(...)` of the type of `logits`.
+    """
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
 
 
 def argmax(x):

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from keras_genai.engine._torch_threefry import concrete_int, threefry2x32
 from keras_genai.engine.devices import Devices
+from keras_genai.engine.scope import rematerialized
 
 __all__ = ["concrete_int", "threefry2x32"]  # for `engine.random`
 
@@ -159,9 +160,55 @@ def group_normalization(x, groups, scale, offset, epsilon):
     return y.movedim(1, -1)
 
 
-def attention(query, key, value):
-    """See `keras_genai.engine.tensorflow.attention`."""
-    return keras.ops.dot_product_attention(query, key, value)
+def attention(query, key, value, mask=None, bias=None, causal=False):
+    """See `keras_genai.engine.tensorflow.attention`.
+
+    Views in PyTorch's order, without the copies that Keras makes of them; of kernels
+    PyTorch takes the fastest that the machine and the arguments allow.
+    """
+    groups = query.shape[2] // key.shape[2]
+    if groups > 1:
+        key, value = (x.repeat_interleave(groups, dim=2) for x in (key, value))
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    if causal and not (mask is None and bias is None):
+        seen = torch.ones(
+            query.shape[2], key.shape[2], dtype=torch.bool, device=query.device
+        ).tril()
+        mask, causal = seen if mask is None else mask & seen, False
+    added = None if bias is None else bias.to(query.dtype)
+    if mask is not None:
+        # Finite: a row that sees nothing has the mean of all, as on other backends.
+        unseen = -0.7 * torch.finfo(query.dtype).max
+        zero = torch.zeros((), dtype=query.dtype, device=query.device)
+        added = torch.where(mask, zero if added is None else added, unseen)
+    y = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=added, is_causal=causal
+    )
+    return y.transpose(1, 2).to(value.dtype)
+
+
+def write(x, values, index):
+    """See `keras_genai.engine.tensorflow.write`."""
+    if torch.is_grad_enabled() and (x.requires_grad or values.requires_grad):
+        x = x.clone()
+    x = x.contiguous()  # one that was repeated may hold each row once
+    if isinstance(index, int):
+        x[:, :, index : index + values.shape[2]] = values
+        return x
+    places = torch.arange(values.shape[2], device=x.device) + index
+    return x.index_copy_(2, places, values)
+
+
+def remat(fn, *args):
+    """See `keras_genai.engine.tensorflow.remat`."""
+    return rematerialized(fn, *args)
+
+
+def cross_entropy(labels, logits):
+    """See `keras_genai.engine.tensorflow.cross_entropy`."""
+    flat = logits.reshape(-1, logits.shape[-1])
+    losses = F.cross_entropy(flat, labels.reshape(-1).long(), reduction="none")
+    return losses.reshape(labels.shape)
 
 
 def argmax(x):

@@ -1,5 +1,6 @@
 """Layers shared by the families."""
 
+from keras_genai.layers.attention import Attention, attention_mask
 from keras_genai.layers.convolution import Conv2D, Conv2DTranspose
 from keras_genai.layers.dropout import Dropout
 from keras_genai.layers.group_normalization import GroupNormalization
@@ -14,15 +15,22 @@ from keras_genai.layers.normalization import (
     BatchNormalization,
     ConditionalBatchNormalization,
 )
+from keras_genai.layers.positions import (
+    PositionEmbedding,
+    alibi_slopes,
+    rotary_angles,
+    rotate,
+    sinusoidal_positions,
+)
 from keras_genai.layers.quantizers import FiniteScalarQuantizer, GumbelQuantizer
 from keras_genai.layers.spectral_normalization import SpectralNormalization
 from keras_genai.layers.time_embedding import TimeEmbedding, sinusoidal_embedding
 from keras_genai.layers.transformer import (
-    Attention,
     CrossAttention2D,
     CrossAttentionBlock,
     GatedFeedForward,
 )
+from keras_genai.layers.transformer_block import FeedForward, TransformerBlock
 from keras_genai.layers.vector_quantizers import (
     ResidualVectorQuantizer,
     VectorQuantizer,
@@ -38,17 +46,25 @@ __all__ = [
     "CrossAttentionBlock",
     "Downsample2D",
     "Dropout",
+    "FeedForward",
     "FiniteScalarQuantizer",
     "GatedFeedForward",
     "GroupNormalization",
     "GumbelQuantizer",
     "LeakyReLU",
+    "PositionEmbedding",
     "ResNetBlock",
     "ResidualVectorQuantizer",
     "SelfAttention2D",
     "SpectralNormalization",
     "TimeEmbedding",
+    "TransformerBlock",
     "Upsample2D",
     "VectorQuantizer",
+    "alibi_slopes",
+    "attention_mask",
+    "rotary_angles",
+    "rotate",
     "sinusoidal_embedding",
+    "sinusoidal_positions",
 ]

@@ -7,83 +7,10 @@ The blocks by which a text or another sequence reaches the U-Nets of 2112.10752
 import keras
 from keras import ops
 
-from keras_genai import engine
 from keras_genai.engine.checks import check_positive
 from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import widen
+from keras_genai.layers.attention import Attention
 from keras_genai.layers.image_blocks import Block
-
-
-@keras.saving.register_keras_serializable(PACKAGE)
-class Attention(Block):
-    """`W_o softmax(Q K^T / sqrt(d)) V + b` (1706.03762, section 3.2.2).
-
-    Q is linear in `x`, K and V in the context; without one, in `x` as well.
-
-    Args:
-        heads: number of heads; it must divide the channels.
-        wide_scores: the scores are computed in float32 under mixed precision too
-            (where weights were trained so that half precision overflows).
-        use_bias: whether Q, K and V have a bias too.
-        seed: integer, the model's.
-        stream: name of the place: blocks of one model take different names.
-
-    Raises:
-        ValueError: `heads` does not divide the channels.
-
-    Example:
-
-    ```python
-    y = Attention(8)(x)                       # (B, T, C) -> (B, T, C)
-    y = Attention(8)(x, context)              # with (B, S, D) beside
-    ```
-    """
-
-    def __init__(self, heads=1, wide_scores=False, use_bias=False, **kwargs):
-        super().__init__(**kwargs)
-        check_positive("heads", heads)
-        self.heads = heads
-        self.wide_scores = wide_scores
-        self.use_bias = use_bias
-
-    def build(self, x_shape, context_shape=None):
-        channels = x_shape[-1]
-        if channels % self.heads:
-            raise ValueError(
-                f"heads must divide the channels: {self.heads} does not divide "
-                f"{channels}."
-            )
-        source = x_shape if context_shape is None else context_shape
-        shapes = {"query": x_shape, "key": source, "value": source, "out": x_shape}
-        for name, shape in shapes.items():
-            layer = self._dense(name, channels, use_bias=self.use_bias or name == "out")
-            layer.build(shape)
-            setattr(self, name, layer)
-        self.built = True
-
-    def call(self, x, context=None):
-        channels = x.shape[-1]
-        source = x if context is None else context
-        query, key, value = (
-            ops.reshape(y, (-1, ops.shape(y)[1], self.heads, channels // self.heads))
-            for y in (self.query(x), self.key(source), self.value(source))
-        )  # (B, T, heads, d), twice (B, S, heads, d)
-        if self.wide_scores:
-            query, key, value = widen(query), widen(key), widen(value)
-        y = engine.attention(query, key, value)
-        y = ops.reshape(y, (-1, ops.shape(x)[1], channels))  # (B, T, C)
-        return self.out(ops.cast(y, self.compute_dtype))
-
-    def compute_output_shape(self, x_shape, context_shape=None):
-        return x_shape
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "heads": self.heads,
-            "wide_scores": self.wide_scores,
-            "use_bias": self.use_bias,
-        }
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -27,6 +27,7 @@ from keras_genai.metrics.manifold import (
 )
 from keras_genai.metrics.metric import Metric
 from keras_genai.metrics.score import InceptionScore, inception_score
+from keras_genai.metrics.translation import bleu, chrf
 
 __all__ = [
     "FID",
@@ -38,6 +39,8 @@ __all__ = [
     "KernelInceptionDistance",
     "Metric",
     "PrecisionRecall",
+    "bleu",
+    "chrf",
     "density_coverage",
     "evaluate",
     "fashion_mnist_classifier",

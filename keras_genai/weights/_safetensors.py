@@ -34,6 +34,7 @@ class Entry:
         theirs: the inverse.
         aliases: other names that older files have for it.
         shapes: other shapes that older files have; each has as many elements.
+        optional: whether the file may lack it: the variable then keeps its values.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Entry:
     theirs: Callable
     aliases: tuple = ()
     shapes: tuple = ()
+    optional: bool = False
 
 
 def _same(array):
@@ -184,26 +186,33 @@ def _opened(file):
         ) from error
 
 
-def refuse_pickle(path):
-    """Raises a `ValueError` for a file that is a Python pickle."""
+def refuse_pickle(path, instead="diffusion_pytorch_model.safetensors"):
+    """Raises a `ValueError` for a file that is a Python pickle.
+
+    Args:
+        path: of the file.
+        instead: what to call the converted file, for the message.
+    """
     if path.suffix in PICKLES:
         raise ValueError(
             f"{path} is a pickle: to read it is to run what is in it, so it is not "
             "read here. Convert it once where PyTorch is installed and the file is "
             "trusted: state = torch.load(path, weights_only=True); "
-            "safetensors.torch.save_file(state, 'diffusion_pytorch_model.safetensors')"
+            f"safetensors.torch.save_file(state, {instead!r})"
         )
 
 
 _FLOATS = {"F16", "BF16", "F32", "F64"}
 
 
-def load(table, path):
+def load(table, path, ignored=None):
     """Assigns the tensors of a file to our variables; all or none.
 
     Args:
         table: list of `Entry`.
         path: a `.safetensors` file or a `.safetensors.index.json`.
+        ignored: function of a name: whether that tensor may be there beside the
+            table's; by default none may.
 
     Raises:
         ValueError: tensors are missing, extra, misshapen or not floats: lists them.
@@ -214,14 +223,16 @@ def load(table, path):
     for entry in table:
         names = [n for n in (entry.name, *entry.aliases) if n in kinds]
         if not names:
-            missing.append(f"{entry.name} {entry.shape}")
+            if not entry.optional:
+                missing.append(f"{entry.name} {entry.shape}")
             continue
         (shape, dtype), found[names[0]] = kinds[names[0]], entry
         if shape != entry.shape and shape not in entry.shapes:
             wrong.append(f"{names[0]} is {shape}, expected {entry.shape}")
         elif dtype not in _FLOATS:
             wrong.append(f"{names[0]} is {dtype}, expected one of {sorted(_FLOATS)}")
-    extra = [f"{n} {kinds[n][0]}" for n in sorted(set(kinds) - set(found))]
+    beside = sorted(set(kinds) - set(found))
+    extra = [f"{n} {kinds[n][0]}" for n in beside if not (ignored and ignored(n))]
     parts = {"missing": missing, "extra": extra, "misshapen": wrong}
     if any(parts.values()):
         raise ValueError(

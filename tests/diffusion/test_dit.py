@@ -10,7 +10,7 @@ from keras import ops
 import keras_genai as kg
 from keras_genai import engine
 from keras_genai.diffusion.dit import PATCHES, SIZES
-from keras_genai.diffusion.dit_blocks import position_embedding
+from keras_genai.layers.positions import sinusoidal_grid
 from keras_genai.weights import dit as weights
 
 torch = pytest.importorskip("torch")
@@ -136,9 +136,9 @@ def test_the_places_are_diffusers():
     from diffusers.models.embeddings import get_2d_sincos_pos_embed
 
     wanted = get_2d_sincos_pos_embed(24, 5, base_size=5).numpy()
-    np.testing.assert_allclose(position_embedding(5, 5, 24), wanted, atol=1e-6)
-    wide = position_embedding(2, 5, 24)
-    np.testing.assert_array_equal(wide, position_embedding(5, 5, 24)[:10])
+    np.testing.assert_allclose(sinusoidal_grid(5, 5, 24), wanted, atol=1e-6)
+    wide = sinusoidal_grid(2, 5, 24)
+    np.testing.assert_array_equal(wide, sinusoidal_grid(5, 5, 24)[:10])
 
 
 # The paper's

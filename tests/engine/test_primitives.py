@@ -210,3 +210,43 @@ def test_argmax_takes_the_first_of_the_largest():
     places = engine.argmax(ops.convert_to_tensor(x))
     assert keras.backend.standardize_dtype(places.dtype) == "int32"
     np.testing.assert_array_equal(host(places), [0, 0, 1])
+
+
+def test_the_cross_entropy_of_classes_with_its_gradient():
+    rng = np.random.default_rng(0)
+    logits = (5 * rng.normal(size=(2, 3, 7))).astype("float32")
+    labels = rng.integers(0, 7, (2, 3)).astype("int32")
+    x = keras.Variable(logits)
+    factor = rng.normal(size=(2, 3)).astype("float32")
+
+    def loss():
+        losses = engine.cross_entropy(ops.convert_to_tensor(labels), x.value)
+        assert tuple(losses.shape) == (2, 3)
+        return ops.sum(losses * ops.convert_to_tensor(factor))
+
+    value, (gradient,) = engine.value_and_gradients(loss, [x])
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    chosen = np.take_along_axis(p, labels[..., None], -1)[..., 0]
+    np.testing.assert_allclose(host(value), np.sum(-np.log(chosen) * factor), 1e-5)
+    wanted = factor[..., None] * (p - np.eye(7)[labels])
+    np.testing.assert_allclose(host(gradient), wanted, atol=1e-5)
+
+
+def test_writing_into_a_cache():
+    x = np.arange(2 * 1 * 5 * 2, dtype="float32").reshape(2, 1, 5, 2)
+    for place, count in ((0, 1), (3, 2), (1, 3), (4, 1), (0, 5)):
+        values = -np.ones((2, 1, count, 2), "float32")
+        wanted = x.copy()
+        wanted[:, :, place : place + count] = -1.0
+        for index in (place, ops.convert_to_tensor(place, "int32")):
+            got = engine.write(*map(ops.convert_to_tensor, (x.copy(), values)), index)
+            np.testing.assert_array_equal(host(got), wanted)
+    # What is differentiated is not overwritten.
+    v = keras.Variable(x)
+
+    def loss():
+        y = engine.write(v.value * 2.0, ops.convert_to_tensor(values), 0)
+        return ops.sum(y) + ops.sum(v.value)
+
+    _, (gradient,) = engine.value_and_gradients(loss, [v])
+    np.testing.assert_array_equal(host(gradient), np.ones_like(x))

@@ -1,0 +1,398 @@
+"""Attention: of many heads, grouped, causal, to a context, with a cache."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_genai import engine
+from keras_genai.engine.checks import check_positive
+from keras_genai.engine.initializers import Normal
+from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.engine.precision import widen
+from keras_genai.layers.dropout import Dropout
+from keras_genai.layers.image_blocks import Block
+from keras_genai.layers.positions import (
+    alibi_slopes,
+    check_even,
+    rotary_angles,
+    rotate,
+)
+
+NORMS = ("layer", "rms")
+_UNSEEN = -0.7 * float(np.finfo("float32").max)
+
+
+def normalization(kind, epsilon, policy, name):
+    """Layer normalization (1607.06450) or RMS normalization (1910.07467), with gain."""
+    layers = keras.layers
+    classes = {"layer": layers.LayerNormalization, "rms": layers.RMSNormalization}
+    if kind not in classes:
+        raise ValueError(f'The norm must be "layer" or "rms"; got {kind!r}.')
+    return classes[kind](epsilon=epsilon, dtype=policy, name=name)
+
+
+def attention_mask(queries, keys, first=0, mask=None, causal=False, window=None):
+    """Which keys each query sees.
+
+    Args:
+        queries: T, their number.
+        keys: S, theirs.
+        first: place of the first query among the keys: an integer, an int32 scalar, or
+            `(B,)` of them.
+        mask: bool, or None: `(B, S)`, False where there is padding; `(B, T, S)` or
+            `(B, N, T, S)`.
+        causal: a query sees no key after its own place.
+        window: how many keys a query sees: its own and those before, and where it is
+            not causal as many behind; or None for all.
+
+    Returns:
+        Bool tensor that broadcasts to `(B, N, T, S)`, or None where all is seen.
+    """
+    seen = None
+    if mask is not None:
+        seen = ops.cast(mask, "bool")
+        axes = {2: (1, 2), 3: (1,), 4: ()}[len(seen.shape)]
+        seen = ops.expand_dims(seen, axes) if axes else seen
+    if causal or window:
+        distance = _places(first, queries) - ops.arange(keys, dtype="int32")
+        near = []  # (T, S) or (B, T, S)
+        if causal:
+            near.append(distance >= 0)
+        if window:
+            near.append(distance < window)
+        if window and not causal:
+            near.append(distance > -window)
+        for part in near:
+            part = ops.expand_dims(part, -3)  # of all heads
+            seen = part if seen is None else ops.logical_and(seen, part)
+        if len(seen.shape) == 3:
+            seen = ops.expand_dims(seen, 0)
+    return seen
+
+
+def _places(first, count):
+    """The places `(T, 1)`, or `(B, T, 1)`, of `count` tokens from `first` on."""
+    first = ops.expand_dims(ops.cast(first, "int32"), -1)  # (1,) or (B, 1)
+    return ops.expand_dims(first + ops.arange(count, dtype="int32"), -1)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Attention(Block):
+    """`W_o softmax(Q K^T / sqrt(d)) V + b` (1706.03762, section 3.2.2).
+
+    Q is linear in `x`, K and V in the context; without one, in `x` as well. A mask in
+    the call says which keys are seen (see `attention_mask`).
+
+    Args:
+        heads: number of heads; it must divide the channels.
+        wide_scores: the scores are computed in float32 under mixed precision too
+            (where weights were trained so that half precision overflows).
+        use_bias: whether Q, K and V have a bias too.
+        out_bias: whether the output has one.
+        kv_heads: number of heads of K and V, which neighbouring heads of Q share
+            (grouped queries, 2305.13245); it must divide `heads`. By default as many.
+        head_dim: channels of a head; by default the channels over `heads`.
+        causal: a token sees itself and those before it alone.
+        window: how many tokens one sees, its own and those before (2004.05150; and as
+            many behind, where it is not causal); None for all.
+        qk_norm: `"layer"` or `"rms"` normalization of each head of Q and K (2302.05442,
+            section 2), or None.
+        epsilon: of that normalization.
+        dropout: rate of the probabilities that are dropped in training, in [0, 1).
+        alibi: the scores fall linearly with the distance (2108.12409).
+        rotary: base of the frequencies at which pairs of channels of Q and K are turned
+            by their positions (2104.09864), such as 10000; None turns none.
+        rotary_dim: how many channels of a head turn; by default all.
+        rotary_axes: 1, or 2 for positions `(T, 2)` in an image: see `rotary_angles`.
+        initial_std: the kernels begin normal with that deviation; None begins as
+            PyTorch's do.
+        out_std: that of the output's kernel; by default `initial_std`.
+        seed: integer, the model's.
+        stream: name of the place: blocks of one model take different names.
+
+    Raises:
+        ValueError: for numbers that do not divide, or arguments that exclude others.
+
+    Example:
+
+    ```python
+    y = Attention(8)(x)                       # (B, T, C) -> (B, T, C)
+    y = Attention(8)(x, context)              # with (B, S, D) beside
+    layer = Attention(8, kv_heads=2, causal=True, rotary=10_000.0)
+    cache = layer.empty_cache(batch=1, length=64)
+    y, cache = layer(x, cache=cache, cache_index=0)     # T tokens, then one after each
+    y, cache = layer(x[:, :1], cache=cache, cache_index=x.shape[1])
+    ```
+    """
+
+    _ARGUMENTS = (
+        *("heads", "wide_scores", "use_bias", "out_bias", "kv_heads", "head_dim"),
+        *("causal", "window", "qk_norm", "epsilon", "dropout", "alibi", "rotary"),
+        *("rotary_dim", "rotary_axes", "initial_std", "out_std"),
+    )
+
+    def __init__(
+        self,
+        heads=1,
+        wide_scores=False,
+        use_bias=False,
+        *,
+        out_bias=True,
+        kv_heads=None,
+        head_dim=None,
+        causal=False,
+        window=None,
+        qk_norm=None,
+        epsilon=1e-6,
+        dropout=0.0,
+        alibi=False,
+        rotary=None,
+        rotary_dim=None,
+        rotary_axes=1,
+        initial_std=None,
+        out_std=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.supports_masking = True  # see compute_mask
+        check_positive("heads", heads)
+        for name, value in (("head_dim", head_dim), ("window", window)):
+            if value is not None:
+                check_positive(name, value)
+        check_kv_heads(heads, kv_heads)
+        if qk_norm not in (None, *NORMS):
+            raise ValueError(
+                f'qk_norm must be "layer", "rms" or None; got {qk_norm!r}.'
+            )
+        if rotary_axes not in (1, 2):
+            raise ValueError(f"rotary_axes must be 1 or 2; got {rotary_axes!r}.")
+        if rotary is not None and not rotary > 1.0:
+            raise ValueError(
+                "rotary is the base of the frequencies, over 1, such as 10000, or "
+                f"None; got {rotary!r}."
+            )
+        if rotary is not None and alibi:
+            raise ValueError("rotary and alibi are two ways to say where a token is.")
+        given = locals()
+        for name in self._ARGUMENTS:
+            setattr(self, name, given[name])
+        self.drop = None
+        if dropout:
+            self.drop = Dropout(dropout, **self._place("dropout"))
+
+    def _initial(self, name, zero=False):
+        std = self.out_std if name == "out" and self.out_std else self.initial_std
+        if zero or std is None:
+            return super()._initial(name, zero)
+        return Normal(std, seed=self.seed, stream=f"{self.stream}/{name}")
+
+    def build(self, x_shape, context_shape=None):
+        channels = x_shape[-1]
+        if self.head_dim is None and channels % self.heads:
+            raise ValueError(
+                f"heads must divide the channels: {self.heads} does not divide "
+                f"{channels}."
+            )
+        self._kv = self.kv_heads or self.heads
+        self._depth = depth = self.head_dim or channels // self.heads
+        self._turned = 0
+        if self.rotary is not None:
+            self._turned = self.rotary_dim or depth
+            check_even("rotary_dim", self._turned, 2 * self.rotary_axes)
+            if self._turned > depth:
+                raise ValueError(
+                    f"rotary_dim must be at most the {depth} channels of a head; got "
+                    f"{self._turned}."
+                )
+        source = x_shape if context_shape is None else context_shape
+        inner = (*x_shape[:-1], self.heads * depth)
+        for name, shape, units in (
+            ("query", x_shape, self.heads * depth),
+            ("key", source, self._kv * depth),
+            ("value", source, self._kv * depth),
+            ("out", inner, channels),
+        ):
+            biased = self.out_bias if name == "out" else self.use_bias
+            layer = self._dense(name, units, use_bias=biased)
+            layer.build(shape)
+            setattr(self, name, layer)
+        self.query_norm = self.key_norm = None
+        if self.qk_norm:
+            for name in ("query_norm", "key_norm"):
+                how = (self.qk_norm, self.epsilon, self.dtype_policy, name)
+                setattr(self, name, normalization(*how))
+                getattr(self, name).build((None, None, None, depth))
+        self.built = True
+
+    # Keys and values
+
+    def empty_cache(self, batch, length):
+        """`(keys, values)` of no tokens yet, each `(B, kv_heads, length, d)`."""
+        shape = (batch, self._kv, length, self._depth)
+        return tuple(ops.zeros(shape, self.compute_dtype) for _ in range(2))
+
+    def cache_of(self, context):
+        """`(keys, values)` of a context `(B, S, D)`, computed once for many calls."""
+        context = ops.cast(context, self.compute_dtype)
+        return tuple(ops.swapaxes(y, 1, 2) for y in self._keys_values(context))
+
+    def _keys_values(self, source):
+        key, value = self._split(self.key(source)), self._split(self.value(source))
+        return (key if self.key_norm is None else self.key_norm(key)), value
+
+    def _split(self, y):
+        """`(B, T, N d)` to `(B, T, N, d)`."""
+        return ops.reshape(
+            y, (-1, ops.shape(y)[1], y.shape[-1] // self._depth, self._depth)
+        )
+
+    def call(
+        self,
+        x,
+        context=None,
+        mask=None,
+        positions=None,
+        cache=None,
+        cache_index=None,
+        return_weights=False,
+        training=False,
+    ):
+        """Attends.
+
+        Args:
+            x: `(B, T, C)`.
+            context: `(B, S, D)`, or None to attend to `x`.
+            mask: bool `(B, S)`, `(B, T, S)` or `(B, N, T, S)`: what is seen. By
+                keyword: Keras itself looks at arguments of this name.
+            positions: integers `(T,)` or `(B, T)`, with two rotary axes of two numbers
+                each, by which `rotary` turns; by default the places of the tokens.
+            cache: `(keys, values)`. With `cache_index` those of the tokens before,
+                into which those of `x` are written (on PyTorch in place); without,
+                those that `cache_of(context)` made, in the context's stead.
+            cache_index: the place of the first token of `x` in the cache: 0 where it
+                is empty, an int32 scalar, or `(B,)` of them.
+            return_weights: the probabilities `(B, N, T, S)` are returned beside.
+            training: whether the probabilities are dropped.
+
+        Returns:
+            `(B, T, C)`; then the new cache where there is a `cache_index`, then the
+            probabilities.
+        """
+        query = self._split(self.query(x))  # (B, T, N, d)
+        if self.query_norm is not None:
+            query = self.query_norm(query)
+        count, first = ops.shape(x)[1], 0 if cache_index is None else cache_index
+        key = value = None
+        if cache is None or cache_index is not None:
+            key, value = self._keys_values(x if context is None else context)
+        if self.rotary is not None:
+            if positions is None:
+                positions = _places(first, count)[..., 0]  # (T,) or (B, T)
+            how = (self._turned, self.rotary, self.rotary_axes)
+            angles = rotary_angles(positions, *how)
+            query = rotate(query, *angles)
+            key = key if key is None else rotate(key, *angles)
+        if cache_index is not None:
+            new = (ops.swapaxes(key, 1, 2), ops.swapaxes(value, 1, 2))
+            cache = tuple(
+                _written(old, ops.cast(y, old.dtype), cache_index)
+                for old, y in zip(cache, new, strict=True)
+            )
+        # The first tokens see one another alone, whatever room the cache has.
+        own = cache is None or (isinstance(cache_index, int) and cache_index == 0)
+        if own and mask is not None and cache is not None:
+            mask = mask[..., :count]
+        plain = return_weights or (self.drop is not None and training)
+        if own and not plain:
+            y, weights = self._fused(query, key, value, mask), None
+        else:
+            keys = (ops.swapaxes(y, 1, 2) for y in (key, value)) if own else cache
+            y, weights = self._plain(query, *keys, mask, first, training)
+        y = ops.reshape(y, (-1, count, self.heads * self._depth))
+        y = self.out(ops.cast(y, self.compute_dtype))  # (B, T, C)
+        more = [cache] if cache_index is not None else []
+        more += [weights] if return_weights else []
+        return (y, *more) if more else y
+
+    def _bias(self, queries, keys, first):
+        """What ALiBi adds to the scores, `(1, N, T, S)` or `(B, N, T, S)`; or None."""
+        if not self.alibi:
+            return None
+        distance = ops.abs(_places(first, queries) - ops.arange(keys, dtype="int32"))
+        distance = ops.cast(ops.expand_dims(distance, -3), "float32")  # of all heads
+        slopes = alibi_slopes(self.heads)[:, None, None]
+        bias = -distance * slopes
+        return bias if len(bias.shape) == 4 else ops.expand_dims(bias, 0)
+
+    def _fused(self, query, key, value, mask):
+        """By the backend's own kernel, of keys `(B, S, K, d)`."""
+        if self.wide_scores:
+            query, key, value = widen(query), widen(key), widen(value)
+        sizes = ops.shape(query)[1], ops.shape(key)[1]
+        causal = self.causal and not self.window
+        seen = attention_mask(
+            *sizes, 0, mask, causal=self.causal and not causal, window=self.window
+        )
+        bias = self._bias(*sizes, 0)
+        return engine.attention(query, key, value, seen, bias, causal)
+
+    def _plain(self, query, key, value, mask, first, training):
+        """Step by step, of keys `(B, K, S, d)`: `(y, probabilities)`."""
+        queries, keys = ops.shape(query)[1], ops.shape(key)[2]
+        group, depth = self.heads // self._kv, self._depth
+        # Heads that share keys are more queries of these: no key is copied.
+        query = ops.reshape(query, (-1, queries, self._kv, group, depth))
+        query = ops.transpose(query, (0, 2, 3, 1, 4))
+        query = ops.reshape(query, (-1, self._kv, group * queries, depth))
+        if self.wide_scores:
+            query, key, value = widen(query), widen(key), widen(value)
+        query = query * ops.cast(1.0 / math.sqrt(depth), query.dtype)
+        scores = widen(ops.einsum("bktd,bksd->bkts", query, key))
+        scores = ops.reshape(scores, (-1, self.heads, queries, keys))
+        bias = self._bias(queries, keys, first)
+        scores = scores if bias is None else scores + ops.cast(bias, scores.dtype)
+        seen = attention_mask(queries, keys, first, mask, self.causal, self.window)
+        if seen is not None:
+            scores = ops.where(seen, scores, ops.cast(_UNSEEN, scores.dtype))
+        weights = ops.softmax(scores, axis=-1)  # (B, N, T, S)
+        used = ops.cast(weights, value.dtype)
+        if self.drop is not None:
+            used = self.drop(used, training=training)
+        used = ops.reshape(used, (-1, self._kv, group * queries, keys))
+        y = ops.einsum("bkts,bksd->bktd", used, value)
+        y = ops.reshape(y, (-1, self._kv, group, queries, depth))
+        return ops.transpose(y, (0, 3, 1, 2, 4)), weights  # (B, T, K, group, d)
+
+    def compute_mask(self, inputs, previous_mask):
+        """None: what follows is told what is padding, not left to find out."""
+
+    def compute_output_shape(self, x_shape, context_shape=None):
+        return x_shape
+
+    def get_config(self):
+        own = {name: getattr(self, name) for name in self._ARGUMENTS}
+        return {**super().get_config(), **own}
+
+
+def _written(cache, values, index):
+    """A cache `(B, K, S, d)` with `(B, K, T, d)` from place `index` on."""
+    if isinstance(index, int) or not len(index.shape):
+        return engine.write(cache, values, index)
+    count = ops.shape(values)[2]
+    places = ops.arange(ops.shape(cache)[2], dtype="int32") - ops.expand_dims(index, -1)
+    places = ops.expand_dims(places, (1, -1))  # (B, 1, S, 1)
+    here = ops.logical_and(places >= 0, places < count)
+    values = ops.take_along_axis(values, ops.clip(places, 0, count - 1), axis=2)
+    return ops.where(here, values, cache)
+
+
+def check_kv_heads(heads, kv_heads):
+    """Refuses heads of keys that do not divide those of queries."""
+    if kv_heads is not None:
+        check_positive("kv_heads", kv_heads)
+        if heads % kv_heads:
+            raise ValueError(
+                f"kv_heads must divide heads: {kv_heads} does not divide {heads}."
+            )

@@ -1,0 +1,194 @@
+"""Where a token is: learned, sinusoidal, rotary and linear-bias positions."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_genai.engine.checks import check_positive
+from keras_genai.engine.initializers import Normal
+from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.engine.precision import widen
+from keras_genai.layers.image_blocks import Block
+
+KINDS = ("learned", "sinusoidal", "sinusoidal_halves")
+
+
+def sinusoidal_positions(length, dim, interleaved=True):
+    """Sines and cosines at geometrically falling frequencies (1706.03762, 3.5).
+
+    Args:
+        length: number of positions.
+        dim: even number of channels.
+        interleaved: channels 2i and 2i + 1 are the sine and the cosine of the
+            frequency `10000 ** (-2i / dim)`, as in the paper; False puts all sines
+            before all cosines, as Marian does.
+
+    Returns:
+        float32 array `(length, dim)`.
+    """
+    check_positive("length", length)
+    check_even("dim", dim)
+    frequencies = 10_000.0 ** (-np.arange(0, dim, 2) / dim)
+    angles = np.arange(length)[:, None] * frequencies  # (length, dim / 2)
+    parts = [np.sin(angles), np.cos(angles)]
+    if interleaved:
+        return np.stack(parts, -1).reshape(length, dim).astype("float32")
+    return np.concatenate(parts, -1).astype("float32")
+
+
+def sinusoidal_grid(height, width, dim):
+    """Fixed sines and cosines of the column, then of the row, of each place.
+
+    Each takes half of the channels, first its sines, then its cosines, at the
+    frequencies `10000 ** (-4 i / dim)` (1706.03762, section 3.5, in two dimensions).
+
+    Args:
+        height: rows of the grid.
+        width: its columns.
+        dim: number of channels, divisible by 4.
+
+    Returns:
+        float32 array `(height * width, dim)`.
+    """
+    frequencies = 10_000.0 ** (-np.arange(dim // 4) / (dim / 4))
+    rows, columns = np.mgrid[:height, :width].reshape(2, -1, 1) * frequencies
+    parts = [np.sin(columns), np.cos(columns), np.sin(rows), np.cos(rows)]
+    return np.concatenate(parts, axis=-1).astype("float32")
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class PositionEmbedding(Block):
+    """A vector for each position, to be added to the tokens'.
+
+    Args:
+        length: number of positions.
+        dim: number of channels.
+        kind: `"learned"`; `"sinusoidal"` (1706.03762, section 3.5), or
+            `"sinusoidal_halves"`, sines before cosines: see `sinusoidal_positions`.
+        initial_std: standard deviation of learned vectors at the beginning.
+        seed: integer, the model's.
+        stream: name of the place: layers of one model take different names.
+
+    Example:
+
+    ```python
+    x = x + PositionEmbedding(1024, 768)(ops.arange(128))        # (T,) -> (T, 768)
+    ```
+    """
+
+    def __init__(self, length, dim, kind="learned", initial_std=0.02, **kwargs):
+        super().__init__(**kwargs)
+        check_positive("length", length)
+        check_positive("dim", dim)
+        if kind not in KINDS:
+            raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}.")
+        self.length = length
+        self.dim = dim
+        self.kind = kind
+        self.initial_std = initial_std
+        if kind == "learned":
+            initial = Normal(initial_std, seed=self.seed, stream=self.stream)
+            self.embeddings = self.add_weight(
+                name="embeddings", shape=(length, dim), initializer=initial
+            )
+        else:
+            interleaved = kind == "sinusoidal"
+            self.embeddings = sinusoidal_positions(length, dim, interleaved)
+        self.built = True
+
+    def call(self, positions):
+        table = ops.convert_to_tensor(self.embeddings, dtype=self.compute_dtype)
+        return ops.take(table, ops.cast(positions, "int32"), axis=0)  # (..., T, dim)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape, self.dim)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "length": self.length,
+            "dim": self.dim,
+            "kind": self.kind,
+            "initial_std": self.initial_std,
+        }
+
+
+# Rotary (2104.09864)
+
+
+def rotary_angles(positions, dim, theta=10_000.0, axes=1):
+    """The cosines and sines by which `rotate` turns pairs of channels.
+
+    Pair i turns by `position * theta ** (-2i / dim)` (2104.09864, equation 15). In two
+    dimensions the first half of the pairs turns by the row and the second by the
+    column, each at the frequencies of `dim / 2`.
+
+    Args:
+        positions: integers `(T,)` or `(B, T)`; with two axes `(T, 2)` or `(B, T, 2)`.
+        dim: how many channels turn: a multiple of `2 axes`.
+        theta: base of the frequencies.
+        axes: 1 for sequences, 2 for images.
+
+    Returns:
+        `(cosines, sines)`, float32 `(T, 1, dim / 2)` or `(B, T, 1, dim / 2)`.
+    """
+    each = dim // axes
+    # In float32, as the published networks do.
+    exponents = np.arange(0, each, 2, dtype="float32") / np.float32(each)
+    frequencies = (np.float32(1.0) / np.float32(theta) ** exponents).astype("float32")
+    positions = ops.cast(positions, "float32")
+    if axes == 1:
+        angles = ops.expand_dims(positions, -1) * frequencies
+    else:
+        angles = ops.expand_dims(positions, -1) * frequencies  # (..., T, 2, each / 2)
+        shape = ops.shape(positions)
+        angles = ops.reshape(angles, (*shape[:-1], dim // 2))
+    angles = ops.expand_dims(angles, -2)
+    return ops.cos(angles), ops.sin(angles)
+
+
+def rotate(x, cosines, sines):
+    """Turns channels i and i + n/2 of the first n of each head, as one pair.
+
+    Args:
+        x: `(B, T, N, d)`.
+        cosines, sines: `(T, 1, n / 2)` or `(B, T, 1, n / 2)`, n at most d; the other
+            channels stay.
+
+    Returns:
+        Tensor like `x`.
+    """
+    half = cosines.shape[-1]
+    wide = widen(x)
+    cosines, sines = (ops.cast(y, wide.dtype) for y in (cosines, sines))
+    a, b = wide[..., :half], wide[..., half : 2 * half]
+    parts = [a * cosines - b * sines, b * cosines + a * sines]
+    if 2 * half < x.shape[-1]:
+        parts.append(wide[..., 2 * half :])
+    return ops.cast(ops.concatenate(parts, axis=-1), x.dtype)
+
+
+# ALiBi (2108.12409)
+
+
+def alibi_slopes(heads):
+    """The slope of each head: how fast what is far away counts less.
+
+    `2 ** (-8 i / n)` for i = 1 to n heads, n a power of two; for other numbers those of
+    the power below, then every other one of the power above (the authors' code).
+
+    Returns:
+        float32 array `(heads,)`.
+    """
+    check_positive("heads", heads)
+    below = 2 ** (heads.bit_length() - 1)
+    slopes = 2.0 ** (-8.0 * np.arange(1, below + 1) / below)
+    more = 2.0 ** (-8.0 * np.arange(1, 2 * below + 1, 2) / (2 * below))
+    return np.concatenate([slopes, more[: heads - below]]).astype("float32")
+
+
+def check_even(name, value, divisor=2):
+    """Refuses a number of channels that does not divide into pairs."""
+    check_positive(name, value)
+    if value % divisor:
+        raise ValueError(f"{name} must be divisible by {divisor}; got {value}.")

@@ -1,0 +1,355 @@
+"""The transformer's layers over sequences: feed-forward, and the whole block."""
+
+import keras
+from keras import ops
+
+from keras_genai import engine
+from keras_genai.engine.checks import check_positive
+from keras_genai.engine.initializers import Normal
+from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.layers.attention import Attention, normalization
+from keras_genai.layers.dropout import Dropout
+from keras_genai.layers.image_blocks import Block
+
+ACTIVATIONS = {
+    "relu": ops.relu,
+    "gelu": lambda x: ops.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: ops.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * ops.sigmoid(1.702 * x),
+    "silu": ops.silu,
+    "tanh": ops.tanh,
+}
+GATED = {"swiglu": "silu", "geglu": "gelu"}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class FeedForward(Block):
+    """`W_2 f(W_1 x + b_1) + b_2` at each place (1706.03762, section 3.3).
+
+    With a gate `W_2 (f(W_g x + b_g) * (W_1 x + b_1)) + b_2` (2002.05202, section 2).
+
+    Args:
+        hidden_units: channels inside.
+        activation: f: `"relu"`, `"gelu"` (exact), `"gelu_tanh"`, `"quick_gelu"`,
+            `"silu"` or `"tanh"`; with a gate `"swiglu"` or `"geglu"`.
+        use_bias: whether the dense layers have biases.
+        dropout: rate of what is dropped inside while training, in [0, 1).
+        initial_std: the kernels begin normal with that deviation; None begins as
+            PyTorch's do.
+        out_std: that of `W_2`; by default `initial_std`.
+        seed: integer, the model's.
+        stream: name of the place: layers of one model take different names.
+
+    Example:
+
+    ```python
+    y = FeedForward(3072, "gelu_tanh")(x)               # (B, T, C) -> (B, T, C)
+    ```
+    """
+
+    _ARGUMENTS = (
+        *("hidden_units", "activation", "use_bias", "dropout"),
+        *("initial_std", "out_std"),
+    )
+
+    def __init__(
+        self,
+        hidden_units,
+        activation="gelu",
+        use_bias=True,
+        dropout=0.0,
+        initial_std=None,
+        out_std=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        check_positive("hidden_units", hidden_units)
+        if activation not in (*ACTIVATIONS, *GATED):
+            raise ValueError(
+                f"activation must be one of {', '.join((*ACTIVATIONS, *GATED))}; got "
+                f"{activation!r}."
+            )
+        given = locals()
+        for name in self._ARGUMENTS:
+            setattr(self, name, given[name])
+        self.drop = None
+        if dropout:
+            self.drop = Dropout(dropout, **self._place("dropout"))
+
+    def _initial(self, name, zero=False):
+        std = self.out_std if name == "dense2" and self.out_std else self.initial_std
+        if zero or std is None:
+            return super()._initial(name, zero)
+        return Normal(std, seed=self.seed, stream=f"{self.stream}/{name}")
+
+    def build(self, input_shape):
+        self.dense1 = self._dense("dense1", self.hidden_units, self.use_bias)
+        self.dense1.build(input_shape)
+        self.gate = None
+        if self.activation in GATED:
+            self.gate = self._dense("gate", self.hidden_units, self.use_bias)
+            self.gate.build(input_shape)
+        self.dense2 = self._dense("dense2", input_shape[-1], self.use_bias)
+        self.dense2.build((*input_shape[:-1], self.hidden_units))
+        self.built = True
+
+    def call(self, x, training=False):
+        function = ACTIVATIONS[GATED.get(self.activation, self.activation)]
+        y = self.dense1(x)  # (B, T, hidden_units)
+        y = function(y) if self.gate is None else function(self.gate(x)) * y
+        if self.drop is not None:
+            y = self.drop(y, training=training)
+        return self.dense2(y)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        own = {name: getattr(self, name) for name in self._ARGUMENTS}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class TransformerBlock(Block):
+    """Attention and feed-forward, each with a normalization and a shortcut.
+
+    Before them, `x + f(norm(x))` (2002.04745, as in GPT-2), or behind,
+    `norm(x + f(x))`, as in 1706.03762. A decoder's block attends to a context between.
+
+    Args:
+        heads: number of heads.
+        hidden_units: channels inside the feed-forward.
+        activation: see `FeedForward`.
+        norm: `"layer"` or `"rms"`.
+        norm_first: whether the normalizations come before.
+        epsilon: of the normalizations.
+        cross: whether it attends to a context too.
+        use_bias: whether Q, K, V and the feed-forward have biases.
+        out_bias: whether the outputs of attention have; by default as `use_bias`.
+        dropout: rate of what is dropped of each f(x) while training, in [0, 1).
+        hidden_dropout: likewise inside the feed-forward.
+        attention: dict of arguments of the `Attention` to itself, such as
+            `{"causal": True, "dropout": 0.1}`; the attention to a context has its
+            `dropout`, `kv_heads`, `head_dim`, `qk_norm` and `wide_scores`.
+        remat: computes the block again for its gradient, instead of keeping what is
+            inside: less memory, a third more time.
+        initial_std, out_std: see `FeedForward`; of the attention's kernels too.
+        seed: integer, the model's.
+        stream: name of the place: blocks of one model take different names.
+
+    Example:
+
+    ```python
+    block = TransformerBlock(12, 3072, attention={"causal": True})
+    y = block(x)                                        # (B, T, C) -> (B, T, C)
+    decoder = TransformerBlock(8, 2048, cross=True, attention={"causal": True})
+    y = decoder(x, context)                             # with (B, S, D) beside
+    ```
+    """
+
+    _ARGUMENTS = (
+        *("heads", "hidden_units", "activation", "norm", "norm_first", "epsilon"),
+        *("cross", "use_bias", "out_bias", "dropout", "hidden_dropout", "attention"),
+        *("remat", "initial_std", "out_std"),
+    )
+    _SHARED = ("dropout", "kv_heads", "head_dim", "qk_norm", "wide_scores")
+
+    def __init__(
+        self,
+        heads,
+        hidden_units,
+        activation="gelu",
+        *,
+        norm="layer",
+        norm_first=True,
+        epsilon=1e-5,
+        cross=False,
+        use_bias=True,
+        out_bias=None,
+        dropout=0.0,
+        hidden_dropout=0.0,
+        attention=None,
+        remat=False,
+        initial_std=None,
+        out_std=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.supports_masking = True  # see compute_mask
+        attention = dict(attention or {})
+        given = locals()
+        for name in self._ARGUMENTS:
+            setattr(self, name, given[name])
+        how = {
+            "heads": heads,
+            "use_bias": use_bias,
+            "out_bias": use_bias if out_bias is None else out_bias,
+            "epsilon": epsilon,
+            "initial_std": initial_std,
+            "out_std": out_std,
+        }
+        self.self_attention = Attention(
+            **{**how, **attention}, **self._place("attention")
+        )
+        self.cross_attention = None
+        if cross:
+            shared = {k: v for k, v in attention.items() if k in self._SHARED}
+            self.cross_attention = Attention(
+                **how, **shared, **self._place("cross_attention")
+            )
+        self.feed_forward = FeedForward(
+            hidden_units,
+            activation,
+            use_bias,
+            hidden_dropout,
+            initial_std,
+            out_std,
+            **self._place("feed_forward"),
+        )
+        names = ("norm1", "norm_cross", "norm2") if cross else ("norm1", "norm2")
+        for name in names:
+            layer = normalization(norm, epsilon, self.dtype_policy, name)
+            setattr(self, name, layer)
+        self.drop = None
+        if dropout:
+            self.drop = Dropout(dropout, **self._place("dropout"))
+
+    def build(self, x_shape, context_shape=None):
+        self.self_attention.build(x_shape)
+        if self.cross:
+            if context_shape is None:
+                raise ValueError("cross=True needs a context: block(x, context).")
+            self.cross_attention.build(x_shape, context_shape)
+            self.norm_cross.build(x_shape)
+        self.feed_forward.build(x_shape)
+        self.norm1.build(x_shape)
+        self.norm2.build(x_shape)
+        self.built = True
+
+    def empty_cache(self, batch, length):
+        """The cache of its attention to itself: see `Attention.empty_cache`."""
+        return self.self_attention.empty_cache(batch, length)
+
+    def call(
+        self,
+        x,
+        context=None,
+        mask=None,
+        context_mask=None,
+        positions=None,
+        cache=None,
+        cache_index=None,
+        context_cache=None,
+        return_weights=False,
+        training=False,
+    ):
+        """Runs the block.
+
+        Args:
+            x: `(B, T, C)`.
+            context: `(B, S, D)`, with `cross`.
+            mask: which tokens of `x` are seen: see `Attention.call`.
+            context_mask: likewise of the context.
+            positions, cache, cache_index: of the attention to itself, likewise.
+            context_cache: what `block.cross_attention.cache_of(context)` made, in the
+                context's stead.
+            return_weights: the probabilities of the attention to the context, or of
+                that to itself where there is none, are returned beside.
+            training: whether there is dropout.
+
+        Returns:
+            `(B, T, C)`; then the new cache where there is a `cache_index`, then the
+            probabilities.
+        """
+        if self.remat and training and cache is None and not return_weights:
+            given = {"mask": mask, "context_mask": context_mask, "positions": positions}
+            tensors = (x,) if context is None else (x, context)
+            return engine.remat(
+                lambda *args: self._run(*args, **given, training=True)[0], *tensors
+            )
+        y, cache, weights = self._run(
+            x,
+            context,
+            mask,
+            context_mask,
+            positions,
+            cache,
+            cache_index,
+            context_cache,
+            return_weights,
+            training,
+        )
+        more = [cache] if cache_index is not None else []
+        more += [weights] if return_weights else []
+        return (y, *more) if more else y
+
+    def _run(
+        self,
+        x,
+        context=None,
+        mask=None,
+        context_mask=None,
+        positions=None,
+        cache=None,
+        cache_index=None,
+        context_cache=None,
+        return_weights=False,
+        training=False,
+    ):
+        found = {"cache": None, "weights": None}
+
+        def attend(x):
+            shown = return_weights and not self.cross
+            made = self.self_attention(
+                x,
+                mask=mask,
+                positions=positions,
+                cache=cache,
+                cache_index=cache_index,
+                return_weights=shown,
+                training=training,
+            )
+            if cache_index is None and not shown:
+                return made
+            y, *more = made
+            found["weights"] = more.pop() if shown else None
+            found["cache"] = more.pop() if more else None
+            return y
+
+        def attend_to_context(x):
+            made = self.cross_attention(
+                x,
+                context,
+                mask=context_mask,
+                cache=context_cache,
+                return_weights=return_weights,
+                training=training,
+            )
+            if not return_weights:
+                return made
+            y, found["weights"] = made
+            return y
+
+        x = self._residual(x, attend, self.norm1, training)
+        if self.cross:
+            x = self._residual(x, attend_to_context, self.norm_cross, training)
+        x = self._residual(
+            x, lambda y: self.feed_forward(y, training=training), self.norm2, training
+        )
+        return x, found["cache"], found["weights"]
+
+    def _residual(self, x, fn, norm, training):
+        y = fn(norm(x) if self.norm_first else x)
+        if self.drop is not None:
+            y = self.drop(y, training=training)
+        return x + y if self.norm_first else norm(x + y)
+
+    def compute_mask(self, inputs, previous_mask):
+        """None: what follows is told what is padding, not left to find out."""
+
+    def compute_output_shape(self, x_shape, context_shape=None):
+        return x_shape
+
+    def get_config(self):
+        own = {name: getattr(self, name) for name in self._ARGUMENTS}
+        return {**super().get_config(), **own}

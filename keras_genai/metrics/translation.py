@@ -1,0 +1,73 @@
+"""BLEU and chrF of translations, by sacrebleu."""
+
+from collections.abc import Sequence
+
+from keras_genai.export.child import check_installed
+
+
+def bleu(
+    translations: Sequence[str],
+    references: Sequence[str],
+    tokenize: str = "13a",
+    lowercase: bool = False,
+) -> float:
+    """BLEU (P02-1040) of a set of translations, from 0 to 100.
+
+    Args:
+        translations: list of strings.
+        references: list of as many strings, what they should be; or a list of such
+            lists, several references of each.
+        tokenize: how sacrebleu cuts words: `"13a"`, `"intl"`, `"char"`, `"zh"`, ...
+        lowercase: whether case is left out of account.
+
+    Raises:
+        ValueError: the numbers differ, or there are none.
+        ImportError: `sacrebleu` is not installed.
+
+    Example:
+
+    ```python
+    kg.metrics.bleu(model.translate(sources), targets)
+    ```
+    """
+    references = _checked(translations, references)
+    from sacrebleu.metrics import BLEU
+
+    metric = BLEU(tokenize=tokenize, lowercase=lowercase)
+    return float(metric.corpus_score(list(translations), references).score)
+
+
+def chrf(
+    translations: Sequence[str], references: Sequence[str], word_order: int = 0
+) -> float:
+    """chrF (W15-3049) of a set of translations, from 0 to 100: shared characters.
+
+    Args:
+        translations, references: see `bleu`.
+        word_order: 2 is chrF++ (W17-4770), which counts words too.
+
+    Raises:
+        ValueError: the numbers differ, or there are none.
+        ImportError: `sacrebleu` is not installed.
+    """
+    references = _checked(translations, references)
+    from sacrebleu.metrics import CHRF
+
+    metric = CHRF(word_order=word_order)
+    return float(metric.corpus_score(list(translations), references).score)
+
+
+def _checked(translations, references):
+    """The references as sacrebleu takes them: a list of lists."""
+    if not len(translations) or not len(references):
+        raise ValueError("There are no translations to judge; at least one is needed.")
+    several = not isinstance(references[0], str)
+    lists = [list(part) for part in references] if several else [list(references)]
+    for part in lists:
+        if len(part) != len(translations):
+            raise ValueError(
+                f"There must be a reference for each translation; got "
+                f"{len(translations)} translations and {len(part)} references."
+            )
+    check_installed(["sacrebleu"], "BLEU and chrF", "'keras-genai[text]'")
+    return lists

@@ -1,0 +1,286 @@
+"""What cuts texts into tokens: Hugging Face's `tokenizers`, Google's `sentencepiece`.
+
+Each class here wraps one library behind the same few methods, which `Tokenizer` uses;
+each is made from plain data, so that nothing is run to load one.
+"""
+
+import base64
+import json
+import pathlib
+
+from keras_genai.export.child import check_installed
+
+SPACE = "\u2581"  # how sentencepiece writes the space before a word
+INSTALL = "'keras-genai[text]'"
+MARIAN_FILES = ("source.spm", "target.spm", "vocab.json")
+
+
+def hugging_face():
+    """The module `tokenizers`."""
+    check_installed(["tokenizers"], "This tokenizer", INSTALL)
+    import tokenizers
+
+    return tokenizers
+
+
+def processor(proto):
+    """A sentencepiece processor of a model's bytes."""
+    check_installed(["sentencepiece"], "This tokenizer", INSTALL)
+    import sentencepiece
+
+    try:
+        return sentencepiece.SentencePieceProcessor(model_proto=proto)
+    except RuntimeError as error:
+        raise ValueError(f"This is no sentencepiece model ({error}).") from error
+
+
+class HuggingFace:
+    """One `tokenizers.Tokenizer`.
+
+    Args:
+        text: its `tokenizer.json`.
+    """
+
+    kind = "tokenizers"
+
+    def __init__(self, text):
+        try:
+            # What it raises for a damaged file is a plain Exception.
+            self.tokenizer = hugging_face().Tokenizer.from_str(text)
+        except ImportError:
+            raise
+        except Exception as error:
+            raise ValueError(f"This is no tokenizer.json ({error}).") from error
+        self.tokenizer.no_padding()  # `Tokenizer.pad` pads and cuts
+        self.tokenizer.no_truncation()
+
+    def vocabulary(self):
+        return self.tokenizer.get_vocab(with_added_tokens=True)
+
+    def marked_as_special(self):
+        """The tokens that the file calls special."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        return [token.content for token in added.values() if token.special]
+
+    def encode(self, texts, pairs=None, special=True, target=False):
+        """A list of (ids, sentence of each, word of each) for the texts.
+
+        Args:
+            texts: list of strings.
+            pairs: list of the second sentences, or None.
+            special: whether the tokens around a sentence are added.
+            target: without effect: both languages have one vocabulary.
+        """
+        del target
+        items = texts if pairs is None else list(zip(texts, pairs, strict=True))
+        made = []
+        for part in self.tokenizer.encode_batch(items, add_special_tokens=special):
+            words, seen = [], {}
+            for place in zip(part.sequence_ids, part.word_ids, strict=True):
+                known = seen.setdefault(place, len(seen)) if place[1] is not None else 0
+                words.append(-1 if place[1] is None else known)
+            made.append((part.ids, part.type_ids, words))
+        return made
+
+    def decode(self, sequences, special):
+        return self.tokenizer.decode_batch(sequences, skip_special_tokens=not special)
+
+    def data(self):
+        return {"text": self.tokenizer.to_str()}
+
+    def save(self, folder):
+        text = self.tokenizer.to_str(pretty=True)
+        (folder / "tokenizer.json").write_text(text, "utf-8")
+        write_settings(folder, {"tokenizer_class": "PreTrainedTokenizerFast"})
+
+
+class SentencePiece:
+    """One sentencepiece model.
+
+    Args:
+        proto: its file, in base64.
+        begin: whether a sentence begins with the model's `<s>`.
+        end: whether it ends with its `</s>`.
+    """
+
+    kind = "sentencepiece"
+
+    def __init__(self, proto, begin=False, end=False):
+        self.proto = proto
+        self.begin = begin
+        self.end = end
+        self.model = processor(base64.b64decode(proto))
+
+    def vocabulary(self):
+        pieces = (self.model.id_to_piece(i) for i in range(self.model.vocab_size()))
+        return {piece: i for i, piece in enumerate(pieces)}
+
+    def marked_as_special(self):
+        count = range(self.model.vocab_size())
+        wanted = [i for i in count if self.model.is_control(i)]
+        if self.model.unk_id() >= 0:
+            wanted.append(self.model.unk_id())
+        return [self.model.id_to_piece(i) for i in wanted]
+
+    def encode(self, texts, pairs=None, special=True, target=False):
+        """See `HuggingFace.encode`."""
+        del target
+        refuse_pairs(pairs)
+        made = []
+        for text in texts:
+            ids = self.model.encode(text)
+            words = word_numbers(map(self.model.id_to_piece, ids))
+            if special and self.begin:
+                ids, words = [self.model.bos_id(), *ids], [-1, *words]
+            if special and self.end:
+                ids, words = [*ids, self.model.eos_id()], [*words, -1]
+            made.append((ids, [0] * len(ids), words))
+        return made
+
+    def decode(self, sequences, special):
+        if not special:
+            return [self.model.decode(list(ids)) for ids in sequences]
+        pieces = [[self.model.id_to_piece(i) for i in ids] for ids in sequences]
+        return ["".join(part).replace(SPACE, " ").strip() for part in pieces]
+
+    def data(self):
+        return {"proto": self.proto, "begin": self.begin, "end": self.end}
+
+    def save(self, folder):
+        (folder / "spiece.model").write_bytes(base64.b64decode(self.proto))
+        settings = {"add_bos_token": self.begin, "add_eos_token": self.end}
+        write_settings(folder, settings)
+
+
+class Marian:
+    """The vocabulary of a Marian translator: two sentencepiece models, one table.
+
+    Args:
+        source: the file `source.spm`, in base64.
+        target: the file `target.spm`, in base64.
+        table: dict piece -> id.
+    """
+
+    kind = "marian"
+
+    def __init__(self, source, target, table):
+        self.files = source, target
+        self.table = table
+        self.pieces = {i: piece for piece, i in table.items()}
+        self.models = [processor(base64.b64decode(file)) for file in self.files]
+        absent = [t for t in ("</s>", "<unk>", "<pad>") if t not in table]
+        if absent:
+            raise ValueError(f"A Marian vocab.json must hold {', '.join(absent)}.")
+
+    def vocabulary(self):
+        return self.table
+
+    def marked_as_special(self):
+        return ["</s>", "<unk>", "<pad>"]
+
+    def encode(self, texts, pairs=None, special=True, target=False):
+        """See `HuggingFace.encode`.
+
+        Args:
+            target: whether the texts are in the language that is translated to.
+        """
+        refuse_pairs(pairs)
+        made, unknown = [], self.table["<unk>"]
+        for text in texts:
+            # A code such as >>fra<<, which names the language, is one token.
+            end = text.find("<<") if text.startswith(">>") else -1
+            cut = end + 2 if end >= 0 else 0
+            code, text = ([text[:cut]] if cut else []), text[cut:]
+            pieces = code + self.models[bool(target)].encode(text, out_type=str)
+            ids = [self.table.get(piece, unknown) for piece in pieces]
+            words = [-1] * len(code) + word_numbers(pieces[len(code) :])
+            if special:
+                ids, words = [*ids, self.table["</s>"]], [*words, -1]
+            made.append((ids, [0] * len(ids), words))
+        return made
+
+    def decode(self, sequences, special):
+        """The texts of the language that is translated to."""
+        marks = set() if special else set(self.marked_as_special())
+        made = []
+        for ids in sequences:
+            pieces = [self.pieces.get(int(i), "<unk>") for i in ids]
+            pieces = [piece for piece in pieces if piece not in marks]
+            text = self.models[1].decode_pieces(pieces)
+            made.append(text.replace(SPACE, " ").strip())
+        return made
+
+    def data(self):
+        return {"source": self.files[0], "target": self.files[1], "table": self.table}
+
+    def save(self, folder):
+        for name, file in zip(MARIAN_FILES, self.files, strict=False):
+            (folder / name).write_bytes(base64.b64decode(file))
+        text = json.dumps(self.table, ensure_ascii=False, indent=2)
+        (folder / "vocab.json").write_text(text, "utf-8")
+
+
+KINDS = {kind.kind: kind for kind in (HuggingFace, SentencePiece, Marian)}
+
+
+def refuse_pairs(pairs):
+    if pairs is not None:
+        raise ValueError(
+            "This tokenizer has no form for pairs of sentences. Encode each alone, or "
+            "take one of BERT's (vocab.txt)."
+        )
+
+
+def word_numbers(pieces):
+    """The number of the word that each piece belongs to: a new one at each space."""
+    words = []
+    for i, piece in enumerate(pieces):
+        last = words[-1] if words else 0
+        words.append(last + (i > 0 and piece.startswith(SPACE)))
+    return words
+
+
+def write_settings(folder, settings):
+    """Adds to the `tokenizer_config.json` of a folder."""
+    path = pathlib.Path(folder) / "tokenizer_config.json"
+    known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    text = json.dumps({**known, **settings}, indent=2, sort_keys=True)
+    path.write_text(text + "\n", "utf-8")
+
+
+# Making tokenizers
+
+
+def byte_level(model):
+    """A byte-level BPE as GPT-2 has it, around a model of `tokenizers.models`."""
+    library = hugging_face()
+    tokenizer = library.Tokenizer(model)
+    byte = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = byte
+    tokenizer.decoder = library.decoders.ByteLevel()
+    tokenizer.post_processor = library.processors.ByteLevel(trim_offsets=False)
+    return tokenizer
+
+
+def word_piece(model, lowercase):
+    """BERT's cutting of text into words, around a model of `tokenizers.models`."""
+    library = hugging_face()
+    tokenizer = library.Tokenizer(model)
+    tokenizer.normalizer = library.normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = library.decoders.WordPiece()
+    return tokenizer
+
+
+def around_sentences(tokenizer, first="[CLS]", last="[SEP]"):
+    """Puts BERT's tokens around sentences and pairs of them."""
+    ids = [(token, tokenizer.token_to_id(token)) for token in (first, last)]
+    absent = [token for token, i in ids if i is None]
+    if absent:
+        raise ValueError(f"The vocabulary lacks {' and '.join(absent)}.")
+    tokenizer.post_processor = hugging_face().processors.TemplateProcessing(
+        single=f"{first} $A {last}",
+        pair=f"{first} $A {last} $B:1 {last}:1",
+        special_tokens=ids,
+    )
+    return tokenizer

@@ -1,0 +1,339 @@
+"""BERT: a transformer that reads a text from both sides (1810.04805)."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_genai import engine
+from keras_genai.engine import random, replicas
+from keras_genai.engine.checks import (
+    check_labels,
+    check_positive,
+    check_sample_weight,
+)
+from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.engine.precision import dtype_policy
+from keras_genai.transformers.bert_inference import BERTInference, parts_of
+from keras_genai.transformers.bert_network import BERTNetwork
+from keras_genai.transformers.checks import check_rate, check_tokens, row_of
+from keras_genai.transformers.masking import mask_tokens, word_numbers, word_table
+
+# Layers, channels, heads: base and large of 1810.04805, the others of 1908.08962.
+SIZES = {
+    "tiny": (2, 128, 2),
+    "mini": (4, 256, 4),
+    "small": (4, 512, 8),
+    "medium": (8, 512, 8),
+    "base": (12, 768, 12),
+    "large": (24, 1024, 16),
+}
+VOCABULARY = 30_522  # of the published lower-case word pieces,
+SPECIAL = (0, 101, 102, 103)  # and its [PAD], [CLS], [SEP] and [MASK]
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class BERT(BERTInference, engine.GenerativeModel):
+    """BERT (1810.04805), weight for weight with transformers'.
+
+    `fit` learns by hidden words, and with `next_sentence` by whether a second sentence
+    follows the first; with `num_classes` it learns to classify sentences instead. The
+    hidden words are drawn anew at each step from the model's noise, whole
+    words at a time.
+
+    Data are token ids `(N, T)`, or a dict of arrays as `Tokenizer.batch` makes it:
+    `tokens`, and where wanted `token_types`, `mask` and `words`. Without a mask,
+    padding is hidden; without words, they follow from the tokenizer, and without one
+    each token is a word.
+
+    Args:
+        size: `"tiny"` to `"large"`. The four arguments below, where given, stand for
+            what it says.
+        depth: number of blocks.
+        hidden: C, channels; divisible by `heads`.
+        heads: of the attention.
+        hidden_units: channels inside the feed-forward; by default `4 * hidden`.
+        vocabulary_size: V; by default the tokenizer's, or 30522.
+        context: most tokens of a text.
+        token_types: how many sentences can be told apart.
+        dropout: rate in training, in [0, 1), of embeddings and shortcuts.
+        attention_dropout: that of the attention's probabilities; by default as
+            `dropout`.
+        epsilon: of the normalizations.
+        masked_lm: whether there is the head that names hidden tokens; by default where
+            there is no classifier.
+        next_sentence: whether there is the head of the next sentence. `fit` then takes
+            labels: 0 where the second follows, 1 where it does not.
+        num_classes: K of a classifier of sentences, or None.
+        pooler: whether there is a dense layer over the first token; by default where
+            a head needs it.
+        mask_rate: share of the words that are hidden.
+        tokenizer: a `Tokenizer`; then texts may be given to `embed` and `classify`.
+        mask_token, pad_token: ids; by default the tokenizer's, or those of the
+            published vocabulary.
+        special_tokens: ids that are never hidden, likewise.
+        remat: computes the blocks again for the gradient: less memory, more time.
+        seed: integer >= 0: initial weights, noise and shuffling follow from it.
+
+    Raises:
+        ValueError: for an argument out of range, before any work.
+
+    Example:
+
+    ```python
+    tokenizer = kg.Tokenizer.train(sentences, 8000, "wordpiece", lowercase=True)
+    model = kg.BERT("tiny", tokenizer=tokenizer, context=128)
+    model.compile()                                       # AdamW(1e-4)
+    model.fit(tokenizer.batch(sentences, length=128), epochs=3)
+    vectors = model.embed(["a king", "a queen"])          # (2, 128), of length 1
+    ```
+    """
+
+    _ARGUMENTS = (
+        *("depth", "hidden", "heads", "hidden_units", "vocabulary_size", "context"),
+        *("token_types", "dropout", "attention_dropout", "epsilon", "masked_lm"),
+        *("next_sentence", "num_classes", "pooler", "mask_rate", "mask_token"),
+        *("pad_token", "special_tokens", "remat", "seed"),
+    )
+
+    def __init__(
+        self,
+        size="base",
+        *,
+        depth=None,
+        hidden=None,
+        heads=None,
+        hidden_units=None,
+        vocabulary_size=None,
+        context=512,
+        token_types=2,
+        dropout=0.1,
+        attention_dropout=None,
+        epsilon=1e-12,
+        masked_lm=None,
+        next_sentence=False,
+        num_classes=None,
+        pooler=None,
+        mask_rate=0.15,
+        tokenizer=None,
+        mask_token=None,
+        pad_token=None,
+        special_tokens=None,
+        remat=False,
+        seed=0,
+        **kwargs,
+    ):
+        super().__init__(seed=seed, **kwargs)
+        row = row_of(size, SIZES, ("depth", "hidden", "heads"))
+        given = {"depth": depth, "hidden": hidden, "heads": heads}
+        row |= {name: value for name, value in given.items() if value is not None}
+        row["hidden_units"] = hidden_units or 4 * row["hidden"]
+        self.tokenizer = tokenizer
+        if vocabulary_size is None:
+            known = VOCABULARY if tokenizer is None else tokenizer.vocabulary_size
+            vocabulary_size = known
+        sizes = {**row, "vocabulary_size": vocabulary_size}
+        sizes |= {"context": context, "token_types": token_types}
+        for name, value in sizes.items():
+            check_positive(name, value)
+            setattr(self, name, value)
+        if self.hidden % self.heads:
+            raise ValueError(
+                f"heads must divide hidden: {self.heads} does not divide {self.hidden}."
+            )
+        self.dropout = check_rate("dropout", dropout)
+        self.attention_dropout = self.dropout
+        if attention_dropout is not None:
+            self.attention_dropout = check_rate("attention_dropout", attention_dropout)
+        if not 0.0 < mask_rate < 1.0:
+            raise ValueError(f"mask_rate must be in (0, 1); got {mask_rate!r}.")
+        self.epsilon = epsilon
+        self.masked_lm = not num_classes if masked_lm is None else masked_lm
+        self.next_sentence = next_sentence
+        if num_classes is not None:
+            check_positive("num_classes", num_classes)
+        self.num_classes = num_classes
+        headed = bool(next_sentence or num_classes)
+        self.pooler = headed if pooler is None else pooler
+        if headed and not self.pooler:
+            raise ValueError("next_sentence and num_classes need the pooler.")
+        self.mask_rate = mask_rate
+        self.remat = remat
+        self._set_tokens(mask_token, pad_token, special_tokens)
+        names = BERTNetwork._ARGUMENTS
+        with dtype_policy(kwargs.get("dtype")):
+            self.network = BERTNetwork(
+                **{name: getattr(self, name) for name in names},
+                seed=seed,
+                stream="bert",
+                name="bert",
+            )
+        metrics = ["accuracy"] if num_classes else ["mlm_accuracy"] * self.masked_lm
+        if next_sentence and not num_classes:
+            metrics.append("nsp_accuracy")
+        self.set_players("network", metrics=metrics)
+
+    def _set_tokens(self, mask_token, pad_token, special_tokens):
+        tokenizer, size = self.tokenizer, self.vocabulary_size
+        if tokenizer is not None:
+            tokenizer.check_fits(size, "this BERT")
+            mask_token = tokenizer.mask_id if mask_token is None else mask_token
+            pad_token = tokenizer.fill_id if pad_token is None else pad_token
+            known = tokenizer.special_ids()
+        else:
+            if mask_token is None and size > SPECIAL[3]:
+                mask_token = SPECIAL[3]
+            pad_token = SPECIAL[0] if pad_token is None else pad_token
+            known = [i for i in SPECIAL if i < size]
+        self.special_tokens = list(known if special_tokens is None else special_tokens)
+        for name, value in (("mask_token", mask_token), ("pad_token", pad_token)):
+            if value is not None and not 0 <= value < size:
+                raise ValueError(f"{name} must be an id in [0, {size}); got {value!r}.")
+            setattr(self, name, value)
+        self._table = word_table(size, self.special_tokens, tokenizer)
+
+    # Data
+
+    def check_data(self, x, condition, weight):
+        given = parts_of(x)
+        check_tokens(given["tokens"], self.vocabulary_size, self.context)
+        count, shape = len(given["tokens"]), np.shape(given["tokens"])
+        limits = {"token_types": (0, self.token_types), "mask": (0, 2)}
+        limits["words"] = (-(2**31), shape[1])
+        for name, (low, high) in limits.items():
+            part = given.get(name)
+            if part is None:
+                continue
+            if np.shape(part) != shape or part.min() < low or part.max() >= high:
+                raise ValueError(
+                    f"{name} must have the shape of the tokens, {shape}, and values "
+                    f"under {high}, at least {max(low, -1)}; got {np.shape(part)} with "
+                    f"{part.min()} to {part.max()}."
+                )
+        if self.num_classes or self.next_sentence:
+            check_labels(condition, self.num_classes or 2, count, "This BERT")
+        else:
+            check_labels(
+                condition,
+                None,
+                count,
+                "This BERT",
+                "Leave them out, or make it with num_classes= or next_sentence=True.",
+            )
+        check_sample_weight(weight, count, each="text")
+        if not self.num_classes and not self.masked_lm:
+            raise ValueError(
+                "This BERT has no head to train. Make it with masked_lm=True or "
+                "num_classes=."
+            )
+        if not self.num_classes and self.mask_token is None:
+            raise ValueError(
+                "To hide words the vocabulary must have a mask: give mask_token= (or a "
+                "tokenizer that has one)."
+            )
+
+    def _inputs(self, x):
+        """Tokens, sentences, mask and words as int32 tensors `(B, T)`."""
+        x = parts_of(x)
+        tokens = ops.cast(ops.convert_to_tensor(x["tokens"]), "int32")
+        mask = x.get("mask")
+        mask = tokens != self.pad_token if mask is None else ops.cast(mask, "bool")
+        types, words = x.get("token_types"), x.get("words")
+        types = ops.zeros_like(tokens) if types is None else ops.cast(types, "int32")
+        if words is None:
+            words = word_numbers(tokens, mask, self._table)
+        return tokens, types, mask, ops.cast(words, "int32")
+
+    # Training
+
+    def default_optimizer(self, player):
+        """AdamW, decay 0.01, of 1e-4 (1810.04805, A.2); 5e-5 with a classifier (A.3).
+
+        The paper warms the rate up and lets it fall in a line.
+        """
+        del player
+        rate = 5e-5 if self.num_classes else 1e-4
+        return keras.optimizers.AdamW(rate, weight_decay=0.01, clipnorm=1.0)
+
+    def objective(self, data, key, offset, training):
+        """The loss of a batch, and what the metrics are means of.
+
+        Args:
+            data: `(x, labels, weight)`.
+            key: of the hidden words.
+            offset: number of the first sample.
+            training: whether there is dropout.
+
+        Returns:
+            `(loss, parts)`: scalar; dict metric -> (mean, how many it is of).
+        """
+        x, labels, weight = data
+        tokens, types, mask, words = self._inputs(x)
+        if labels is not None:
+            labels = ops.cast(ops.reshape(labels, (-1,)), "int32")
+        each = ops.ones(ops.shape(tokens)[:1], "float32")
+        if weight is not None:
+            each = ops.cast(weight, "float32")  # (B,)
+        if self.num_classes:
+            hidden = self.network(tokens, types, mask, training=training)
+            logits = self.network.classify(hidden, training=training)
+            loss, accuracy = _entropy(labels, logits, each)
+            return loss, {"accuracy": accuracy}
+        masked, chosen = mask_tokens(
+            *(tokens, words, key, self.mask_token, self.vocabulary_size),
+            self.mask_rate,
+            offset,
+        )
+        hidden = self.network(masked, types, mask, training=training)
+        counted = ops.cast(chosen, "float32") * ops.expand_dims(each, 1)  # (B, T)
+        loss, accuracy = _entropy(tokens, self.network.mlm(hidden), counted)
+        parts = {"mlm_accuracy": accuracy}
+        if self.next_sentence:
+            more, parts["nsp_accuracy"] = _entropy(
+                labels, self.network.nsp(hidden), each
+            )
+            loss = loss + more
+        return loss, parts
+
+    def _track_parts(self, parts):
+        for name, (value, count) in parts.items():
+            self.track(name, ops.stop_gradient(value), count)
+
+    def train_step(self, data):
+        key = self.noise.key("mask")
+
+        def loss_fn():
+            loss, parts = self.objective(data, key, replicas.offset(), training=True)
+            self._track_parts(parts)
+            return loss
+
+        self.minimize("network", loss_fn)
+
+    def test_step(self, data):
+        # The hidden words follow from the text's place in the data.
+        first = self.samples_seen() + replicas.offset()
+        key = random.key(self.seed, "evaluate/mask")
+        loss, parts = self.objective(data, key, first, training=False)
+        self._track_parts(parts)
+        self.track("network", loss)
+
+    # Configuration
+
+    def get_config(self):
+        config = {name: getattr(self, name) for name in self._ARGUMENTS}
+        if self.tokenizer is not None:
+            config["tokenizer"] = keras.saving.serialize_keras_object(self.tokenizer)
+        policy = keras.saving.serialize_keras_object(self.dtype_policy)
+        return {**config, "name": self.name, "dtype": policy}
+
+
+def _entropy(labels, logits, weight):
+    """The weighted mean of the cross-entropy, and (accuracy, its weight)."""
+    losses = engine.cross_entropy(labels, logits)
+    weight = ops.cast(weight, losses.dtype)
+    count = ops.sum(weight)
+    total = replicas.normalizer(count)
+    one = ops.ones_like(total)
+    loss = ops.sum(weight * losses) / ops.where(total == 0, one, total)
+    right = ops.cast(engine.argmax(logits) == labels, losses.dtype)
+    share = ops.sum(weight * right) / ops.where(count == 0, ops.ones_like(count), count)
+    return loss, (share, count)

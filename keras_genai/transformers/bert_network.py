@@ -1,0 +1,189 @@
+"""The network of BERT (1810.04805): an encoder of tokens, and its heads."""
+
+import keras
+from keras import ops
+
+from keras_genai.engine.initializers import Normal
+from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.engine.precision import widen
+from keras_genai.layers import Dropout, TransformerBlock
+from keras_genai.layers.image_blocks import Block
+
+INITIAL_STD = 0.02  # of the published training
+
+
+class Normal02(Block):
+    """A block whose dense layers begin as BERT's do."""
+
+    def _initial(self, name, zero=False):
+        if zero:
+            return "zeros"
+        return Normal(INITIAL_STD, seed=self.seed, stream=f"{self.stream}/{name}")
+
+    def _table(self, name, rows, channels):
+        layer = keras.layers.Embedding(
+            rows,
+            channels,
+            embeddings_initializer=self._initial(name),
+            dtype=self.dtype_policy,
+            name=name,
+        )
+        layer.build()
+        return layer
+
+    def _layer_norm(self, name, channels, epsilon):
+        layer = keras.layers.LayerNormalization(
+            epsilon=epsilon, dtype=self.dtype_policy, name=name
+        )
+        layer.build((None, None, channels))
+        return layer
+
+    def _built_dense(self, name, inputs, units):
+        layer = self._dense(name, units)
+        layer.build((None, inputs))
+        return layer
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class BERTNetwork(Normal02):
+    """Tokens to hidden states, and what the heads make of these.
+
+    Section 3 and figure 2 of 1810.04805: the sum of the vectors of token, place and
+    sentence, normalised; then blocks with their normalizations behind.
+
+    Args:
+        vocabulary_size, context, depth, hidden, heads, hidden_units, token_types,
+        dropout, attention_dropout, epsilon, remat: see `BERT`.
+        pooler: whether there is the dense layer over the first token.
+        masked_lm: whether there is the head of the masked tokens.
+        next_sentence: whether there is that of the next sentence.
+        num_classes: number of classes of the classifier, or None.
+        seed: integer, the model's.
+        stream: name of the place.
+    """
+
+    _ARGUMENTS = (
+        *("vocabulary_size", "context", "depth", "hidden", "heads", "hidden_units"),
+        *("token_types", "dropout", "attention_dropout", "epsilon", "remat"),
+        *("pooler", "masked_lm", "next_sentence", "num_classes"),
+    )
+
+    def __init__(
+        self,
+        vocabulary_size,
+        context,
+        depth,
+        hidden,
+        heads,
+        hidden_units,
+        token_types=2,
+        dropout=0.1,
+        attention_dropout=0.1,
+        epsilon=1e-12,
+        remat=False,
+        pooler=True,
+        masked_lm=True,
+        next_sentence=True,
+        num_classes=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        given = locals()
+        for name in self._ARGUMENTS:
+            setattr(self, name, given[name])
+        self.tokens = self._table("tokens", vocabulary_size, hidden)
+        self.positions = self._table("positions", context, hidden)
+        self.types = self._table("types", token_types, hidden)
+        self.norm = self._layer_norm("norm", hidden, epsilon)
+        self.drop = Dropout(dropout, **self._place("dropout")) if dropout else None
+        self.blocks = []
+        for i in range(depth):
+            block = TransformerBlock(
+                heads,
+                hidden_units,
+                "gelu",
+                norm_first=False,
+                epsilon=epsilon,
+                dropout=dropout,
+                attention={"dropout": attention_dropout},
+                remat=remat,
+                initial_std=INITIAL_STD,
+                **self._place(f"block_{i}"),
+            )
+            block.build((None, None, hidden))
+            self.blocks.append(block)
+        self.pool = self.transform = self.next = self.classifier = None
+        if pooler:
+            self.pool = self._built_dense("pool", hidden, hidden)
+        if masked_lm:
+            self.transform = self._built_dense("transform", hidden, hidden)
+            self.transform_norm = self._layer_norm("transform_norm", hidden, epsilon)
+            self.bias = self.add_weight(
+                name="bias", shape=(vocabulary_size,), initializer="zeros"
+            )
+        if next_sentence:
+            self.next = self._built_dense("next", hidden, 2)
+        if num_classes:
+            self.classifier = self._built_dense("classifier", hidden, num_classes)
+            # The published fine-tuning drops here once more.
+            if dropout:
+                self.class_drop = Dropout(dropout, **self._place("class_dropout"))
+        self.built = True
+
+    def call(self, tokens, token_types=None, mask=None, training=False):
+        """Hidden states.
+
+        Args:
+            tokens: integers `(B, T)`.
+            token_types: integers `(B, T)`: which sentence; None: all the first.
+            mask: `(B, T)`, zero where there is padding; None: all is seen.
+            training: whether there is dropout.
+
+        Returns:
+            `(B, T, C)`.
+        """
+        tokens = ops.cast(tokens, "int32")
+        x = self.tokens(tokens)  # (B, T, C)
+        if token_types is None:
+            token_types = ops.zeros_like(tokens)
+        x = x + self.types(ops.cast(token_types, "int32"))
+        x = x + self.positions(ops.arange(ops.shape(tokens)[1], dtype="int32"))
+        x = self.norm(x)
+        if self.drop is not None:
+            x = self.drop(x, training=training)
+        seen = None if mask is None else ops.cast(mask, "bool")
+        for block in self.blocks:
+            x = block(x, mask=seen, training=training)
+        return x
+
+    def pooled(self, hidden):
+        """`tanh(W h + b)` of the first token: `(B, T, C)` -> `(B, C)`."""
+        return ops.tanh(self.pool(hidden[:, 0]))
+
+    def mlm(self, hidden):
+        """Logits of every place's token: `(B, T, C)` -> `(B, T, V)`, float32.
+
+        The matrix is the table of the tokens.
+        """
+        x = ops.gelu(self.transform(hidden), approximate=False)
+        x = self.transform_norm(x)
+        table = ops.cast(self.tokens.embeddings, x.dtype)  # (V, C)
+        return widen(ops.matmul(x, ops.transpose(table))) + widen(self.bias)
+
+    def nsp(self, hidden):
+        """Logits of "follows" and "does not": `(B, T, C)` -> `(B, 2)`, float32."""
+        return widen(self.next(self.pooled(hidden)))
+
+    def classify(self, hidden, training=False):
+        """Logits of the classes: `(B, T, C)` -> `(B, K)`, float32."""
+        x = self.pooled(hidden)
+        if self.dropout:
+            x = self.class_drop(x, training=training)
+        return widen(self.classifier(x))
+
+    def compute_output_shape(self, tokens_shape, *others):
+        return (*tokens_shape, self.hidden)
+
+    def get_config(self):
+        own = {name: getattr(self, name) for name in self._ARGUMENTS}
+        return {**super().get_config(), **own}

@@ -1,0 +1,376 @@
+"""GPT: a transformer that writes on (Radford and others, 2018 and 2019).
+
+GPT-2 as it was published, and by arguments what came after: root-mean-square
+normalization (1910.07467), rotary positions (2104.09864), SwiGLU (2002.05202) and
+grouped queries (2305.13245), which together are Llama (2302.13971) and its kind.
+"""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_genai import engine
+from keras_genai.engine import replicas
+from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.engine.precision import dtype_policy
+from keras_genai.layers import lora
+from keras_genai.layers.transformer_block import GATED
+from keras_genai.transformers.checks import check_rate, check_tokens, row_of
+from keras_genai.transformers.gpt_inference import GPTInference
+from keras_genai.transformers.gpt_network import GPTNetwork
+
+# Blocks, channels, heads: table 2 of "Language models are unsupervised multitask
+# learners" (2019), with the heads of its code.
+SIZES = {
+    "small": (12, 768, 12),
+    "medium": (24, 1024, 16),
+    "large": (36, 1280, 20),
+    "xl": (48, 1600, 25),
+}
+VOCABULARY = 50_257
+STOP = 50_256  # <|endoftext|>
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class GPT(GPTInference, engine.GenerativeModel):
+    """A language model that learns the next token, weight for weight GPT-2 or Llama.
+
+    `fit(tokens)` takes token ids `(N, T)` and minimises the mean negative
+    log-likelihood, in nats, of each token given those before it in its row; T is at
+    most `context + 1`, since the last token of a row is only predicted. The logs show
+    the loss, the perplexity and the bits of a token. Rows are filled up at the end with
+    `pad_token`, which does not count; `sample_weight` `(N,)` or `(N, T)` weighs rows or
+    tokens.
+
+    Args:
+        size: `"small"` (124 million weights), `"medium"`, `"large"` or `"xl"`. The
+            three arguments below, where given, stand for what it says.
+        depth: number of blocks.
+        hidden: C, channels.
+        heads: of the attention; it must divide `hidden` unless there is a `head_dim`.
+        hidden_units: channels inside the feed-forward; by default `4 * hidden`, and two
+            thirds of that with a gate.
+        vocabulary_size: V; by default the tokenizer's, or 50257.
+        context: most tokens that it sees.
+        activation: see `kg.layers.FeedForward`: `"gelu_tanh"`, or `"swiglu"`.
+        norm: `"layer"` or `"rms"`.
+        epsilon: of the normalizations.
+        positions: `"learned"`, `"rotary"`, `"alibi"`, `"sinusoidal"` or `"none"`.
+        theta: base of the rotary frequencies.
+        kv_heads: heads of keys and values, shared by groups of queries.
+        head_dim: channels of a head; by default `hidden / heads`.
+        use_bias: whether the dense layers of the blocks have biases.
+        tied: whether the table of the tokens is the head too.
+        window: how many tokens one sees, its own and those before; None for all.
+        qk_norm: `"rms"` or `"layer"` normalization of queries and keys, or None.
+        dropout: rate in training, in [0, 1), of embeddings and shortcuts.
+        attention_dropout: that of the attention's probabilities; by default as
+            `dropout`.
+        remat: computes the blocks again for the gradient: less memory, more time.
+        tokenizer: a `kg.Tokenizer`; then prompts may be texts.
+        pad_token: id that fills rows up, or None: by default the tokenizer's.
+        stop_token: id that ends a text, or a tuple of such, with the first of which a
+            text begins that has no prompt; by default the tokenizer's, or GPT-2's with
+            its vocabulary.
+        ema_decay: decay of the average of the weights that writes, or None.
+        seed: integer >= 0.
+
+    Raises:
+        ValueError: for an argument out of range, before any work.
+
+    Example:
+
+    ```python
+    tokenizer = kg.Tokenizer.characters([text])
+    model = kg.GPT(depth=4, hidden=128, heads=4, context=64, tokenizer=tokenizer)
+    model.compile()                                     # AdamW(6e-4), clipped
+    model.fit(rows, batch_size=12, epochs=1)            # (N, 65) of token ids
+    model.generate("ROMEO:", max_new_tokens=200, temperature=0.8, seed=0)
+    llama = kg.GPT(depth=6, hidden=288, heads=6, vocabulary_size=32000, **kg.GPT.LLAMA)
+    ```
+    """
+
+    LLAMA = {
+        "norm": "rms",
+        "positions": "rotary",
+        "activation": "swiglu",
+        "use_bias": False,
+        "tied": False,
+    }
+    _ARGUMENTS = (*GPTNetwork._ARGUMENTS, "pad_token", "stop_token", "ema_decay")
+
+    def __init__(
+        self,
+        size="small",
+        *,
+        depth=None,
+        hidden=None,
+        heads=None,
+        hidden_units=None,
+        vocabulary_size=None,
+        context=1024,
+        activation="gelu_tanh",
+        norm="layer",
+        epsilon=1e-5,
+        positions="learned",
+        theta=10_000.0,
+        kv_heads=None,
+        head_dim=None,
+        use_bias=True,
+        tied=True,
+        window=None,
+        qk_norm=None,
+        dropout=0.0,
+        attention_dropout=None,
+        remat=False,
+        tokenizer=None,
+        pad_token=None,
+        stop_token=None,
+        ema_decay=None,
+        seed=0,
+        **kwargs,
+    ):
+        super().__init__(seed=seed, **kwargs)
+        self.supports_masking = True  # see compute_mask
+        row = row_of(size, SIZES, ("depth", "hidden", "heads"))
+        given = {"depth": depth, "hidden": hidden, "heads": heads}
+        row |= {name: value for name, value in given.items() if value is not None}
+        depth, hidden, heads = row.values()
+        if hidden_units is None:
+            hidden_units = 8 * hidden // 3 if activation in GATED else 4 * hidden
+        if vocabulary_size is None:
+            known = VOCABULARY if tokenizer is None else tokenizer.vocabulary_size
+            vocabulary_size = known
+        if stop_token is None and tokenizer is None and vocabulary_size == VOCABULARY:
+            stop_token = STOP
+        dropout = check_rate("dropout", dropout)
+        if attention_dropout is None:
+            attention_dropout = dropout
+        check_rate("attention_dropout", attention_dropout)
+        given = locals()
+        self._set(
+            {name: given[name] for name in GPTNetwork._ARGUMENTS},
+            pad_token,
+            stop_token,
+            ema_decay,
+            tokenizer,
+            kwargs.get("dtype"),
+        )
+
+    def _set(self, arguments, pad_token, stop_token, ema_decay, tokenizer, dtype):
+        for name, value in arguments.items():
+            setattr(self, name, value)
+        self.tokenizer = tokenizer
+        if tokenizer is not None:
+            tokenizer.check_fits(self.vocabulary_size, "the model")
+            pad_token = tokenizer.pad_id if pad_token is None else pad_token
+            stop_token = tokenizer.eos_id if stop_token is None else stop_token
+        if isinstance(stop_token, (list, tuple)):
+            stop_token = tuple(stop_token)
+        stops = stop_token if isinstance(stop_token, tuple) else (stop_token,)
+        for name, token in (
+            ("pad_token", pad_token),
+            *(("stop_token", token) for token in stops),
+        ):
+            if token is not None and token not in range(self.vocabulary_size):
+                raise ValueError(
+                    f"{name} must be a token of the vocabulary, in [0, "
+                    f"{self.vocabulary_size}), or None; got {token!r}."
+                )
+        self.pad_token = pad_token
+        self.stop_token = stop_token
+        self.ema_decay = ema_decay
+        with dtype_policy(dtype):
+            self.network = GPTNetwork(
+                **arguments, seed=self.seed, stream="gpt", name="network"
+            )
+        self.set_players("network", ema="network", ema_decay=ema_decay)
+
+    def check_data(self, x, condition, weight):
+        check_tokens(x, self.vocabulary_size)
+        if not 2 <= x.shape[1] <= self.context + 1:
+            raise ValueError(
+                f"Rows must have 2 to {self.context + 1} tokens, the context and one "
+                f"to predict; got {x.shape[1]}. Cut the text into such rows."
+            )
+        if condition is not None:
+            raise ValueError(
+                "The targets are the tokens themselves, moved by one: fit(tokens)."
+            )
+        if weight is not None and np.shape(weight) not in ((len(x),), x.shape):
+            raise ValueError(
+                f"sample_weight must have the shape ({len(x)},), one for each row, or "
+                f"{x.shape}, one for each token; got {np.shape(weight)}."
+            )
+
+    # Training
+
+    def default_optimizer(self, player):
+        """AdamW(6e-4), betas 0.9 and 0.95, decay 0.1 of matrices, clipped to norm 1.
+
+        The setting of 2005.14165, appendix B, for the smallest model.
+        """
+        del player
+        optimizer = keras.optimizers.AdamW(
+            6e-4, weight_decay=0.1, beta_2=0.95, global_clipnorm=1.0
+        )
+        optimizer.exclude_from_weight_decay(
+            var_list=[v for v in self.network.variables if len(v.shape) < 2]
+        )
+        return optimizer
+
+    def token_losses(self, tokens, weight=None, training=False):
+        """The loss of each token after the first, and what it counts.
+
+        Args:
+            tokens: integers `(B, T)`.
+            weight: `(B,)`, `(B, T)` or None.
+            training: whether there is dropout.
+
+        Returns:
+            `(losses, weights)`, each float `(B, T - 1)`.
+        """
+        tokens = ops.cast(tokens, "int32")
+        logits = self.network(tokens[:, :-1], training=training)  # (B, T - 1, V)
+        targets = tokens[:, 1:]
+        losses = engine.cross_entropy(targets, logits)
+        weights = ops.ones_like(losses)
+        if weight is not None:
+            # TensorFlow may not know the rank; one column is broadcast.
+            weight = ops.reshape(weight, (ops.shape(tokens)[0], -1))
+            weight = weight[:, -(ops.shape(targets)[1]) :]
+            weights = weights * ops.cast(weight, losses.dtype)
+        if self.pad_token is not None:
+            counts = ops.not_equal(targets, self.pad_token)
+            weights = weights * ops.cast(counts, losses.dtype)
+        return losses, weights
+
+    @staticmethod
+    def _mean(losses, weights):
+        total = replicas.normalizer(ops.sum(weights))
+        return ops.sum(weights * losses) / ops.maximum(total, 1e-9)
+
+    def train_step(self, data):
+        tokens, _, weight = data
+
+        def loss():
+            return self._mean(*self.token_losses(tokens, weight, training=True))
+
+        self.minimize("network", loss)
+
+    def test_step(self, data):
+        tokens, _, weight = data
+        losses, weights = self.run_averaged(
+            "network", lambda: self.token_losses(tokens, weight)
+        )
+        count = ops.sum(weights)
+        mean = ops.sum(weights * losses) / ops.maximum(count, 1e-9)
+        self.track("network", mean, samples=count)
+
+    def logs(self):
+        logs = super().logs()
+        return {
+            **logs,
+            "perplexity": ops.exp(logs["loss"]),
+            "bits_per_token": logs["loss"] / math.log(2.0),
+        }
+
+    # Fine-tuning of few weights
+
+    def enable_lora(self, rank, targets=("query", "value"), alpha=None):
+        """Trains low-rank changes of some dense layers, and nothing else (2106.09685).
+
+        Call `compile` afterwards. `merge_lora` makes the changes part of the weights.
+
+        Args:
+            rank: of the changes `alpha / rank * A B`.
+            targets: names of dense layers: of `"query"`, `"key"`, `"value"`, `"out"`,
+                `"dense1"`, `"gate"`, `"dense2"` and `"head"`.
+            alpha: their scale; by default the rank.
+        """
+        lora.enable(self.network, rank, targets, alpha, self.seed)
+        self._forget_compiled()
+
+    def merge_lora(self):
+        """Adds the low-rank changes to the weights, all of which train again.
+
+        Call `compile` afterwards, to train them.
+        """
+        lora.merge(self.network)
+        self._forget_compiled()
+
+    def _forget_compiled(self):
+        """An optimizer and functions of other weights than there are now."""
+        self.compiled = False
+        self.optimizer = None
+        self.train_function = self.test_function = None
+        self.__dict__.pop("__jitted", None)
+
+    def save(self, *args, **kwargs):
+        """See `keras.Model.save`; with LoRA, merge before."""
+        lora.check_merged(self.network)
+        super().save(*args, **kwargs)
+
+    # Configuration and files
+
+    def get_config(self):
+        config = {name: getattr(self, name) for name in self._ARGUMENTS}
+        config |= {
+            "seed": self.seed,
+            "name": self.name,
+            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
+        }
+        if self.tokenizer is not None:
+            config["tokenizer"] = keras.saving.serialize_keras_object(self.tokenizer)
+        return config
+
+    @classmethod
+    def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
+        """A model with published weights, in the layout of transformers.
+
+        Args:
+            source: path of a folder, or an id `"owner/name"` of the Hugging Face hub:
+                `config.json` of a GPT-2 or a Llama with its safetensors, whole or in
+                shards. A tokenizer beside them is taken too. Pickles are never read.
+            subfolder: folder within it.
+            variant: part of the weights' name, such as `"fp16"`.
+            **arguments: of the constructor, beside what the configuration says.
+
+        Returns:
+            The model, its weights in float32.
+
+        Raises:
+            ValueError: the configuration asks for what `GPT` has not, or tensors are
+                missing, extra or misshapen (lists them).
+            ImportError: `safetensors`, or `huggingface_hub` for an id, is missing.
+            OSError: the hub cannot be reached.
+
+        Example:
+
+        ```python
+        model = kg.GPT.from_pretrained("SmolLM2-135M")
+        model.generate("Gravity is", max_new_tokens=30)
+        ```
+        """
+        from keras_genai.weights import gpt
+
+        return gpt.load(cls, source, subfolder, variant, **arguments)
+
+    def save_pretrained(self, folder, dtype="float32"):
+        """Writes the weights as transformers reads them: GPT-2, or Llama.
+
+        Args:
+            folder: path, made if need be; the model's files in it are replaced.
+            dtype: of the weights' file: `"float32"`, `"float16"`, `"bfloat16"` or
+                `"float64"`.
+
+        Raises:
+            ValueError: transformers has no such network.
+            ImportError: `safetensors` is not installed.
+        """
+        from keras_genai.weights import gpt
+
+        lora.check_merged(self.network)
+        gpt.save(self, folder, dtype)

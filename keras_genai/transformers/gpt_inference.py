@@ -1,0 +1,145 @@
+"""What a GPT does when it is trained: score, embed, leave as a SavedModel."""
+
+from keras import ops
+
+from keras_genai import engine
+from keras_genai.engine import random
+from keras_genai.transformers.checks import check_tokens
+from keras_genai.transformers.gpt_writing import GPTWriting, positions_of
+from keras_genai.transformers.prompts import Prompts
+from keras_genai.transformers.rules import Rules
+
+
+class GPTInference(GPTWriting):
+    """The part of `GPT` that does not train."""
+
+    def call(self, tokens, mask=None, training=False):
+        """The logits of each token's next one, by the average where one is kept.
+
+        Args:
+            tokens: integers `(B, T)`.
+            mask: bool `(B, T)`, False where a row is padded at its beginning.
+
+        Returns:
+            `(B, T, V)`, in float32.
+        """
+        positions = None
+        if mask is not None:
+            mask = ops.cast(mask, "bool")
+            positions = positions_of(mask)
+        return self.run_averaged(
+            "network",
+            lambda: self.network(
+                ops.cast(tokens, "int32"),
+                mask=mask,
+                positions=positions,
+                training=training,
+            ),
+        )
+
+    def compute_mask(self, inputs, previous_mask):
+        """None: what follows is told what is padding, not left to find out."""
+
+    def sampling_variables(self):
+        return self.averaged_variables("network")
+
+    # Scores and vectors
+
+    def _rows(self, texts, most):
+        """Texts or token ids as `(tokens, lengths)`: arrays `(N, T)` and `(N,)`."""
+        prompts = Prompts.of(texts, self)
+        check_tokens(prompts.tokens, self.vocabulary_size, most)
+        return prompts.tokens, prompts.lengths
+
+    def score(self, texts, batch_size=32):
+        """The log-probability of each token given those before it, in nats.
+
+        Args:
+            texts: integers `(N, T)`, a list of lists of them, or, with a tokenizer,
+                strings.
+            batch_size: rows in one pass.
+
+        Returns:
+            NumPy float32 `(N, T - 1)`: of the second token on, 0 after a row's end.
+        """
+        tokens, lengths = self._rows(texts, self.context + 1)
+        if tokens.shape[1] < 2:
+            raise ValueError("The first token has no score: give at least two.")
+        return self.run_in_batches(
+            "score",
+            self._scores,
+            self.sampling_variables(),
+            [tokens, lengths],
+            batch_size,
+        )
+
+    def _scores(self, tokens, lengths=None):
+        tokens = ops.cast(tokens, "int32")
+        losses = engine.cross_entropy(tokens[:, 1:], self(tokens[:, :-1]))
+        if lengths is None:
+            return -losses
+        places = ops.arange(1, ops.shape(tokens)[1])
+        real = places < ops.expand_dims(ops.cast(lengths, "int32"), 1)
+        return ops.where(real, -losses, ops.zeros_like(losses))
+
+    def embed(self, texts, batch_size=32):
+        """A vector of each text: the mean of its last hidden states.
+
+        Args:
+            texts: see `score`.
+            batch_size: rows in one pass.
+
+        Returns:
+            NumPy float32 `(N, C)`.
+        """
+        return self.run_in_batches(
+            "embed",
+            self._vectors,
+            self.sampling_variables(),
+            list(self._rows(texts, self.context)),
+            batch_size,
+        )
+
+    def _vectors(self, tokens, lengths):
+        tokens = ops.cast(tokens, "int32")
+        x, _ = self.run_averaged("network", lambda: self.network.hidden_states(tokens))
+        x = ops.cast(x, "float32")
+        lengths = ops.expand_dims(ops.cast(lengths, "int32"), 1)  # (B, 1)
+        real = ops.arange(ops.shape(tokens)[1]) < lengths
+        real = ops.expand_dims(ops.cast(real, "float32"), -1)
+        total = ops.sum(x * real, axis=1)
+        return total / ops.maximum(ops.cast(lengths, "float32"), 1.0)
+
+    # Export
+
+    def export_signatures(self):
+        """What `export` writes: name -> (function, its inputs); the first serves.
+
+        - `generate`: `tokens (batch, length)`, filled up behind, `lengths (batch,)` and
+          `seed` -> `tokens (batch, context)`, moved to the right so that all prompts
+          end at the same place: the whole loop with its cache, drawn at temperature 1
+          until each row has its `stop_token` or the context is full.
+        - `score`: `tokens (batch, length)` -> `log_probabilities (batch, length - 1)`.
+        - `embed`: `tokens` and `lengths` -> `vectors (batch, C)`.
+        - `logits`: `tokens` -> `logits (batch, length, V)`.
+        """
+        tokens = ("tokens", (None, None), "int32")
+        lengths = ("lengths", (None,), "int32")
+
+        def generate(tokens, lengths, seed):
+            key = random.key(seed, "generate/tokens")
+            made = self.write(tokens, lengths, self.context, ("sample", Rules()), key)
+            return {"tokens": made}
+
+        return {
+            "generate": (generate, [tokens, lengths, ("seed", (), "int32")]),
+            "score": (
+                lambda tokens: {"log_probabilities": self._scores(tokens)},
+                [tokens],
+            ),
+            "embed": (
+                lambda tokens, lengths: {"vectors": self._vectors(tokens, lengths)},
+                [tokens, lengths],
+            ),
+            "logits": (lambda tokens: {"logits": self(tokens)}, [tokens]),
+        }

@@ -1,0 +1,211 @@
+"""The network of a GPT: tokens in, the next token's logits out."""
+
+import keras
+from keras import ops
+
+from keras_genai.engine.checks import check_positive
+from keras_genai.engine.initializers import Normal
+from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.engine.precision import widen
+from keras_genai.layers.attention import normalization
+from keras_genai.layers.dropout import Dropout
+from keras_genai.layers.image_blocks import Block
+from keras_genai.layers.positions import PositionEmbedding
+from keras_genai.layers.transformer_block import TransformerBlock
+
+POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class GPTNetwork(Block):
+    """A stack of causal transformer blocks between a table of tokens and its logits.
+
+    Args:
+        vocabulary_size, context, depth, hidden, heads, hidden_units, activation, norm,
+        epsilon, positions, theta, kv_heads, head_dim, use_bias, tied, window, qk_norm,
+        dropout, attention_dropout, remat: see `GPT`.
+        seed: integer, the model's.
+        stream: name of the place.
+    """
+
+    _ARGUMENTS = (
+        *("vocabulary_size", "context", "depth", "hidden", "heads", "hidden_units"),
+        *("activation", "norm", "epsilon", "positions", "theta", "kv_heads"),
+        *("head_dim", "use_bias", "tied", "window", "qk_norm", "dropout"),
+        *("attention_dropout", "remat"),
+    )
+
+    def __init__(
+        self,
+        vocabulary_size,
+        context,
+        depth,
+        hidden,
+        heads,
+        hidden_units,
+        activation,
+        norm,
+        epsilon,
+        positions,
+        theta,
+        kv_heads,
+        head_dim,
+        use_bias,
+        tied,
+        window,
+        qk_norm,
+        dropout,
+        attention_dropout,
+        remat,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.supports_masking = True  # see compute_mask
+        given = locals()
+        for name in self._ARGUMENTS:
+            setattr(self, name, given[name])
+        for name in ("vocabulary_size", "context", "depth", "hidden", "heads"):
+            check_positive(name, given[name])
+        if positions not in POSITIONS:
+            raise ValueError(
+                f"positions must be one of {', '.join(POSITIONS)}; got {positions!r}."
+            )
+        if head_dim is None and hidden % heads:
+            raise ValueError(
+                f"heads must divide hidden: {heads} does not divide {hidden}."
+            )
+        std = 0.02  # of GPT-2's weights; smaller where many shortcuts add up
+        self.embedding = keras.layers.Embedding(
+            vocabulary_size,
+            hidden,
+            embeddings_initializer=Normal(
+                std, seed=self.seed, stream=f"{self.stream}/embedding"
+            ),
+            dtype=self.dtype_policy,
+            name="embedding",
+        )
+        self.position = None
+        if positions in ("learned", "sinusoidal"):
+            self.position = PositionEmbedding(
+                context, hidden, positions, std, **self._place("position")
+            )
+        self.drop = Dropout(dropout, **self._place("dropout")) if dropout else None
+        self.blocks = [
+            TransformerBlock(
+                heads,
+                hidden_units,
+                activation,
+                norm=norm,
+                epsilon=epsilon,
+                use_bias=use_bias,
+                dropout=dropout,
+                attention={
+                    "causal": True,
+                    "kv_heads": kv_heads,
+                    "head_dim": head_dim,
+                    "window": window,
+                    "qk_norm": qk_norm,
+                    "dropout": attention_dropout,
+                    "alibi": positions == "alibi",
+                    "rotary": theta if positions == "rotary" else None,
+                },
+                remat=remat,
+                initial_std=std,
+                out_std=std / (2 * depth) ** 0.5,
+                **self._place(f"block_{i}"),
+            )
+            for i in range(depth)
+        ]
+        self.norm_last = normalization(norm, epsilon, self.dtype_policy, "norm")
+        self.head = None
+        if not tied:
+            self.head = keras.layers.Dense(
+                vocabulary_size,
+                use_bias=False,
+                kernel_initializer=Normal(
+                    std, seed=self.seed, stream=f"{self.stream}/head"
+                ),
+                dtype=self.dtype_policy,
+                name="head",
+            )
+        self.build()
+
+    def build(self, input_shape=None):
+        shape = (None, None, self.hidden)
+        self.embedding.build((None, None))
+        for layer in (*self.blocks, self.norm_last):
+            layer.build(shape)
+        if self.head is not None:
+            self.head.build(shape)
+        self.built = True
+
+    def hidden_states(
+        self,
+        tokens,
+        mask=None,
+        positions=None,
+        cache=None,
+        cache_index=None,
+        training=False,
+    ):
+        """What the head reads, and the new cache.
+
+        Args:
+            tokens: integers `(B, T)`.
+            mask: bool `(B, S)`, False where a token is padding; S is T, or the length
+                of the cache.
+            positions: integers `(T,)` or `(B, T)`; by default the places.
+            cache, cache_index: see `Attention.call`; of all blocks, a tuple.
+
+        Returns:
+            `(x, cache)`: `(B, T, C)`, and None without a `cache_index`.
+        """
+        x = self.embedding(tokens)  # (B, T, C)
+        if positions is None and self.position is not None:
+            first = 0 if cache_index is None else ops.cast(cache_index, "int32")
+            positions = ops.arange(ops.shape(tokens)[1], dtype="int32") + first
+        if self.position is not None:
+            x = x + self.position(positions)
+        if self.drop is not None:
+            x = self.drop(x, training=training)
+        made = []
+        for i, block in enumerate(self.blocks):
+            x = block(
+                x,
+                mask=mask,
+                positions=positions,
+                cache=None if cache is None else cache[i],
+                cache_index=cache_index,
+                training=training,
+            )
+            if cache_index is not None:
+                x, new = x
+                made.append(new)
+        return self.norm_last(x), (None if cache_index is None else tuple(made))
+
+    def logits(self, x):
+        """Of what `hidden_states` made: `(..., C)` to wide `(..., V)`."""
+        if self.head is not None:
+            return widen(self.head(x))
+        table = ops.cast(self.embedding.embeddings, self.compute_dtype)
+        return widen(
+            ops.einsum("...c,vc->...v", ops.cast(x, self.compute_dtype), table)
+        )
+
+    def empty_cache(self, batch, length):
+        """The cache of all blocks, of no tokens yet: see `Attention.empty_cache`."""
+        return tuple(block.empty_cache(batch, length) for block in self.blocks)
+
+    def call(self, tokens, mask=None, positions=None, training=False):
+        x, _ = self.hidden_states(tokens, mask, positions, training=training)
+        return self.logits(x)
+
+    def compute_mask(self, inputs, previous_mask):
+        """None: what follows is told what is padding, not left to find out."""
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape, self.vocabulary_size)
+
+    def get_config(self):
+        own = {name: getattr(self, name) for name in self._ARGUMENTS}
+        return {**super().get_config(), **own}

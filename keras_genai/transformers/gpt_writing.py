@@ -1,0 +1,315 @@
+"""What a GPT is trained for: writing on."""
+
+import numpy as np
+from keras import ops
+
+from keras_genai.engine import random
+from keras_genai.engine.checks import check_positive
+from keras_genai.transformers import generation, speculative
+from keras_genai.transformers.prompts import Prompts, stop_tokens
+from keras_genai.transformers.rules import Rules
+from keras_genai.transformers.written import Written
+
+
+class GPTWriting:
+    """The part of `GPT` that writes."""
+
+    unit_name = "text"
+
+    def generate(
+        self,
+        prompts,
+        max_new_tokens=None,
+        seed=0,
+        *,
+        temperature=1.0,
+        top_k=None,
+        top_p=None,
+        min_p=None,
+        repetition_penalty=1.0,
+        no_repeat_ngram=None,
+        beam_size=None,
+        length_penalty=1.0,
+        early_stopping=False,
+        contrastive=None,
+        draft=None,
+        draft_tokens=4,
+        stop=(),
+        stream=False,
+        batch_size=64,
+        verbose=0,
+    ):
+        """Writes on from prompts, or from nothing.
+
+        Row i depends on the seed, its prompt and i alone, not on `batch_size`.
+
+        Args:
+            prompts: integers `(N, T)`; a list of lists of them, of any lengths; with a
+                tokenizer a string or a list of strings; or the number of texts to write
+                that begin with `stop_token`.
+            max_new_tokens: by default as many as the context leaves room for.
+            seed: integer >= 0.
+            temperature: the logits are divided by it; 0 takes the most probable token.
+            top_k: draws from that many of the most probable tokens.
+            top_p: draws from the most probable tokens that together have that
+                probability (1904.09751).
+            min_p: draws from the tokens at least that many times as probable as the
+                most probable one (2407.01082).
+            repetition_penalty: over 1 makes what occurred less probable (1909.05858).
+            no_repeat_ngram: no sequence of that many tokens occurs twice.
+            beam_size: K, searches for the most probable text by K beams instead of
+                drawing: see `generation.beam_search`.
+            length_penalty: of beams: over 0 prefers longer texts.
+            early_stopping: of beams: whether K ended ones are enough.
+            contrastive: the penalty in [0, 1] of contrastive search (2202.06417), among
+                `top_k` tokens, instead of drawing.
+            draft: a smaller `GPT` of the same vocabulary that proposes tokens, of which
+                this model takes those that it would have drawn (2211.17192): the same
+                distribution (with temperature 0 the same text), in fewer steps.
+            draft_tokens: how many it proposes at a time.
+            stop: strings that end a text, beside the `stop_token`; they are not in it.
+            stream: an iterator is returned of the pieces of what is written on from one
+                prompt, as they come: strings, or token ids.
+            batch_size: rows in one pass.
+            verbose: 1 prints what is written on from a single prompt as it comes, or
+                shows a progress bar of several.
+
+        Returns:
+            Of strings, strings: prompt and continuation. Of lists, a list of NumPy
+            arrays that end where the text ends. Else NumPy int32 `(N, T + new)`, filled
+            up with `pad_token` or `stop_token`.
+
+        Raises:
+            ValueError: for arguments that are out of range or contradict each other,
+                tokens outside the vocabulary, and prompts that are empty or too long.
+        """
+        seed = random.check_seed(seed)
+        check_positive("batch_size", batch_size)
+        prompts = Prompts.of(prompts, self).begin(max_new_tokens)
+        ends = prompts.stop_strings(stop)
+        rules = Rules(
+            temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram
+        )
+        plan = self.plan(
+            rules,
+            beam_size=beam_size,
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+            contrastive=contrastive,
+            draft=draft,
+            draft_tokens=draft_tokens,
+        )
+        one = prompts.single and plan[0] == "sample"
+        if stream and not one:
+            raise ValueError(
+                "stream=True is of one prompt, drawn token by token: a string or a "
+                "list of ids, without beams, contrastive or draft."
+            )
+        if stream:
+            return Written(self, prompts, rules, seed, ends)
+        if verbose and one:
+            written = Written(self, prompts, rules, seed, ends)
+            for piece in written:
+                print(piece, end="" if prompts.form == "text" else " ", flush=True)
+            print()
+            return written.result
+        made = self._written(prompts, plan, seed, batch_size, verbose)
+        return prompts.result(made, ends)
+
+    def plan(
+        self,
+        rules,
+        *,
+        beam_size=None,
+        length_penalty=1.0,
+        early_stopping=False,
+        contrastive=None,
+        draft=None,
+        draft_tokens=4,
+    ):
+        """How it is written, checked: a tuple of the kind and its arguments."""
+        kinds = {"beam_size": beam_size, "contrastive": contrastive, "draft": draft}
+        given = [name for name, value in kinds.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are different ways to write.")
+        if beam_size is not None:
+            check_positive("beam_size", beam_size)
+            if rules.restricts or rules.temperature not in (0, 1.0):
+                raise ValueError(
+                    "beam_size searches for the most probable text and draws nothing: "
+                    "it contradicts temperature, top_k, top_p and min_p."
+                )
+            if early_stopping not in (True, False, "never"):
+                raise ValueError(
+                    "early_stopping must be True, False or 'never'; got "
+                    f"{early_stopping!r}."
+                )
+            return "beam", rules, beam_size, float(length_penalty), early_stopping
+        if contrastive is not None:
+            speculative.check_contrastive(contrastive, rules)
+            return "contrastive", rules, float(contrastive)
+        if draft is not None:
+            speculative.check_draft(draft, self, rules, draft_tokens)
+            return "draft", rules, draft, draft_tokens
+        return "sample", rules
+
+    def _written(self, prompts, plan, seed, batch_size, verbose):
+        """All rows `(N, L)`, in batches of one shape."""
+        tokens, lengths = prompts.tokens, prompts.lengths
+        size = min(batch_size, len(tokens))
+        padded = bool(np.any(lengths < tokens.shape[1]))
+        key = np.array(random.key(seed, "generate/tokens"), "int32")
+
+        def run(key, first, tokens, lengths):
+            key = (key[0], key[1])
+            lengths = lengths if padded else None
+            return self.write(tokens, lengths, prompts.length, plan, key, first)
+
+        variables = self.sampling_variables()
+        if plan[0] == "draft":
+            variables = [*variables, *plan[2].sampling_variables()]
+        batches = self.stream(
+            ("generate", size, padded, prompts.length, *plan),
+            run,
+            variables,
+            [tokens, lengths],
+            size,
+            constants=[key],
+            numbered=True,
+            verbose=verbose,
+        )
+        return np.concatenate([made[:count] for _, count, made in batches])
+
+    def write(self, tokens, lengths, length, plan, key, first=0):
+        """Prompts and what follows them, in the graph: int32 `(B, length)`.
+
+        Args:
+            tokens: int32 `(B, T)`, filled up behind.
+            lengths: int32 `(B,)`, or None where all are T.
+            length: T and the number of new tokens.
+            plan: what `plan` returned.
+            key: pair of words.
+            first: number of the first row.
+
+        Returns:
+            The rows moved to the right, so that all prompts end at T.
+        """
+        return self.run_averaged(
+            "network", lambda: self._write(tokens, lengths, length, plan, key, first)
+        )
+
+    def _write(self, tokens, lengths, length, plan, key, first):
+        kind, rules, *how = plan
+        prompt = ops.shape(tokens)[1]
+        stops, fill = stop_tokens(self), self.fill_token
+        padded = lengths is not None
+        tokens, valid = moved_right(tokens, lengths)
+        if kind == "draft":
+            draft, count = how
+            return draft.run_averaged(
+                "network",
+                lambda: speculative.speculate(
+                    *(self, draft, count, rules, tokens, valid, length),
+                    *(key, first, stops, fill),
+                ),
+            )
+        batch = ops.shape(tokens)[0]
+        room = ops.full((batch, length - prompt), fill, "int32")
+        whole = ops.reshape(ops.concatenate([tokens, room], axis=1), (batch, length))
+        seen = ops.concatenate([valid, ops.ones_like(room, dtype="bool")], axis=1)
+        seen = ops.reshape(seen, (batch, length))
+        x, cache = self.prefill(tokens, valid, padded, length)
+        logits = self.network.logits(x[:, -1])
+        state = (cache, self._state(seen, prompt, padded))
+        if kind == "beam":
+            beams, penalty, early = how
+            found, _ = generation.beam_search(
+                self.step_of(prompt),
+                rules,
+                logits,
+                whole,
+                state,
+                seen,
+                prompt,
+                beams,
+                length_penalty=penalty,
+                early_stopping=early,
+                stops=stops,
+                fill=fill,
+            )
+            return found[:, 0]
+        if kind == "contrastive":
+            return speculative.contrastive_search(
+                self, how[0], rules, x, whole, state, seen, prompt, stops, fill
+            )
+        sampler = generation.Sampler(
+            self.step_of(prompt), rules, prompt, seen, key, first, stops, fill
+        )
+        return generation.sample(sampler, logits, whole, state)
+
+    @property
+    def fill_token(self):
+        """What follows the end of a text."""
+        found = (self.pad_token, *stop_tokens(self), 0)
+        return next(token for token in found if token is not None)
+
+    def prefill(self, tokens, valid, padded, length):
+        """The hidden states of prompts, and a cache of `length` places with them."""
+        cache = self.network.empty_cache(ops.shape(tokens)[0], length)
+        positions = positions_of(valid) if padded else None
+        return self.network.hidden_states(
+            tokens, valid if padded else None, positions, cache, 0
+        )
+
+    @staticmethod
+    def _state(seen, prompt, padded):
+        """What the steps read beside the keys: which places count, and how far on.
+
+        Returns:
+            `(seen, shift)`: bool `(B, L)` and int32 `(B, 1)`, the position of a place
+            less the place; nothing where no prompt is padded.
+        """
+        if not padded:
+            return ()
+        count = ops.sum(ops.cast(seen[:, :prompt], "int32"), axis=1, keepdims=True)
+        return seen, count - prompt
+
+    def step_of(self, prompt, hidden=False):
+        """The `step` of `generation`; with `hidden` it gives `(x, logits), cache`."""
+
+        def step(tokens, state, i):
+            cache, rest = state
+            place, mask, positions = i + prompt, None, None
+            if rest:
+                mask, shift = rest
+                positions = place + shift  # (B, 1)
+            x, cache = self.network.hidden_states(tokens, mask, positions, cache, place)
+            x = x[:, -1]  # (R, C)
+            logits = self.network.logits(x)
+            return ((x, logits) if hidden else logits), (cache, rest)
+
+        return step
+
+
+def positions_of(mask):
+    """The places of tokens without padding: int32 like `mask`."""
+    return ops.maximum(ops.cumsum(ops.cast(mask, "int32"), axis=1) - 1, 0)
+
+
+def moved_right(tokens, lengths):
+    """Rows that are filled up behind, filled up before.
+
+    Args:
+        tokens: int32 `(B, T)`.
+        lengths: int32 `(B,)`, or None where all are T.
+
+    Returns:
+        `(tokens, valid)`, each `(B, T)`; `valid` is False in what fills up.
+    """
+    if lengths is None:
+        return tokens, ops.ones_like(tokens, dtype="bool")
+    count = ops.shape(tokens)[1]
+    gap = count - ops.expand_dims(ops.cast(lengths, "int32"), 1)  # (B, 1)
+    places = ops.arange(count, dtype="int32") - gap
+    tokens = ops.take_along_axis(tokens, ops.maximum(places, 0), axis=1)
+    return tokens, places >= 0

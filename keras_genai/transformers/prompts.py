@@ -1,0 +1,221 @@
+"""What texts are begun with, in every form, and what is returned for each."""
+
+import numpy as np
+
+from keras_genai.engine.checks import check_positive
+from keras_genai.engine.threefry import is_integer
+from keras_genai.transformers.checks import check_tokens
+
+
+class Prompts:
+    """Prompts as arrays, and the way back.
+
+    Make one by `Prompts.of`.
+
+    Args:
+        sequences: list of lists of token ids.
+        model: a `GPT`.
+        form: `"text"`, `"list"` or `"array"`: what they were given as.
+        single: whether one was given alone.
+
+    Attributes:
+        tokens: int32 `(N, T)`, filled up behind.
+        lengths: int32 `(N,)`.
+        length: T and as many new tokens as there may be; None for texts to score.
+    """
+
+    def __init__(self, sequences, model, form, single):
+        self.model, self.form, self.single = model, form, single
+        self.lengths = np.array([len(row) for row in sequences], "int32")
+        if not len(sequences) or not self.lengths.all():
+            raise ValueError(
+                "A prompt is empty: give each at least one token. To write from "
+                "nothing give their number, generate(4)."
+            )
+        fill = model.fill_token
+        self.tokens = np.full((len(sequences), self.lengths.max()), fill, "int64")
+        for row, sequence in zip(self.tokens, sequences, strict=True):
+            row[: len(sequence)] = sequence
+        check_tokens(self.tokens, model.vocabulary_size, name="Prompts")
+        self.tokens = self.tokens.astype("int32")
+        self.length = None
+
+    @classmethod
+    def of(cls, prompts, model):
+        """See `GPT.generate`."""
+        if is_integer(prompts):
+            check_positive("n", prompts)
+            if model.stop_token is None:
+                raise ValueError(
+                    "A number of texts begins each with stop_token, which this model "
+                    "has not: give prompts, or make it with stop_token=."
+                )
+            return cls([[stop_tokens(model)[0]]] * int(prompts), model, "array", False)
+        if isinstance(prompts, str):
+            return cls(_encoded([prompts], model), model, "text", True)
+        if hasattr(prompts, "shape"):
+            array = np.asarray(prompts)
+            if array.ndim not in (1, 2) or not np.issubdtype(array.dtype, np.integer):
+                raise ValueError(
+                    "Prompts must be integers (N, T); got the type "
+                    f"{array.dtype} and the shape {array.shape}."
+                )
+            single = array.ndim == 1
+            return cls(np.atleast_2d(array).tolist(), model, "array", single)
+        prompts = list(prompts)
+        if prompts and all(isinstance(p, str) for p in prompts):
+            return cls(_encoded(prompts, model), model, "text", False)
+        if prompts and all(is_integer(p) for p in prompts):
+            return cls([prompts], model, "list", True)
+        try:
+            rows = [[int(t) for t in row] for row in prompts]
+        except (TypeError, ValueError):
+            raise ValueError(
+                "Prompts must be strings, lists of token ids, an integer array (N, T), "
+                f"or their number; got {prompts!r:.100}."
+            ) from None
+        return cls(rows, model, "list", False)
+
+    def begin(self, max_new_tokens, more=0):
+        """Fixes how long the texts become; `more` tokens of room are needed behind.
+
+        Raises:
+            ValueError: the context does not hold the prompts and the new tokens.
+        """
+        longest, context = self.tokens.shape[1], self.model.context
+        room = context - longest
+        if room < 1:
+            raise ValueError(
+                f"The longest prompt has {longest} tokens; it may have at most "
+                f"{context - 1}, so that one can follow in the context of {context}."
+            )
+        new = room if max_new_tokens is None else max_new_tokens
+        check_positive("max_new_tokens", new)
+        if new > room:
+            raise ValueError(
+                f"The longest prompt has {longest} tokens and max_new_tokens is {new}: "
+                f"together they may be at most {context}, the model's context. Give "
+                f"max_new_tokens of at most {room}, or a shorter prompt."
+            )
+        self.length = longest + new
+        return self
+
+    def stop_strings(self, stop):
+        """The strings that end a text, a tuple."""
+        stop = (stop,) if isinstance(stop, str) else tuple(stop)
+        if not all(isinstance(text, str) and text for text in stop):
+            raise ValueError(f"stop must be strings that are not empty; got {stop!r}.")
+        if stop and self.model.tokenizer is None:
+            raise ValueError("stop strings need a model with a tokenizer.")
+        return stop
+
+    def result(self, made, stop=()):
+        """What is returned of the rows `(N, L)` whose prompts end at T.
+
+        Args:
+            made: int32 `(N, L)`.
+            stop: strings that end a text.
+        """
+        rows = [
+            self._ended(row[self.tokens.shape[1] - n :], int(n), stop)
+            for row, n in zip(made, self.lengths, strict=True)
+        ]
+        if self.form == "text":
+            rows = [
+                self._text(row, int(n), stop) for row, n in self._with_lengths(rows)
+            ]
+        elif self.form == "array":
+            longest = made.shape[1]
+            array = np.full((len(rows), longest), self.model.fill_token, "int32")
+            for place, row in zip(array, rows, strict=True):
+                place[: len(row)] = row
+            rows = array
+        return rows[0] if self.single else rows
+
+    def _with_lengths(self, rows):
+        return zip(rows, self.lengths, strict=True)
+
+    def _ended(self, row, prompt, stop):
+        """A row without what fills it up; with its stop token."""
+        found = np.flatnonzero(np.isin(row[prompt:], stop_tokens(self.model)))
+        row = row if not len(found) else row[: prompt + found[0] + 1]
+        if stop and self.form != "text":
+            decode = self.model.tokenizer.decode
+            for end in range(prompt + 1, len(row) + 1):
+                if any(text in decode(row[prompt:end]) for text in stop):
+                    return row[:end]
+        return row
+
+    def _text(self, row, prompt, stop):
+        decode = self.model.tokenizer.decode
+        text = decode(row)
+        if stop:
+            before = decode(row[:prompt])
+            new = text[len(before) :] if text.startswith(before) else text
+            text = before + cut(new, stop)[0]
+        return text
+
+    def pieces(self, stop):
+        """What shows the tokens of a single prompt as they come: a `Pieces`."""
+        return Pieces(self, stop)
+
+
+class Pieces:
+    """Tokens one by one as pieces of text, held back while they may change.
+
+    Attributes:
+        ended: whether a stop string came.
+    """
+
+    def __init__(self, prompts, stop):
+        self.prompts, self.stop = prompts, stop
+        self.tokens, self.shown, self.ended = [], 0, False
+        self.begin = prompts.tokens[0].tolist()
+
+    def add(self, token, last):
+        """Iterator of the pieces that a token brings."""
+        self.tokens.append(token)
+        if self.prompts.form != "text":
+            yield token
+            return
+        decode = self.prompts.model.tokenizer.decode
+        before = decode(self.begin)
+        text = decode([*self.begin, *self.tokens])
+        text = text[len(before) :] if text.startswith(before) else text
+        text, self.ended = cut(text, self.stop)
+        last = last or self.ended
+        # Half a letter, or what may be the beginning of a stop string, is held back.
+        held = 0 if last else max((_overlap(text, s) for s in self.stop), default=0)
+        if not last and text.endswith("\ufffd"):
+            held = max(held, len(text) - len(text.rstrip("\ufffd")))
+        end = len(text) - held
+        if end > self.shown:
+            yield text[self.shown : end]
+            self.shown = end
+
+
+def cut(text, stop):
+    """`(text, whether it was cut)`: before the first of the strings."""
+    places = [text.find(s) for s in stop]
+    places = [place for place in places if place >= 0]
+    return (text[: min(places)], True) if places else (text, False)
+
+
+def _overlap(text, stop):
+    """How many letters at the end of a text begin a string."""
+    return max(n for n in range(len(stop)) if text.endswith(stop[:n]))
+
+
+def stop_tokens(model):
+    """The ids that end a text, a tuple."""
+    stop = model.stop_token
+    return () if stop is None else stop if isinstance(stop, tuple) else (stop,)
+
+
+def _encoded(texts, model):
+    if model.tokenizer is None:
+        raise ValueError(
+            "Texts need a model with a tokenizer: make it with tokenizer=, or set "
+            "model.tokenizer; else give token ids."
+        )
+    return model.tokenizer.encode(texts)

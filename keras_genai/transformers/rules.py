@@ -1,0 +1,175 @@
+"""What is done to the logits of a next token before one is chosen."""
+
+import dataclasses
+
+from keras import ops
+
+from keras_genai.engine.checks import check_positive
+
+MINUS = -1e30  # of a token that is ruled out: finite, so that a softmax stays finite
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """How a token is chosen; see `GPT.generate`.
+
+    Args:
+        temperature: the logits are divided by it; 0 takes the most probable token.
+        top_k: only that many of the most probable tokens.
+        top_p: only the most probable tokens that together have that probability
+            (1904.09751).
+        min_p: only tokens at least that many times as probable as the most probable one
+            (2407.01082).
+        repetition_penalty: logits of tokens that occurred are divided by it where they
+            are positive, and multiplied where negative (1909.05858, section 4.1).
+        no_repeat_ngram: no sequence of that many tokens occurs twice.
+
+    Raises:
+        ValueError: an argument is out of range, or contradicts another.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float = 1.0
+    no_repeat_ngram: int | None = None
+
+    def __post_init__(self):
+        if not _is_number(self.temperature) or self.temperature < 0:
+            raise ValueError(
+                "temperature must be over 0, or 0 for the most probable token; got "
+                f"{self.temperature!r}."
+            )
+        for name in ("top_k", "no_repeat_ngram"):
+            if getattr(self, name) is not None:
+                check_positive(name, getattr(self, name))
+        for name in ("top_p", "min_p"):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and 0 < value <= 1):
+                raise ValueError(f"{name} must be in (0, 1]; got {value!r}.")
+        if not _is_number(self.repetition_penalty) or self.repetition_penalty <= 0:
+            raise ValueError(
+                "repetition_penalty must be over 0 (1 is none); got "
+                f"{self.repetition_penalty!r}."
+            )
+        if self.greedy and self.restricts:
+            raise ValueError(
+                "temperature=0 takes the most probable token: it contradicts "
+                f"{', '.join(self.restricts)}. Give a temperature over 0, or leave "
+                "them out."
+            )
+
+    @property
+    def greedy(self):
+        return self.temperature == 0
+
+    @property
+    def restricts(self):
+        """The names of the arguments that leave some tokens out of a draw."""
+        names = ("top_k", "top_p", "min_p")
+        return [name for name in names if getattr(self, name) is not None]
+
+    def penalized(self, logits, tokens, seen):
+        """The logits with what depends on the tokens before.
+
+        Args:
+            logits: `(R, V)`, or logarithms of probabilities.
+            tokens: int32 `(R, L)`.
+            seen: bool `(R, L)`: which of them count.
+        """
+        if self.repetition_penalty != 1.0:
+            logits = penalize_repetition(logits, tokens, seen, self.repetition_penalty)
+        if self.no_repeat_ngram is not None:
+            logits = forbid_ngrams(logits, tokens, seen, self.no_repeat_ngram)
+        return logits
+
+    def restricted(self, logits):
+        """The logits at the temperature, of the tokens that may be drawn."""
+        if not self.greedy and self.temperature != 1.0:
+            logits = logits / self.temperature
+        if self.top_k is not None:
+            logits = keep_top_k(logits, self.top_k)
+        if self.top_p is not None:
+            logits = keep_top_p(logits, self.top_p)
+        if self.min_p is not None:
+            logits = keep_min_p(logits, self.min_p)
+        return logits
+
+    def __call__(self, logits, tokens, seen):
+        return self.restricted(self.penalized(logits, tokens, seen))
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _marked(tokens, which, size):
+    """bool `(R, V)`: the tokens of each row where `which` `(R, L)` is true."""
+    rows, length = ops.shape(tokens)
+    # Those that are not meant fall into a column of their own, which is cut off.
+    columns = ops.where(which, tokens, size)
+    lines = ops.broadcast_to(ops.expand_dims(ops.arange(rows), 1), (rows, length))
+    places = ops.stack([ops.cast(lines, "int32"), columns], axis=-1)
+    marks = ops.zeros((rows, size + 1), "float32")
+    flat = ops.reshape(places, (-1, 2))
+    marks = ops.scatter_update(marks, flat, ops.ones((rows * length,), "float32"))
+    return marks[:, :size] > 0
+
+
+def penalize_repetition(logits, tokens, seen, penalty):
+    """See `Rules`: `(R, V)` logits, by the tokens `(R, L)` that were seen."""
+    there = _marked(tokens, seen, logits.shape[-1])
+    lower = ops.where(logits < 0, logits * penalty, logits / penalty)
+    return ops.where(there, lower, logits)
+
+
+def forbid_ngrams(logits, tokens, seen, n):
+    """See `Rules`: no token that would end a sequence of n that was seen already."""
+    length = tokens.shape[1]
+    if length < n:
+        return logits
+    count = length - n + 1
+    if n == 1:
+        matches = seen
+        ends = tokens
+    else:
+        # The places of the last n - 1 tokens: those seen are neighbours.
+        last = ops.max(
+            ops.where(seen, ops.arange(length, dtype="int32"), -1),
+            axis=1,
+            keepdims=True,
+        )  # (R, 1)
+        matches = seen[:, n - 1 :]
+        for k in range(n - 1):
+            place = ops.clip(last - (n - 2) + k, 0, length - 1)
+            wanted = ops.take_along_axis(tokens, place, axis=1)  # (R, 1)
+            same = ops.equal(tokens[:, k : k + count], wanted)
+            matches = matches & same & seen[:, k : k + count]
+        ends = tokens[:, n - 1 :]
+    return ops.where(_marked(ends, matches, logits.shape[-1]), MINUS, logits)
+
+
+def keep_top_k(logits, k):
+    """The k largest of `(R, V)` logits, and those equal to the last of them."""
+    k = min(k, logits.shape[-1])
+    least = ops.top_k(logits, k)[0][:, -1:]
+    return ops.where(logits < least, MINUS, logits)
+
+
+def keep_top_p(logits, p):
+    """The most probable tokens, until they together have the probability p."""
+    ordered = ops.flip(ops.sort(logits, axis=-1), axis=-1)
+    shares = ops.softmax(ordered, axis=-1)
+    before = ops.cumsum(shares, axis=-1) - shares
+    # The one that reaches p is kept; rounding must not leave none.
+    kept = ops.where(before < p, ordered, -MINUS)
+    least = ops.min(kept, axis=-1, keepdims=True)
+    return ops.where(logits < least, MINUS, logits)
+
+
+def keep_min_p(logits, p):
+    """The tokens at least p times as probable as the most probable one."""
+    shares = ops.softmax(logits, axis=-1)
+    least = p * ops.max(shares, axis=-1, keepdims=True)
+    return ops.where(shares < least, MINUS, logits)

@@ -1,0 +1,359 @@
+"""What a translator is used for: translations, scores, what attends to what."""
+
+import numpy as np
+from keras import ops, tree
+
+from keras_genai.engine.checks import check_positive
+from keras_genai.transformers import generation
+from keras_genai.transformers.checks import check_tokens
+from keras_genai.transformers.rules import MINUS, Rules
+
+
+class Translation:
+    """The part of `Translator` that uses a trained one."""
+
+    def call(self, source, target=None, training=False):
+        """Logits `(B, T, V)` of what follows each token of a target.
+
+        Args:
+            source: integers `(B, S)`, or the list `[source, target]`.
+            target: integers `(B, T)`; the first is `start_token`.
+            training: whether there is dropout.
+        """
+        if target is None:
+            source, target = source
+        source = ops.cast(source, "int32")
+        mask = source != self.pad_token
+        return self.network(source, target, mask, training=training)
+
+    def compute_mask(self, inputs, previous_mask):
+        """None: what follows is told what is padding, not left to find out."""
+
+    # Texts
+
+    def _encoded(self, texts, target=False):
+        """Texts as lists of ids that end with `stop_token`."""
+        if self.tokenizer is None:
+            raise ValueError(
+                "Texts need a tokenizer: make the model with tokenizer=, or give token "
+                "ids."
+            )
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        rows = self.tokenizer.encode(texts, target=target)
+        stop = self.stop_token
+        return [row if row[-1:] == [stop] else [*row, stop] for row in rows]
+
+    def pairs(self, sources, targets, *, length=None):
+        """What `fit` takes, of two lists of texts.
+
+        Args:
+            sources: list of strings.
+            targets: list of strings, their translations.
+            length: pairs of which either has more tokens are left out; by default
+                those of more than the context.
+
+        Returns:
+            Dict of int32 arrays `source` `(N, S)` and `target` `(N, T)`.
+        """
+        if len(sources) != len(targets):
+            raise ValueError(
+                f"There must be a target for each source; got {len(sources)} and "
+                f"{len(targets)}."
+            )
+        rows = zip(self._encoded(sources), self._encoded(targets, True), strict=True)
+        limit = length or self.context
+        kept = [pair for pair in rows if max(map(len, pair)) <= limit]
+        if not kept:
+            raise ValueError(f"No pair has at most {limit} tokens on each side.")
+        names = zip(("source", "target"), zip(*kept, strict=True), strict=True)
+        return {name: self._padded(rows) for name, rows in names}
+
+    def _padded(self, rows):
+        array = np.full((len(rows), max(map(len, rows))), self.pad_token, "int32")
+        for line, row in zip(array, rows, strict=True):
+            line[: len(row)] = row
+        return array
+
+    def _sources(self, sources):
+        """Sources as an array of ids, checked; and whether they were texts."""
+        texts = isinstance(sources, str) or (
+            isinstance(sources, (list, tuple)) and sources and _is_text(sources[0])
+        )
+        if texts:
+            sources = self._padded(self._encoded(sources))
+        elif not hasattr(sources, "dtype"):
+            sources = list(sources)
+            if not sources or not all(len(row) for row in sources):
+                raise ValueError("There are no sources, or one of them is empty.")
+            sources = self._padded([list(row) for row in sources])
+        sources = np.asarray(sources)
+        check_tokens(sources, self.vocabulary_size, self.context, "The source's tokens")
+        return sources.astype("int32"), bool(texts)
+
+    # Translating
+
+    def translate(
+        self,
+        sentences,
+        beam_size=4,
+        length_penalty=0.6,
+        *,
+        max_length=None,
+        early_stopping=False,
+        batch_size=32,
+        verbose=0,
+    ):
+        """The most probable translations found by several beams.
+
+        Args:
+            sentences: a string or a list of them, with a tokenizer; or token ids
+                `(N, S)` filled up with `pad_token`, or a list of lists of them.
+            beam_size: K, at least 1: how many beginnings are kept (1: the most
+                probable next token each time).
+            length_penalty: the score of n tokens is their log-probability over
+                `n ** length_penalty`.
+            max_length: most tokens of a translation; by default `2 S + 10`, at most
+                the context.
+            early_stopping: whether K translations that have ended are enough.
+            batch_size: sentences in one pass.
+            verbose: 1 shows a progress bar.
+
+        Returns:
+            Of a string a string, of strings a list of them; of token ids a list of
+            NumPy int32 arrays, without `start_token`, that end with `stop_token` where
+            there was room.
+
+        Raises:
+            ValueError: for arguments out of range, ids outside the vocabulary, or
+                sentences that are empty or longer than the context.
+        """
+        check_positive("beam_size", beam_size)
+        check_positive("batch_size", batch_size)
+        sources, texts = self._sources(sentences)
+        room = self.context - 1
+        if max_length is None:
+            max_length = min(room, 2 * sources.shape[1] + 10)
+        check_positive("max_length", max_length)
+        if max_length > room:
+            raise ValueError(
+                f"max_length may be at most {room}, one less than the context; got "
+                f"{max_length}."
+            )
+        if early_stopping not in (True, False, "never"):
+            raise ValueError(
+                "early_stopping must be True, False or 'never'; got "
+                f"{early_stopping!r}."
+            )
+        how = (beam_size, float(length_penalty), early_stopping, max_length)
+
+        def run(source):
+            return self.write(source, *how)
+
+        batches = self.stream(
+            ("translate", min(batch_size, len(sources)), *how),
+            run,
+            self.network.variables,
+            [sources],
+            min(batch_size, len(sources)),
+            verbose=verbose,
+        )
+        made = np.concatenate([rows[:count] for _, count, rows in batches])
+        rows = [self._ended(row) for row in made]
+        if not texts:
+            return rows
+        found = self.tokenizer.decode([row.tolist() for row in rows])
+        return found[0] if isinstance(sentences, str) else found
+
+    def _ended(self, row):
+        """A row without its first token and what follows the end."""
+        row = row[1:]
+        ends = np.flatnonzero(row == self.stop_token)
+        return row[: ends[0] + 1] if len(ends) else row
+
+    def generate(self, sources, **options):
+        """See `translate`."""
+        return self.translate(sources, **options)
+
+    def write(self, source, beams, length_penalty, early_stopping, max_length):
+        """Translations in the graph: int32 `(B, S)` -> `(B, 1 + max_length)`."""
+        network = self.network
+        batch = ops.shape(source)[0]
+        mask = source != self.pad_token
+        length = 1 + max_length
+        caches = network.context_caches(network.encode(source, mask))
+
+        def next_logits(tokens, cache, place, seen, context):
+            x, cache = network.decode(
+                tokens,
+                None,
+                seen,
+                cache=cache,
+                cache_index=place,
+                context_cache=context,
+            )
+            logits = network.logits(x[:, -1])  # (R, V)
+            barred = ops.arange(logits.shape[-1]) == self.pad_token
+            return ops.where(barred, MINUS, logits), cache
+
+        start = ops.full((batch, 1), self.start_token, "int32")
+        rest = ops.full((batch, max_length), self.pad_token, "int32")
+        tokens = ops.concatenate([start, rest], axis=1)
+        valid = ops.ones_like(tokens, dtype="bool")
+        empty = network.empty_cache(batch, length)
+        logits, cache = next_logits(start, empty, 0, mask, caches)
+        if beams > 1:
+            # The beams of a sentence read the same source: it does not move with them.
+            mask, caches = tree.map_structure(
+                lambda x: ops.repeat(x, beams, axis=0), (mask, caches)
+            )
+
+        def step(tokens, cache, i):
+            return next_logits(tokens, cache, i + 1, mask, caches)
+
+        rules = Rules(temperature=0)
+        stops = (self.stop_token,)
+        if beams == 1:
+            sampler = generation.Sampler(
+                step, rules, 1, valid, (0, 0), stops=stops, pad=self.pad_token
+            )
+            return generation.sample(sampler, logits, tokens, cache)
+        found, _ = generation.beam_search(
+            step,
+            rules,
+            logits,
+            tokens,
+            cache,
+            valid,
+            1,
+            beams,
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+            stops=stops,
+            fill=self.pad_token,
+        )
+        return found[:, 0]
+
+    # What it thinks of given translations
+
+    def _given(self, sources, targets):
+        """Two arrays of ids, checked, of texts or ids; targets end with the stop."""
+        sources, texts = self._sources(sources)
+        if texts:
+            targets = self._padded(self._encoded(targets, True))
+        targets = np.asarray(targets)
+        check_tokens(targets, self.vocabulary_size, self.context, "The target's tokens")
+        if len(targets) != len(sources):
+            raise ValueError(
+                f"There must be a target for each source; got {len(sources)} and "
+                f"{len(targets)}."
+            )
+        return [sources, targets.astype("int32")]
+
+    def _before(self, target):
+        start = ops.full_like(target[:, :1], self.start_token)
+        return ops.concatenate([start, target[:, :-1]], axis=1)
+
+    def score(self, sources, targets, *, batch_size=32):
+        """The log-probability of each translation, in nats: NumPy float32 `(N,)`.
+
+        Args:
+            sources, targets: lists of strings, with a tokenizer; or token ids.
+            batch_size: pairs in one pass.
+        """
+        arrays = self._given(sources, targets)
+        variables = self.network.variables
+        return self.run_in_batches("score", self._scores, variables, arrays, batch_size)
+
+    def _scores(self, source, target):
+        from keras_genai import engine
+
+        logits = self(source, self._before(target))
+        losses = engine.cross_entropy(target, logits)
+        counted = ops.cast(target != self.pad_token, losses.dtype)
+        return -ops.sum(losses * counted, axis=1)
+
+    def attention_maps(self, sources, targets, *, batch_size=32):
+        """How much each token of a target looks at each of its source.
+
+        Args:
+            sources, targets: see `score`.
+            batch_size: pairs in one pass.
+
+        Returns:
+            NumPy float32 `(N, blocks, heads, T, S)`; each row of S sums to 1.
+        """
+
+        def run(source, target):
+            mask = source != self.pad_token
+            context = self.network.encode(source, mask)
+            _, weights = self.network.decode(
+                self._before(target), context, mask, return_weights=True
+            )
+            return ops.stack(weights, axis=1)
+
+        arrays, variables = self._given(sources, targets), self.network.variables
+        return self.run_in_batches("maps", run, variables, arrays, batch_size)
+
+    def export_signatures(self):
+        """`translate`: `tokens` -> `tokens`, by four beams; `score`: of two arrays.
+
+        Rows begin with `start_token` and are as long as the context.
+        """
+
+        def translate(tokens):
+            how = (4, 0.6, False, self.context - 1)
+            return {"tokens": self.write(tokens, *how)}
+
+        def score(source, target):
+            return {"scores": self._scores(source, target)}
+
+        def inputs(*names):
+            return [(name, (None, None), "int32") for name in names]
+
+        return {
+            "translate": (translate, inputs("tokens")),
+            "score": (score, inputs("source", "target")),
+        }
+
+    # Published weights
+
+    @classmethod
+    def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
+        """A model with published weights: a `MarianMTModel`'s folder.
+
+        Args:
+            source: folder with `config.json` and `model.safetensors` (whole or in
+                shards), or an id of the Hugging Face hub, `"owner/name"`. A tokenizer
+                in it (source.spm, target.spm, vocab.json) is taken along.
+            subfolder: folder within it.
+            variant: `"fp16"` for `model.fp16.safetensors`.
+            **arguments: of the constructor, beside what the configuration says.
+
+        Raises:
+            ValueError: the configuration is of another network, tensors are missing,
+                extra or misshapen (lists them), or the weights are a pickle.
+            ImportError: `safetensors`, or `huggingface_hub` for an id, is missing.
+            OSError: the hub cannot be reached.
+        """
+        from keras_genai.weights import marian
+
+        return marian.load(cls, source, subfolder, variant, **arguments)
+
+    def save_pretrained(self, folder, dtype="float32"):
+        """Writes the model, and its tokenizer, as a `MarianMTModel`.
+
+        Args:
+            folder: it is made; the files of those names in it are replaced.
+            dtype: of the weights' file: `"float32"`, `"float16"`, `"bfloat16"` or
+                `"float64"`.
+
+        Raises:
+            ValueError: for another dtype, or a network that Marian has not.
+        """
+        from keras_genai.weights import marian
+
+        marian.save(self, folder, dtype)
+
+
+def _is_text(item):
+    return isinstance(item, str)

@@ -1,0 +1,361 @@
+"""ViT: images as sequences of patches (2010.11929), and masked autoencoders of them."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_genai import engine
+from keras_genai.engine import random, replicas
+from keras_genai.engine.checks import (
+    check_image_shape,
+    check_labels,
+    check_positive,
+    check_sample_weight,
+)
+from keras_genai.engine.data import tensors
+from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.engine.precision import dtype_policy, widen
+from keras_genai.losses.reduction import mean_over_samples
+from keras_genai.transformers.checks import check_rate, row_of
+from keras_genai.transformers.vit_inference import ViTInference, check_pixels
+from keras_genai.transformers.vit_network import (
+    POSITIONS,
+    MAEDecoder,
+    ViTNetwork,
+    patchify,
+)
+
+# Layers, channels, heads: table 1 of 2010.11929; Ti and S of 2012.12877.
+SIZES = {
+    "Ti": (12, 192, 3),
+    "S": (12, 384, 6),
+    "B": (12, 768, 12),
+    "L": (24, 1024, 16),
+}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class ViT(ViTInference, engine.GenerativeModel):
+    """The vision transformer (2010.11929), weight for weight with transformers'.
+
+    Called on images it gives the logits of their classes, or, without classes, one
+    vector for each. `fit(images, labels)` learns the classes. With `mae=True`,
+    `fit(images)` learns from images alone (2111.06377): most patches are hidden, the
+    network sees the others, and a small decoder paints the hidden ones;
+    `model.fine_tuned(num_classes)` goes on from there.
+
+    Args:
+        image_shape: `(H, W, C)`, each side divisible by the patch. Images of other
+            sizes may be given to a trained model: its places are interpolated.
+        size: `"Ti/16"` to `"L/16"`: a row of the papers' tables, then the side of a
+            patch. The four arguments below, where given, stand for what it says.
+        patch_size: side of a patch.
+        depth: number of blocks.
+        hidden: D, channels; divisible by `heads`.
+        heads: of the attention.
+        hidden_units: channels inside the feed-forward; by default `4 * hidden`.
+        num_classes: K, or None for a model without labels.
+        pooling: what an image's vector is: `"token"`, a token of its own, or `"mean"`
+            of all patches.
+        positions: `"learned"`, `"sinusoidal"` (fixed), or `"rotary"`: queries and keys
+            turn by row and column (2403.13298).
+        pooler: a dense layer and tanh over the vector.
+        dropout: rate in training, in [0, 1).
+        attention_dropout: that of the attention's probabilities.
+        epsilon: of the normalizations.
+        label_smoothing: share of the target spread over all classes, in [0, 1).
+        mae: whether it is a masked autoencoder.
+        mask_ratio: share of the patches that are hidden.
+        decoder_depth, decoder_hidden, decoder_heads: of the painting decoder, with a
+            feed-forward of `4 * decoder_hidden`.
+        normalized_pixels: the decoder's targets are the pixels of a patch less their
+            mean over their deviation (2111.06377, section 4.1).
+        remat: computes the blocks again for the gradient: less memory, more time.
+        seed: integer >= 0: initial weights, noise and shuffling follow from it.
+
+    Raises:
+        ValueError: for an argument out of range, before any work.
+
+    Example:
+
+    ```python
+    model = kg.ViT((32, 32, 3), "Ti/4", num_classes=10)
+    model.compile()                                       # AdamW(1e-3)
+    model.fit(images, labels, batch_size=128, epochs=10)
+    model.classify(images[:8])                            # (8, 10)
+
+    painter = kg.ViT((32, 32, 3), "Ti/4", mae=True, positions="sinusoidal")
+    painter.compile()
+    painter.fit(images, epochs=50)
+    model = painter.fine_tuned(10)
+    ```
+    """
+
+    _ARGUMENTS = (
+        *("image_shape", "patch_size", "depth", "hidden", "heads", "hidden_units"),
+        *("num_classes", "pooling", "positions", "pooler", "dropout"),
+        *("attention_dropout", "epsilon", "label_smoothing", "mae", "mask_ratio"),
+        *("decoder_depth", "decoder_hidden", "decoder_heads", "normalized_pixels"),
+        *("remat", "seed"),
+    )
+
+    def __init__(
+        self,
+        image_shape=(224, 224, 3),
+        size="B/16",
+        *,
+        patch_size=None,
+        depth=None,
+        hidden=None,
+        heads=None,
+        hidden_units=None,
+        num_classes=None,
+        pooling="token",
+        positions="learned",
+        pooler=False,
+        dropout=0.0,
+        attention_dropout=0.0,
+        epsilon=1e-6,
+        label_smoothing=0.0,
+        mae=False,
+        mask_ratio=0.75,
+        decoder_depth=8,
+        decoder_hidden=512,
+        decoder_heads=16,
+        normalized_pixels=True,
+        remat=False,
+        seed=0,
+        **kwargs,
+    ):
+        super().__init__(seed=seed, **kwargs)
+        given = locals()
+        for name in self._ARGUMENTS:
+            setattr(self, name, given[name])
+        row = _row(size)
+        for name, value in row.items():
+            value = value if given[name] is None else given[name]
+            check_positive(name, value)
+            setattr(self, name, value)
+        self.hidden_units = hidden_units or 4 * self.hidden
+        check_positive("hidden_units", self.hidden_units)
+        self.image_shape = check_image_shape(
+            image_shape, self.patch_size, instead="Give another patch_size."
+        )
+        self._check_arguments()
+        # A token, even where no head reads it, belongs to the published networks.
+        self.class_token = pooling == "token"
+        with dtype_policy(kwargs.get("dtype")):
+            self._make_networks()
+        names = ("network", "decoder")[: 1 + bool(mae)]
+        self.set_players(
+            "vit",
+            networks={"vit": names},
+            metrics=[] if mae else ["accuracy"],
+        )
+
+    def _check_arguments(self):
+        for name in ("dropout", "attention_dropout", "label_smoothing"):
+            setattr(self, name, check_rate(name, getattr(self, name)))
+        if self.hidden % self.heads:
+            raise ValueError(
+                f"heads must divide hidden: {self.heads} does not divide {self.hidden}."
+            )
+        if self.pooling not in ("token", "mean"):
+            raise ValueError(
+                f"pooling must be 'token' or 'mean'; got {self.pooling!r}."
+            )
+        if self.positions not in POSITIONS:
+            raise ValueError(
+                f"positions must be one of {', '.join(POSITIONS)}; got "
+                f"{self.positions!r}."
+            )
+        if self.positions == "sinusoidal" and self.hidden % 4:
+            raise ValueError(
+                f"Sinusoidal places need hidden divisible by 4; got {self.hidden}."
+            )
+        if self.num_classes is not None:
+            check_positive("num_classes", self.num_classes)
+        if not self.mae:
+            return
+        if self.num_classes:
+            raise ValueError(
+                "A masked autoencoder learns without classes: leave num_classes out, "
+                "and take model.fine_tuned(num_classes) when it is trained."
+            )
+        for name in ("decoder_depth", "decoder_hidden", "decoder_heads"):
+            check_positive(name, getattr(self, name))
+        if self.decoder_hidden % self.decoder_heads or self.decoder_hidden % 4:
+            raise ValueError(
+                "decoder_hidden must be divisible by decoder_heads and by 4; got "
+                f"{self.decoder_hidden} and {self.decoder_heads}."
+            )
+        tokens = np.prod(self.image_shape[:2]) // self.patch_size**2
+        if not 0.0 < self.mask_ratio < 1.0 or int(tokens * (1 - self.mask_ratio)) < 1:
+            raise ValueError(
+                "mask_ratio must be in (0, 1) and leave a patch to see; got "
+                f"{self.mask_ratio!r} of {tokens} patches."
+            )
+
+    def _make_networks(self):
+        names = ViTNetwork._ARGUMENTS
+        self.network = ViTNetwork(
+            **{name: getattr(self, name) for name in names},
+            seed=self.seed,
+            stream="vit",
+            name="vit",
+        )
+        self.decoder = None
+        if self.mae:
+            self.decoder = MAEDecoder(
+                self.network.grid,
+                self.patch_size**2 * self.image_shape[-1],
+                self.hidden,
+                self.decoder_depth,
+                self.decoder_hidden,
+                self.decoder_heads,
+                4 * self.decoder_hidden,
+                self.class_token,
+                self.dropout,
+                self.attention_dropout,
+                self.epsilon,
+                self.remat,
+                seed=self.seed,
+                stream="mae",
+                name="decoder",
+            )
+
+    # Training
+
+    def check_data(self, x, condition, weight):
+        check_pixels(x, self.image_shape, self.patch_size, exact=True)
+        if not self.mae and not self.num_classes:
+            raise ValueError(
+                "This ViT has nothing to learn: make it with num_classes= or mae=True."
+            )
+        check_labels(
+            condition,
+            self.num_classes,
+            len(x),
+            "A masked autoencoder",
+            "Leave them out.",
+        )
+        check_sample_weight(weight, len(x))
+
+    def default_optimizer(self, player):
+        """AdamW with clipping: 1e-3 and decay 0.05; of a masked autoencoder 1.5e-4.
+
+        The latter's beta_2 is 0.95 (2111.06377, table 8). Both papers warm the rate up.
+        """
+        del player
+        if self.mae:
+            return keras.optimizers.AdamW(1.5e-4, weight_decay=0.05, beta_2=0.95)
+        return keras.optimizers.AdamW(1e-3, weight_decay=0.05, clipnorm=1.0)
+
+    def train_step(self, data):
+        images, labels, weight = tensors(data)
+        tokens = self.network.grid[0] * self.network.grid[1]
+        draw = None
+        if self.mae:
+            shape = (ops.shape(images)[0], tokens)
+            draw = self.noise.uniform("mask", shape, dtype="float32")
+
+        def loss_fn():
+            loss, accuracy = self.objective(images, labels, weight, draw, training=True)
+            if accuracy is not None:
+                self.track("accuracy", ops.stop_gradient(accuracy))
+            return loss
+
+        self.minimize("vit", loss_fn)
+
+    def test_step(self, data):
+        images, labels, weight = tensors(data)
+        draw = None
+        if self.mae:
+            # What is hidden follows from the image's place in the data.
+            first = self.samples_seen() + replicas.offset()
+            key = random.key(self.seed, "evaluate/mask")
+            shape = (ops.shape(images)[0], self.network.grid[0] * self.network.grid[1])
+            draw = random.uniform(key, shape, dtype="float32", offset=first)
+        loss, accuracy = self.objective(images, labels, weight, draw, training=False)
+        if accuracy is not None:
+            self.track("accuracy", accuracy)
+        self.track("vit", loss)
+
+    def objective(self, images, labels, weight, draw, training):
+        """`(loss, accuracy)` of a batch; the accuracy of a masked autoencoder is None.
+
+        Args:
+            images: `(B, H, W, C)`.
+            labels: int32 `(B,)`, or None.
+            weight: `(B,)`, or None.
+            draw: uniform numbers `(B, T)`, or None: the patches of the largest are
+                hidden.
+            training: whether there is dropout.
+        """
+        if self.mae:
+            made, hidden, target = self.painted(images, draw, training)
+            errors = ops.mean(ops.square(made - target), axis=-1)  # (B, T)
+            # Every image has as many hidden patches.
+            errors = ops.sum(errors * hidden, axis=-1) / ops.sum(hidden, axis=-1)
+            return mean_over_samples(errors, weight), None
+        logits = self.network.logits(self.network(images, training=training))
+        wanted = ops.one_hot(labels, self.num_classes, dtype=logits.dtype)
+        share = self.label_smoothing
+        smooth = (1.0 - share) * wanted + share / self.num_classes
+        losses = ops.categorical_crossentropy(smooth, logits, from_logits=True)
+        right = ops.cast(engine.argmax(logits) == labels, losses.dtype)
+        return mean_over_samples(losses, weight), mean_over_samples(right, weight)
+
+    def painted(self, images, draw, training=False):
+        """What the decoder makes of the patches that are left (2111.06377, section 3).
+
+        Args:
+            images: `(B, H, W, C)`.
+            draw: numbers `(B, T)`: the patches of the least are seen.
+            training: whether there is dropout.
+
+        Returns:
+            `(patches, hidden, target)`: float32 `(B, T, p * p * C)`; `(B, T)`, 1 where
+            hidden; and what the patches should be.
+        """
+        tokens = draw.shape[1]
+        kept = int(tokens * (1 - self.mask_ratio))
+        order = ops.cast(ops.argsort(draw, axis=1), "int32")  # (B, T)
+        restore = ops.cast(ops.argsort(order, axis=1), "int32")
+        hidden = ops.cast(restore >= kept, "float32")
+        states = self.network(images, keep=order[:, :kept], training=training)
+        made = self.decoder(states, restore, training=training)
+        target = widen(patchify(images, self.patch_size))
+        if self.normalized_pixels:
+            mean, deviation = self._moments(target)
+            target = (target - mean) / deviation
+        return made, hidden, target
+
+    def _moments(self, patches):
+        """Mean and deviation of the pixels of each patch, each `(B, T, 1)`."""
+        count = patches.shape[-1]
+        mean = ops.mean(patches, axis=-1, keepdims=True)
+        square = ops.sum(ops.square(patches - mean), axis=-1, keepdims=True)
+        return mean, ops.sqrt(square / (count - 1) + 1e-6)
+
+    # Configuration
+
+    def get_config(self):
+        config = {name: getattr(self, name) for name in self._ARGUMENTS}
+        policy = keras.saving.serialize_keras_object(self.dtype_policy)
+        return {**config, "name": self.name, "dtype": policy}
+
+
+def _row(size):
+    """What a name such as `"B/16"` stands for: a dict of arguments."""
+    name, _, patch = str(size).partition("/")
+    if name not in SIZES or not patch.isdigit() or int(patch) < 1:
+        known = ", ".join(f"{key}/16" for key in SIZES)
+        raise ValueError(
+            f"size must be a name and the side of a patch, such as {known}; got "
+            f"{size!r}."
+        )
+    return {
+        **row_of(name, SIZES, ("depth", "hidden", "heads")),
+        "patch_size": int(patch),
+    }

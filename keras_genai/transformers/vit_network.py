@@ -1,0 +1,346 @@
+"""The networks of ViT (2010.11929) and of its masked autoencoder (2111.06377)."""
+
+import functools
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.engine.precision import widen
+from keras_genai.layers import Dropout, TransformerBlock
+from keras_genai.layers.positions import sinusoidal_grid
+from keras_genai.transformers.bert_network import INITIAL_STD, Normal02
+
+POSITIONS = ("learned", "sinusoidal", "rotary")
+ROTARY_BASE = 100.0  # of small grids: 2403.13298, section 3.2
+
+
+def patchify(images, side):
+    """Images cut into patches: `(B, H, W, C)` -> `(B, T, side * side * C)`."""
+    _, height, width, channels = images.shape
+    rows, columns = height // side, width // side
+    x = ops.reshape(images, (-1, rows, side, columns, side, channels))
+    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))  # (B, h, w, p, p, C)
+    return ops.reshape(x, (-1, rows * columns, side * side * channels))
+
+
+def unpatchify(patches, side, grid, channels):
+    """The inverse of `patchify`: `(B, T, side * side * C)` -> `(B, H, W, C)`."""
+    rows, columns = grid
+    x = ops.reshape(patches, (-1, rows, columns, side, side, channels))
+    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))  # (B, h, p, w, p, C)
+    return ops.reshape(x, (-1, rows * side, columns * side, channels))
+
+
+@functools.cache
+def bicubic(old, new):
+    """The matrix that takes `old` values on a line to `new`: float32 `(new, old)`.
+
+    Cubic convolution (Keys, 1981) with a = -0.75 between the centres of the cells, the
+    ends continued, as PyTorch's and the published networks' interpolation.
+    """
+    a = -0.75
+    matrix = np.zeros((new, old))
+    for i in range(new):
+        place = (i + 0.5) * old / new - 0.5
+        first = int(np.floor(place))
+        for j in range(first - 1, first + 3):
+            d = abs(place - j)
+            near = ((a + 2) * d - (a + 3)) * d * d + 1
+            far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+            matrix[i, min(max(j, 0), old - 1)] += near if d <= 1 else far
+    return matrix.astype("float32")
+
+
+def resized(table, old, new):
+    """A table of vectors `(T, D)` of one grid, interpolated for another.
+
+    Args:
+        table: tensor `(rows * columns, D)`.
+        old: `(rows, columns)` of it.
+        new: likewise of the result.
+    """
+    if old == new:
+        return table
+    dim = table.shape[-1]
+    grid = ops.reshape(widen(table), (*old, dim))
+    grid = ops.einsum("ah,hwd->awd", bicubic(old[0], new[0]), grid)
+    grid = ops.einsum("bw,awd->abd", bicubic(old[1], new[1]), grid)
+    return ops.cast(ops.reshape(grid, (new[0] * new[1], dim)), table.dtype)
+
+
+def grid_places(grid, class_token):
+    """Row and column of each token, int32 `(T, 2)`; the class's has a corner alone."""
+    places = np.mgrid[: grid[0], : grid[1]].reshape(2, -1).T + class_token
+    first = np.zeros((int(class_token), 2), int)
+    return np.concatenate([first, places]).astype("int32")
+
+
+class _Grid(Normal02):
+    """What the encoder and the decoder share: a table of places, and blocks."""
+
+    def _positions(self, name, tokens, dim, sinusoidal):
+        if not sinusoidal:
+            initial = self._initial(name)
+        else:
+
+            def initial(shape, dtype):
+                table = sinusoidal_grid(*self.grid, dim)
+                extra = np.zeros((shape[1] - len(table), dim), "float32")
+                table = np.concatenate([extra, table])[None]
+                return ops.convert_to_tensor(table, dtype=dtype)
+
+        return self.add_weight(
+            name=name,
+            shape=(1, tokens, dim),
+            initializer=initial,
+            trainable=not sinusoidal,
+        )
+
+    def _block(self, name, heads, hidden, hidden_units, attention=None):
+        block = TransformerBlock(
+            heads,
+            hidden_units,
+            "gelu",
+            epsilon=self.epsilon,
+            dropout=self.dropout,
+            attention={"dropout": self.attention_dropout, **(attention or {})},
+            remat=self.remat,
+            initial_std=INITIAL_STD,
+            **self._place(name),
+        )
+        block.build((None, None, hidden))
+        return block
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class ViTNetwork(_Grid):
+    """Images to hidden states, to features, to logits (2010.11929, section 3.1).
+
+    Args:
+        image_shape, patch_size, depth, hidden, heads, hidden_units, class_token,
+        positions, dropout, attention_dropout, epsilon, pooler, num_classes, remat: see
+            `ViT`.
+        seed: integer, the model's.
+        stream: name of the place.
+    """
+
+    _ARGUMENTS = (
+        *("image_shape", "patch_size", "depth", "hidden", "heads", "hidden_units"),
+        *("class_token", "positions", "dropout", "attention_dropout", "epsilon"),
+        *("pooler", "num_classes", "remat"),
+    )
+
+    def __init__(
+        self,
+        image_shape,
+        patch_size,
+        depth,
+        hidden,
+        heads,
+        hidden_units,
+        class_token=True,
+        positions="learned",
+        dropout=0.0,
+        attention_dropout=0.0,
+        epsilon=1e-6,
+        pooler=False,
+        num_classes=None,
+        remat=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        given = locals()
+        for name in self._ARGUMENTS:
+            setattr(self, name, given[name])
+        height, width, channels = image_shape
+        self.grid = (height // patch_size, width // patch_size)
+        tokens = self.grid[0] * self.grid[1] + class_token
+        self.patches = self._built_dense("patches", patch_size**2 * channels, hidden)
+        self.token = self.table = None
+        if class_token:
+            self.token = self.add_weight(
+                name="token", shape=(1, 1, hidden), initializer=self._initial("token")
+            )
+        attention = {}
+        if positions == "rotary":
+            attention = {"rotary": ROTARY_BASE, "rotary_axes": 2}
+        else:
+            self.table = self._positions(
+                "table", tokens, hidden, positions == "sinusoidal"
+            )
+        self.drop = Dropout(dropout, **self._place("dropout")) if dropout else None
+        self.blocks = [
+            self._block(f"block_{i}", heads, hidden, hidden_units, attention)
+            for i in range(depth)
+        ]
+        self.norm = self._layer_norm("norm", hidden, epsilon)
+        self.pool = self.head = None
+        if pooler:
+            self.pool = self._built_dense("pool", hidden, hidden)
+        if num_classes:
+            self.head = self._built_dense("head", hidden, num_classes)
+        self.built = True
+
+    def embedded(self, images):
+        """Patches as tokens with their places: `(B, T, D)`; and the class's, or None.
+
+        The second, `(1, 1, D)`, is not yet in front of them.
+        """
+        side = self.patch_size
+        grid = (images.shape[1] // side, images.shape[2] // side)
+        images = ops.cast(images, self.compute_dtype)
+        x = self.patches(patchify(images, side))
+        first = self.token
+        first = None if first is None else ops.cast(first, x.dtype)
+        if self.table is not None:
+            table = ops.cast(self.table, x.dtype)
+            front = int(self.class_token)
+            x = x + ops.expand_dims(resized(table[0, front:], self.grid, grid), 0)
+            first = None if first is None else first + table[:, :1]
+        return x, first
+
+    def call(self, images, keep=None, training=False):
+        """Normalised hidden states.
+
+        Args:
+            images: `(B, H, W, C)`, of the model's size or another that the patches
+                divide, to which the places are interpolated.
+            keep: int32 `(B, K)`: the only patches that are seen; None: all.
+            training: whether there is dropout.
+
+        Returns:
+            `(B, 1 + T, D)`, the class's token first where there is one.
+        """
+        side = self.patch_size
+        grid = (images.shape[1] // side, images.shape[2] // side)
+        x, first = self.embedded(images)
+        places = None
+        if self.positions == "rotary":
+            places = ops.convert_to_tensor(grid_places(grid, self.class_token))
+            if keep is not None:
+                front = int(self.class_token)
+                of_patches = ops.take(places[front:], keep, axis=0)  # (B, K, 2)
+                zeros = ops.zeros_like(of_patches[:, :front])
+                places = ops.concatenate([zeros, of_patches], axis=1)
+        if keep is not None:
+            x = ops.take_along_axis(x, ops.expand_dims(keep, -1), axis=1)  # (B, K, D)
+        if first is not None:
+            shape = (ops.shape(x)[0], 1, self.hidden)
+            x = ops.concatenate([ops.broadcast_to(first, shape), x], axis=1)
+        if self.drop is not None:
+            x = self.drop(x, training=training)
+        for block in self.blocks:
+            x = block(x, positions=places, training=training)
+        return self.norm(x)
+
+    def features(self, hidden):
+        """One vector for each image: `(B, 1 + T, D)` -> `(B, D)`.
+
+        Of the class's token, or else the mean; with a pooler its hyperbolic tangent.
+        """
+        x = hidden[:, 0] if self.class_token else ops.mean(hidden, axis=1)
+        return x if self.pool is None else ops.tanh(self.pool(x))
+
+    def logits(self, hidden):
+        """`(B, 1 + T, D)` -> `(B, K)`, float32."""
+        return widen(self.head(self.features(hidden)))
+
+    def compute_output_shape(self, shape):
+        tokens = (shape[1] // self.patch_size) * (shape[2] // self.patch_size)
+        return (shape[0], tokens + self.class_token, self.hidden)
+
+    def get_config(self):
+        own = {name: getattr(self, name) for name in self._ARGUMENTS}
+        return {**super().get_config(), **own}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class MAEDecoder(_Grid):
+    """From the hidden states of some patches to the pixels of all (2111.06377).
+
+    Section 3: a token for what was not seen, fixed places, blocks, a linear map.
+
+    Args:
+        grid: `(rows, columns)` of the patches.
+        pixels: numbers in a patch.
+        inputs: channels of the hidden states.
+        depth, hidden, heads, hidden_units: of its blocks.
+        class_token: whether the hidden states begin with the class's.
+        dropout, attention_dropout, epsilon, remat: see `ViT`.
+        seed: integer, the model's.
+        stream: name of the place.
+    """
+
+    _ARGUMENTS = (
+        *("grid", "pixels", "inputs", "depth", "hidden", "heads", "hidden_units"),
+        *("class_token", "dropout", "attention_dropout", "epsilon", "remat"),
+    )
+
+    def __init__(
+        self,
+        grid,
+        pixels,
+        inputs,
+        depth,
+        hidden,
+        heads,
+        hidden_units,
+        class_token=True,
+        dropout=0.0,
+        attention_dropout=0.0,
+        epsilon=1e-6,
+        remat=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        given = locals()
+        for name in self._ARGUMENTS:
+            setattr(self, name, given[name])
+        self.grid = tuple(grid)
+        tokens = grid[0] * grid[1] + class_token
+        self.embed = self._built_dense("embed", inputs, hidden)
+        self.token = self.add_weight(
+            name="token", shape=(1, 1, hidden), initializer=self._initial("token")
+        )
+        self.table = self._positions("table", tokens, hidden, True)
+        self.blocks = [
+            self._block(f"block_{i}", heads, hidden, hidden_units) for i in range(depth)
+        ]
+        self.norm = self._layer_norm("norm", hidden, epsilon)
+        self.predict = self._built_dense("predict", hidden, pixels)
+        self.built = True
+
+    def call(self, hidden, restore, training=False):
+        """The pixels of every patch.
+
+        Args:
+            hidden: `(B, 1 + K, D)`, of the patches that were seen.
+            restore: int32 `(B, T)`: the place of each patch among those that were seen
+                and, behind them, those that were not.
+            training: whether there is dropout.
+
+        Returns:
+            `(B, T, pixels)`, float32.
+        """
+        x = self.embed(hidden)
+        front = int(self.class_token)
+        batch, tokens = ops.shape(restore)[0], restore.shape[1]
+        unseen = tokens + front - x.shape[1]
+        token = ops.cast(self.token, x.dtype)
+        tail = ops.broadcast_to(token, (batch, unseen, self.hidden))
+        body = ops.concatenate([x[:, front:], tail], axis=1)  # (B, T, D)
+        body = ops.take_along_axis(body, ops.expand_dims(restore, -1), axis=1)
+        x = ops.concatenate([x[:, :1], body], axis=1) if front else body
+        x = x + ops.cast(self.table, x.dtype)
+        for block in self.blocks:
+            x = block(x, training=training)
+        return widen(self.predict(self.norm(x))[:, front:])
+
+    def compute_output_shape(self, hidden_shape, restore_shape):
+        return (*restore_shape, self.pixels)
+
+    def get_config(self):
+        own = {name: getattr(self, name) for name in self._ARGUMENTS}
+        return {**super().get_config(), **own}

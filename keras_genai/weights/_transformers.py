@@ -1,0 +1,166 @@
+"""What the families stored by Hugging Face's transformers have in common.
+
+A model's folder: `config.json` beside `model.safetensors` (or its shards and their
+index). Its `architectures` name the class that wrote it, and with it the heads that
+the file must hold.
+"""
+
+import pathlib
+
+from keras_genai.weights import _safetensors as st
+
+STEM = "model"
+VERSION = "5.0.0"
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+class Table:
+    """The entries of a network, gathered layer by layer.
+
+    Args:
+        prefix: what all names begin with, such as `"bert."`; names are also found
+            with and without it, as transformers itself finds them.
+
+    Attributes:
+        entries: list of `Entry`.
+    """
+
+    def __init__(self, prefix=""):
+        self.prefix = prefix
+        self.entries = []
+
+    def add(self, make, name, variable, bare=False, aliases=(), **how):
+        """One entry.
+
+        Args:
+            make: function (name, variable, aliases) -> `Entry`, such as `st.dense`.
+            name: in the file, after the prefix.
+            variable: ours.
+            bare: whether the prefix is left away.
+            aliases: other names, after the prefix.
+        """
+        names = [name, *aliases]
+        if not bare:
+            full = [self.prefix + n for n in names]
+            names = full + (names if self.prefix else [])
+        self.entries.append(make(names[0], variable, tuple(names[1:]), **how))
+
+    def affine(self, name, layer, bare=False):
+        """A normalization; the oldest files say gamma and beta."""
+        for own, new in (("gamma", "weight"), ("beta", "bias")):
+            variable = getattr(layer, own)
+            if variable is not None:
+                old = (f"{name}.{own}",)
+                self.add(st.vector, f"{name}.{new}", variable, bare, old)
+
+    def dense(self, name, layer, bare=False):
+        """A matrix, and the bias where there is one."""
+        self.add(st.dense, f"{name}.weight", layer.kernel, bare)
+        if layer.use_bias:
+            self.add(st.vector, f"{name}.bias", layer.bias, bare)
+
+    def vector(self, name, variable, bare=False):
+        """A bias, or a table of vectors, rows as in Keras."""
+        self.add(st.vector, name, variable, bare)
+
+
+def class_of(config, path, *names):
+    """The class that wrote a folder, by default the first of the names.
+
+    Raises:
+        ValueError: it is none of the names.
+    """
+    named = config.get("architectures") or [names[0]]
+    for name in named:
+        if name in names:
+            return name
+    known = " or ".join(names)
+    raise ValueError(f"{path} is the configuration of {named[0]}, not {known}.")
+
+
+def check_config(config, path, wanted):
+    """Refuses a configuration that asks for what the network has not.
+
+    Args:
+        config: the content of `config.json`, a dict.
+        path: where it came from, for messages.
+        wanted: dict key -> the only value, or a tuple of the only values, that the
+            network has for it. A key that is left out has the first.
+
+    Raises:
+        ValueError: names every key that has another value.
+    """
+    wrong = []
+    for key, values in wanted.items():
+        values = values if isinstance(values, tuple) else (values,)
+        got = config.get(key, values[0])
+        if got not in values:
+            known = " or ".join(map(repr, values))
+            wrong.append(f"{key} must be {known}; it is {got!r}")
+    if wrong:
+        raise ValueError(f"{path} is not of this network: {'; '.join(wrong)}.")
+
+
+def integers(config, path, *keys):
+    """The values of keys that a configuration must have, positive integers.
+
+    Raises:
+        ValueError: names every key that is missing or is no positive integer.
+    """
+    wrong = [
+        f"{key} must be a positive integer; it is {config.get(key)!r}"
+        for key in keys
+        if type(config.get(key)) is not int or config[key] < 1
+    ]
+    if wrong:
+        raise ValueError(f"{path} is not of this network: {'; '.join(wrong)}.")
+    return [config[key] for key in keys]
+
+
+def find(folder, variant=None):
+    """The weights' file of a folder; a pickle is refused with the way to convert it."""
+    folder = pathlib.Path(folder)
+    if not list(folder.glob("*.safetensors*")):
+        for name in PICKLES:
+            if (folder / name).is_file():
+                st.refuse_pickle(folder / PICKLES[0], f"{STEM}.safetensors")
+    return st.find_weights(folder, STEM, variant)
+
+
+def load(make, table, source, subfolder=None, variant=None, ignored=None):
+    """A model of a published folder.
+
+    Args:
+        make: function (configuration, its path, set of the tensors' names) -> model.
+        table: function (model, names) -> list of `Entry`.
+        source: a folder, or an id of the Hugging Face hub, `"owner/name"`.
+        subfolder: folder within it.
+        variant: `"fp16"` for `model.fp16.safetensors`.
+        ignored: see `_safetensors.load`.
+    """
+    folder = st.fetch(source, subfolder, ("*.json", "*.safetensors", "*.txt", "*.spm"))
+    config = folder / "config.json"
+    weights = find(folder, variant)
+    names = st.Tensors(weights).names()
+    model = make(st.read_json(config), config, names)
+    st.load(table(model, names), weights, ignored)
+    return model
+
+
+def save(table, config, folder, dtype="float32"):
+    """Writes a model's folder.
+
+    Args:
+        table: list of `Entry`.
+        config: transformers' configuration, a dict.
+        folder: it is made; `config.json` and the weights in it are replaced.
+        dtype: of the weights' file.
+    """
+    st.check_dtype(dtype)
+    folder = pathlib.Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; save_pretrained writes a folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    st.save(table, folder / f"{STEM}.safetensors", dtype)
+    settings = {"transformers_version": VERSION, "dtype": dtype, **config}
+    st.write_json(folder / "config.json", settings)

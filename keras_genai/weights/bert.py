@@ -1,0 +1,284 @@
+"""BERT's weights and configuration, as transformers stores them."""
+
+import dataclasses
+import pathlib
+import tempfile
+
+from keras_genai.datasets import _files
+from keras_genai.transformers.tokenizers import Tokenizer
+from keras_genai.weights import _safetensors as st
+from keras_genai.weights import _transformers
+
+BODY = "BertModel"
+CLASSES = (
+    BODY,
+    "BertForMaskedLM",
+    "BertForPreTraining",
+    "BertForNextSentencePrediction",
+    "BertForSequenceClassification",
+)
+MLM = ("BertForMaskedLM", "BertForPreTraining")
+NSP = ("BertForPreTraining", "BertForNextSentencePrediction")
+CLASSIFIER = "BertForSequenceClassification"
+DEFAULTS = {
+    "vocab_size": 30522,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+}
+# What this network has not but with these values.
+FIXED = {
+    "model_type": "bert",
+    "hidden_act": "gelu",
+    "position_embedding_type": "absolute",
+    "is_decoder": False,
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+# In some files beside the weights: places counted up, copies of what is tied.
+BESIDE = (
+    "embeddings.position_ids",
+    "cls.predictions.decoder.weight",
+    "cls.predictions.decoder.bias",
+)
+LAYERS = {  # name in a block of the file -> ours
+    "attention.self.query": "self_attention.query",
+    "attention.self.key": "self_attention.key",
+    "attention.self.value": "self_attention.value",
+    "attention.output.dense": "self_attention.out",
+    "intermediate.dense": "feed_forward.dense1",
+    "output.dense": "feed_forward.dense2",
+}
+
+
+def from_config(config, path, names):
+    """The arguments of `BERT` of transformers' configuration.
+
+    Args:
+        config: the content of `config.json`, a dict.
+        path: where it came from, for messages.
+        names: set of the tensors' names: which heads there are.
+
+    Raises:
+        ValueError: it is of another class, or asks for what this network has not.
+    """
+    kind = _transformers.class_of(config, path, *CLASSES)
+    _transformers.check_config(config, path, FIXED)
+    config = {**DEFAULTS, **config}
+    sizes = _transformers.integers(config, path, *DEFAULTS)
+    found = {n.removeprefix("bert.") for n in names}
+
+    def there(*parts):
+        return any(n.startswith(parts) for n in found)
+
+    labels = config.get("num_labels") or len(config.get("id2label") or "ab")
+    dropout = config.get("hidden_dropout_prob", 0.1)
+    keys = ("vocabulary_size", "hidden", "depth", "heads", "hidden_units", "context")
+    return {
+        **dict(zip((*keys, "token_types"), sizes, strict=True)),
+        "dropout": dropout,
+        "attention_dropout": config.get("attention_probs_dropout_prob", 0.1),
+        "epsilon": config.get("layer_norm_eps", 1e-12),
+        "masked_lm": kind in MLM or there("cls.predictions.transform"),
+        "next_sentence": kind in NSP or there("cls.seq_relationship"),
+        "num_classes": labels if kind == CLASSIFIER else None,
+        "pooler": there("pooler.") or kind in (*NSP, CLASSIFIER),
+        "pad_token": config.get("pad_token_id"),
+    }
+
+
+def to_config(model):
+    """transformers' `config.json` of a model, a dict.
+
+    Raises:
+        ValueError: transformers has no such model.
+    """
+    if model.num_classes and (model.masked_lm or model.next_sentence):
+        raise ValueError(
+            "transformers has no BERT with a classifier beside the other heads: make "
+            "it with masked_lm=False, or save it by model.save('bert.keras')."
+        )
+    if model.num_classes:
+        kind = CLASSIFIER
+    elif model.masked_lm:
+        kind = MLM[bool(model.next_sentence)]
+    else:
+        kind = NSP[1] if model.next_sentence else BODY
+    config = {
+        **FIXED,
+        "architectures": [kind],
+        "vocab_size": model.vocabulary_size,
+        "hidden_size": model.hidden,
+        "num_hidden_layers": model.depth,
+        "num_attention_heads": model.heads,
+        "intermediate_size": model.hidden_units,
+        "max_position_embeddings": model.context,
+        "type_vocab_size": model.token_types,
+        "hidden_dropout_prob": model.dropout,
+        "attention_probs_dropout_prob": model.attention_dropout,
+        "layer_norm_eps": model.epsilon,
+        "pad_token_id": model.pad_token,
+    }
+    if model.num_classes:
+        classes = range(model.num_classes)
+        config["id2label"] = {str(i): f"LABEL_{i}" for i in classes}
+        config["label2id"] = {f"LABEL_{i}": i for i in classes}
+    return config
+
+
+def table(model, names=None):
+    """transformers' names of the model's variables: a list of `Entry`.
+
+    Args:
+        model: a `BERT`.
+        names: set of the names in a file that is read: its heads, and its pooler, may
+            lack where the model has new ones.
+    """
+    network = model.network
+    bare = to_config(model)["architectures"] == [BODY]
+    table = _transformers.Table("" if bare else "bert.")
+    for own, name in (
+        (network.tokens, "word_embeddings"),
+        (network.positions, "position_embeddings"),
+        (network.types, "token_type_embeddings"),
+    ):
+        table.vector(f"embeddings.{name}.weight", own.embeddings)
+    table.affine("embeddings.LayerNorm", network.norm)
+    for i, block in enumerate(network.blocks):
+        place = f"encoder.layer.{i}"
+        for name, own in LAYERS.items():
+            layer = block
+            for part in own.split("."):
+                layer = getattr(layer, part)
+            table.dense(f"{place}.{name}", layer)
+        table.affine(f"{place}.attention.output.LayerNorm", block.norm1)
+        table.affine(f"{place}.output.LayerNorm", block.norm2)
+    required = len(table.entries)
+    if model.pooler:
+        table.dense("pooler.dense", network.pool)
+    if model.masked_lm:
+        head = "cls.predictions"
+        table.vector(f"{head}.bias", network.bias, bare=True)
+        table.dense(f"{head}.transform.dense", network.transform, bare=True)
+        table.affine(f"{head}.transform.LayerNorm", network.transform_norm, bare=True)
+    if model.next_sentence:
+        table.dense("cls.seq_relationship", network.next, bare=True)
+    if model.num_classes:
+        table.dense("classifier", network.classifier, bare=True)
+    if names is None:
+        return table.entries
+    return [
+        dataclasses.replace(entry, optional=True)
+        if i >= required and _group_is_new(entry, names)
+        else entry
+        for i, entry in enumerate(table.entries)
+    ]
+
+
+def _group_is_new(entry, names):
+    """Whether a file has nothing of the head that an entry is of."""
+    group = entry.name.removeprefix("bert.").rsplit(".", 1)[0]
+    group = "cls.predictions" if group.startswith("cls.predictions") else group
+    return not any(name.removeprefix("bert.").startswith(group) for name in names)
+
+
+def load(cls, source, subfolder=None, variant=None, **arguments):
+    """A model of a published folder; see `BERT.from_pretrained`."""
+    required = set()
+
+    def make(config, path, names):
+        given = from_config(config, path, names)
+        required.update(name for name in ("masked_lm", "next_sentence") if given[name])
+        if given["num_classes"]:
+            required.add("num_classes")
+        # A tokenizer that is in the folder, unless another is given.
+        if "tokenizer" not in arguments:
+            given["tokenizer"] = tokenizer_of(path.parent)
+        if arguments.get("num_classes"):
+            # What is fine-tuned to classify keeps no other head.
+            given["masked_lm"] = given["next_sentence"] = False
+        given = {**given, **arguments}
+        if given["next_sentence"] or given["num_classes"]:
+            given["pooler"] = True
+        return cls(**given)
+
+    def entries(model, names):
+        # Heads that the configuration promises must be there.
+        own = table(model, names)
+        kept = {name for name in required if getattr(model, name)}
+        return [
+            dataclasses.replace(entry, optional=False)
+            if _head_of(entry) in kept
+            else entry
+            for entry in own
+        ]
+
+    def ignored(name):
+        name = name.removeprefix("bert.")
+        return name in BESIDE or name.startswith(("cls.", "classifier.", "pooler."))
+
+    return _transformers.load(make, entries, source, subfolder, variant, ignored)
+
+
+def minilm(**arguments):
+    """all-MiniLM-L6-v2: a `BERT` whose `embed` gives near vectors to like sentences.
+
+    Six layers of 384 channels (2002.10957), trained on a thousand million pairs of
+    sentences. Not in the package: `python tools/fetch_data.py minilm` fetches it.
+
+    Args:
+        **arguments: of `BERT`.
+
+    Returns:
+        `BERT`, with its tokenizer.
+
+    Raises:
+        FileNotFoundError: it was not fetched.
+
+    Example:
+
+    ```python
+    vectors = kg.transformers.minilm().embed(["A man plays.", "Someone makes music."])
+    vectors[0] @ vectors[1]                           # their cosine
+    ```
+    """
+    from keras_genai.transformers import BERT
+
+    arrays = _files.read_cached("minilm")
+    if arrays is None:
+        raise _files.unavailable("minilm")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in arrays.items():
+            (pathlib.Path(folder) / name).write_bytes(data.tobytes())
+        return BERT.from_pretrained(folder, variant="fp16", **arguments)
+
+
+def _head_of(entry):
+    """The argument of `BERT` that a head's entry is there for, or None."""
+    for start, name in (
+        ("cls.predictions", "masked_lm"),
+        ("cls.seq_relationship", "next_sentence"),
+        ("classifier", "num_classes"),
+    ):
+        if entry.name.startswith(start):
+            return name
+    return None
+
+
+def tokenizer_of(folder):
+    """The tokenizer in a folder, or None."""
+    known = ("tokenizer.json", "vocab.txt")
+    if any((folder / name).is_file() for name in known):
+        return Tokenizer.load(folder)
+    return None
+
+
+def save(model, folder, dtype="float32"):
+    """Writes transformers' folder; see `BERT.save_pretrained`."""
+    st.check_dtype(dtype)
+    _transformers.save(table(model), to_config(model), folder, dtype)
+    if model.tokenizer is not None:
+        model.tokenizer.save(folder)

@@ -1,0 +1,326 @@
+"""GPT's weights and configuration, as transformers stores GPT-2 and Llama."""
+
+import numpy as np
+from keras import ops
+
+from keras_genai.transformers.tokenizers import Tokenizer
+from keras_genai.weights import _safetensors as st
+from keras_genai.weights import _transformers
+
+GPT2 = ("GPT2LMHeadModel", "GPT2Model")
+LLAMA = ("LlamaForCausalLM", "LlamaModel")
+BARE = ("GPT2Model", "LlamaModel")  # without a head
+ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}
+GPT2_DEFAULTS = {
+    "vocab_size": 50257,
+    "n_positions": 1024,
+    "n_embd": 768,
+    "n_layer": 12,
+    "n_head": 12,
+}
+# What this network has not but with these values.
+GPT2_FIXED = {
+    "model_type": "gpt2",
+    "activation_function": tuple(ACTIVATIONS),
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "reorder_and_upcast_attn": (False, True),  # the same but for rounding
+    "add_cross_attention": False,
+    "tie_word_embeddings": True,
+}
+LLAMA_DEFAULTS = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "max_position_embeddings": 2048,
+}
+LLAMA_FIXED = {
+    "model_type": "llama",
+    "hidden_act": "silu",
+    "rope_scaling": None,
+    "rope_interleaved": False,
+    "partial_rotary_factor": 1.0,
+}
+
+
+class Joined:
+    """Several variables as the one that a file has, side by side on the last axis.
+
+    Args:
+        variables: list of Keras variables whose other axes are equal.
+    """
+
+    def __init__(self, variables):
+        self.variables = list(variables)
+        self.dtype = self.variables[0].dtype
+        self.widths = [int(v.shape[-1]) for v in self.variables]
+        self.shape = (*self.variables[0].shape[:-1], sum(self.widths))
+
+    @property
+    def value(self):
+        parts = [ops.convert_to_numpy(v.value) for v in self.variables]
+        return np.concatenate(parts, axis=-1)
+
+    def assign(self, array):
+        parts = np.split(array, np.cumsum(self.widths)[:-1], axis=-1)
+        for variable, part in zip(self.variables, parts, strict=True):
+            variable.assign(np.ascontiguousarray(part))
+
+
+def from_config(config, path="config.json"):
+    """The arguments of `GPT` of transformers' configuration.
+
+    Args:
+        config: the content of `config.json`, a dict.
+        path: where it came from, for messages.
+
+    Raises:
+        ValueError: it is of another class, or asks for what this network has not.
+    """
+    stop = config.get("eos_token_id")
+    given = {
+        "pad_token": config.get("pad_token_id"),
+        "stop_token": tuple(stop) if isinstance(stop, list) else stop,
+    }
+    if _is_llama(config, path):
+        return {**_from_llama(config, path), **given}
+    _transformers.check_config(config, path, GPT2_FIXED)
+    config = {**GPT2_DEFAULTS, **config}
+    keys = ("vocabulary_size", "context", "hidden", "depth", "heads")
+    sizes = _transformers.integers(config, path, *GPT2_DEFAULTS)
+    return {
+        **dict(zip(keys, sizes, strict=True)),
+        "hidden_units": config.get("n_inner"),
+        "activation": ACTIVATIONS[config.get("activation_function", "gelu_new")],
+        "epsilon": config.get("layer_norm_epsilon", 1e-5),
+        "dropout": config.get("resid_pdrop", 0.1),
+        "attention_dropout": config.get("attn_pdrop", 0.1),
+        **given,
+    }
+
+
+def _is_llama(config, path):
+    kind = config.get("model_type", "gpt2")
+    names = {"gpt2": GPT2, "llama": LLAMA}
+    if kind not in names:
+        raise ValueError(
+            f"{path} is of the model_type {kind!r}; GPT loads 'gpt2' and 'llama'."
+        )
+    _transformers.class_of(config, path, *names[kind])
+    return kind == "llama"
+
+
+def _from_llama(config, path):
+    fixed = dict(LLAMA_FIXED)
+    biased = bool(config.get("mlp_bias", False))
+    fixed["attention_bias"] = biased  # all dense layers alike
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    named = rope.get("rope_type", rope.get("type", "default"))
+    if named == "default":
+        fixed.pop("rope_scaling")
+    config = {**LLAMA_DEFAULTS, **config, "rope_parameters": {"rope_type": named}}
+    fixed["rope_parameters"] = {"rope_type": "default"}
+    _transformers.check_config(config, path, fixed)
+    keys = ("vocabulary_size", "hidden", "hidden_units", "depth", "heads", "context")
+    sizes = _transformers.integers(config, path, *LLAMA_DEFAULTS)
+    return {
+        **dict(zip(keys, sizes, strict=True)),
+        "norm": "rms",
+        "positions": "rotary",
+        "activation": "swiglu",
+        "epsilon": config.get("rms_norm_eps", 1e-6),
+        "theta": float(rope.get("rope_theta", config.get("rope_theta", 10_000.0))),
+        "kv_heads": config.get("num_key_value_heads"),
+        "head_dim": config.get("head_dim"),
+        "use_bias": biased,
+        "tied": config.get("tie_word_embeddings", False),
+        "attention_dropout": config.get("attention_dropout", 0.0),
+    }
+
+
+def to_config(model):
+    """transformers' `config.json` of a model, a dict.
+
+    Raises:
+        ValueError: transformers has no such network.
+    """
+    wanted = {"window": None, "qk_norm": None}
+    llama = model.norm == "rms"
+    if llama:
+        wanted |= {"positions": "rotary", "activation": "swiglu", "dropout": 0.0}
+    else:
+        wanted |= {"norm": "layer", "positions": "learned", "use_bias": True}
+        wanted |= {"tied": True, "activation": tuple(ACTIVATIONS.values())}
+        if model.head_dim != model.hidden // model.heads:
+            wanted["head_dim"] = None
+        if model.kv_heads != model.heads:
+            wanted["kv_heads"] = None
+    wrong = []
+    for name, values in wanted.items():
+        got, values = (
+            getattr(model, name),
+            values if type(values) is tuple else [values],
+        )
+        if got not in values:
+            wrong.append(f"{name} is {got!r}")
+    if wrong:
+        raise ValueError(
+            f"transformers' {'Llama' if llama else 'GPT-2'} is not this network: "
+            f"{'; '.join(wrong)}. Save it as a .keras file, model.save('gpt.keras')."
+        )
+    stop = model.stop_token
+    stop = list(stop) if isinstance(stop, tuple) else stop
+    ends = {"pad_token_id": model.pad_token, "eos_token_id": stop}
+    if llama:
+        return {**_to_llama(model), **ends, "bos_token_id": None}
+    functions = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
+    return {
+        "model_type": "gpt2",
+        "architectures": ["GPT2LMHeadModel"],
+        "vocab_size": model.vocabulary_size,
+        "n_positions": model.context,
+        "n_embd": model.hidden,
+        "n_layer": model.depth,
+        "n_head": model.heads,
+        "n_inner": model.hidden_units,
+        "activation_function": functions[model.activation],
+        "layer_norm_epsilon": model.epsilon,
+        "resid_pdrop": model.dropout,
+        "embd_pdrop": model.dropout,
+        "attn_pdrop": model.attention_dropout,
+        **ends,
+        "bos_token_id": stop if isinstance(stop, int) else None,
+    }
+
+
+def _to_llama(model):
+    return {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": model.vocabulary_size,
+        "max_position_embeddings": model.context,
+        "hidden_size": model.hidden,
+        "intermediate_size": model.hidden_units,
+        "num_hidden_layers": model.depth,
+        "num_attention_heads": model.heads,
+        "num_key_value_heads": model.kv_heads or model.heads,
+        "head_dim": model.head_dim or model.hidden // model.heads,
+        "hidden_act": "silu",
+        "rms_norm_eps": model.epsilon,
+        "rope_theta": model.theta,
+        "rope_parameters": {"rope_theta": model.theta, "rope_type": "default"},
+        "attention_bias": model.use_bias,
+        "mlp_bias": model.use_bias,
+        "attention_dropout": model.attention_dropout,
+        "tie_word_embeddings": model.tied,
+    }
+
+
+def table(model, bare=False):
+    """transformers' names of the model's variables: a list of `Entry`.
+
+    Args:
+        model: a `GPT`.
+        bare: whether the file is of a class without a head.
+    """
+    return (_llama_table if model.norm == "rms" else _gpt2_table)(model, bare)
+
+
+def _gpt2_table(model, bare):
+    network, table = model.network, _transformers.Table("transformer.")
+
+    def dense(name, kernel, bias):  # GPT-2's files hold matrices as Keras does
+        table.add(st.vector, f"{name}.weight", kernel)
+        table.add(st.vector, f"{name}.bias", bias)
+
+    table.vector("wte.weight", network.embedding.embeddings)
+    table.vector("wpe.weight", network.position.embeddings)
+    for i, block in enumerate(network.blocks):
+        attention, inner = block.self_attention, block.feed_forward
+        parts = [attention.query, attention.key, attention.value]
+        table.affine(f"h.{i}.ln_1", block.norm1)
+        dense(
+            f"h.{i}.attn.c_attn",
+            Joined(part.kernel for part in parts),
+            Joined(part.bias for part in parts),
+        )
+        dense(f"h.{i}.attn.c_proj", attention.out.kernel, attention.out.bias)
+        table.affine(f"h.{i}.ln_2", block.norm2)
+        dense(f"h.{i}.mlp.c_fc", inner.dense1.kernel, inner.dense1.bias)
+        dense(f"h.{i}.mlp.c_proj", inner.dense2.kernel, inner.dense2.bias)
+    table.affine("ln_f", network.norm_last)
+    return table.entries
+
+
+def _llama_table(model, bare):
+    network, table = model.network, _transformers.Table("model.")
+    table.vector("embed_tokens.weight", network.embedding.embeddings)
+    for i, block in enumerate(network.blocks):
+        place, inner = f"layers.{i}", block.feed_forward
+        table.vector(f"{place}.input_layernorm.weight", block.norm1.scale)
+        for name, layer in (
+            ("q_proj", block.self_attention.query),
+            ("k_proj", block.self_attention.key),
+            ("v_proj", block.self_attention.value),
+            ("o_proj", block.self_attention.out),
+        ):
+            table.dense(f"{place}.self_attn.{name}", layer)
+        table.vector(f"{place}.post_attention_layernorm.weight", block.norm2.scale)
+        table.dense(f"{place}.mlp.gate_proj", inner.gate)
+        table.dense(f"{place}.mlp.up_proj", inner.dense1)
+        table.dense(f"{place}.mlp.down_proj", inner.dense2)
+    table.vector("norm.weight", network.norm_last.scale)
+    if network.head is not None and not bare:
+        table.dense("lm_head", network.head, bare=True)
+    return table.entries
+
+
+def load(cls, source, subfolder=None, variant=None, **arguments):
+    """A model of a published folder; see `GPT.from_pretrained`."""
+    bare = []
+
+    def make(config, path, names):
+        del names
+        given = from_config(config, path)
+        if (config.get("architectures") or [""])[0] in BARE:
+            bare.append(True)
+        # A tokenizer that is in the folder, unless another is given.
+        if "tokenizer" not in arguments:
+            given["tokenizer"] = tokenizer_of(path.parent)
+        return cls(**{**given, **arguments})
+
+    def ignored(name):
+        # Masks and frequencies of older files, and copies of what is tied.
+        ends = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
+        return name.endswith(ends) or (name == "lm_head.weight" and tied[0])
+
+    tied = [True]
+
+    def entries(model, names):
+        del names
+        tied[0] = model.tied
+        return table(model, bool(bare))
+
+    return _transformers.load(make, entries, source, subfolder, variant, ignored)
+
+
+def tokenizer_of(folder):
+    """The tokenizer in a folder, or None."""
+    known = ("tokenizer.json", "vocab.json", "tokenizer.model")
+    if any((folder / name).is_file() for name in known):
+        return Tokenizer.load(folder)
+    return None
+
+
+def save(model, folder, dtype="float32"):
+    """Writes transformers' folder; see `GPT.save_pretrained`."""
+    st.check_dtype(dtype)
+    config = to_config(model)
+    # What writes is the average, where one is kept: that is what is saved.
+    model.run_averaged(
+        "network", lambda: _transformers.save(table(model), config, folder, dtype)
+    )
+    if model.tokenizer is not None:
+        model.tokenizer.save(folder)

@@ -1,0 +1,137 @@
+"""Marian's folders against transformers': logits, gradients, beams, both ways."""
+
+import json
+
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_genai as kg
+from keras_genai.weights import marian as weights
+from tests.conformance import host
+from tests.transformers.parity import gradients_are_equal, same_tensors, shaken
+
+transformers = pytest.importorskip("transformers")
+torch = pytest.importorskip("torch")
+
+SMALL = {
+    "vocab_size": 40,
+    "d_model": 16,
+    "encoder_layers": 2,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 24,
+    "decoder_ffn_dim": 24,
+    "max_position_embeddings": 20,
+    "activation_function": "swish",
+    "scale_embedding": True,
+    "pad_token_id": 39,
+    "decoder_start_token_id": 39,
+    "eos_token_id": 0,
+    "forced_eos_token_id": None,
+    "init_std": 0.3,
+}
+
+
+def reference(seed=0, **changes):
+    torch.manual_seed(seed)
+    config = transformers.MarianConfig(
+        **{**SMALL, **changes}, attn_implementation="eager"
+    )
+    network = shaken(transformers.MarianMTModel(config), seed=seed)
+    with torch.no_grad():
+        network.final_logits_bias.copy_(0.5 * torch.randn(1, 40))
+    return network
+
+
+def sources(count=3, seed=0):
+    draw = np.random.default_rng(seed)
+    tokens = draw.integers(1, 39, (count, 9)).astype("int32")
+    for row, length in enumerate((9, 6, 7, 4, 8)[:count]):
+        tokens[row, length - 1], tokens[row, length:] = 0, 39
+    return tokens
+
+
+def theirs(network, source, before):
+    source, before = (torch.from_numpy(x).long() for x in (source, before))
+    mask = (source != 39).long()
+    return network(input_ids=source, attention_mask=mask, decoder_input_ids=before)
+
+
+def test_logits_and_gradients_equal_transformers(tmp_path):
+    network = reference()
+    network.save_pretrained(tmp_path)
+    model = kg.Translator.from_pretrained(tmp_path, dropout=0.0, label_smoothing=0.0)
+    assert (model.pad_token, model.start_token, model.stop_token) == (39, 39, 0)
+    source = sources()
+    target = np.random.default_rng(1).integers(1, 39, (3, 7)).astype("int32")
+    before = np.concatenate([np.full((3, 1), 39, "int32"), target[:, :-1]], axis=1)
+    wanted = theirs(network, source, before).logits
+    assert wanted.std() > 0.1
+    found = model(source, before)
+    np.testing.assert_allclose(host(found), wanted.detach().numpy(), atol=1e-4)
+    tensors = [ops.convert_to_tensor(x) for x in (source, before)]
+    entries = [e for e in weights.table(model) if e.variable.trainable]
+    gradients_are_equal(lambda: [model(*tensors)], entries, [wanted], network)
+    log_p = torch.log_softmax(wanted, -1).detach().numpy()
+    log_p = np.take_along_axis(log_p, target[..., None], axis=-1)[..., 0]
+    np.testing.assert_allclose(model.score(source, target), log_p.sum(1), atol=1e-3)
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_translations_equal_transformers_token_for_token(tmp_path, beams, seed):
+    network = reference(seed)
+    network.save_pretrained(tmp_path)
+    model = kg.Translator.from_pretrained(tmp_path)
+    source = sources(5, seed)
+    with torch.no_grad():
+        wanted = network.generate(
+            torch.from_numpy(source).long(),
+            attention_mask=torch.from_numpy((source != 39).astype("int64")),
+            num_beams=beams,
+            length_penalty=0.6,
+            max_length=12,
+            do_sample=False,
+            bad_words_ids=[[39]],
+            early_stopping=False,
+        ).numpy()
+    found = model.translate(source, beams, 0.6, max_length=11, batch_size=3)
+    for row, want in zip(found, wanted, strict=True):
+        want = want[1:]
+        ends = np.flatnonzero(want == 0)
+        want = want[: ends[0] + 1] if len(ends) else want
+        np.testing.assert_array_equal(row, want)
+
+
+def test_a_round_trip_keeps_every_bit(tmp_path):
+    network = reference()
+    network.save_pretrained(tmp_path / "theirs", max_shard_size="10KB")
+    network.save_pretrained(tmp_path / "whole")
+    model = kg.Translator.from_pretrained(tmp_path / "theirs")
+    model.save_pretrained(tmp_path / "ours")
+    again = transformers.MarianMTModel.from_pretrained(tmp_path / "ours")
+    for key, value in network.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key]), key
+    kg.Translator.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "twice")
+    same_tensors(tmp_path / "ours", tmp_path / "twice")
+
+
+def test_what_does_not_fit_is_named(tmp_path):
+    reference().save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    wrong = config | {"decoder_ffn_dim": 48, "normalize_before": True}
+    path.write_text(json.dumps(wrong), "utf-8")
+    with pytest.raises(
+        ValueError,
+        match="normalize_before must be False; it is True; decoder_ffn_dim must be 24",
+    ):
+        kg.Translator.from_pretrained(tmp_path)
+    path.write_text(json.dumps(config | {"d_model": 32}), "utf-8")
+    with pytest.raises(ValueError, match="misshapen: .*model.shared.weight is"):
+        kg.Translator.from_pretrained(tmp_path)
+    model = kg.Translator(depth=1, hidden=8, heads=2, hidden_units=8, norm_first=True)
+    with pytest.raises(ValueError, match="come behind; norm_first is True"):
+        model.save_pretrained(tmp_path / "no")
