@@ -30,6 +30,8 @@ class ViTInference:
         images = np.asarray(images)
         check_pixels(images, self.image_shape, self.patch_size)
         images, variables = images.astype("float32"), self.network.variables
+        # Each size is a function of its own: patches are cut by known sides.
+        name = (name, *images.shape[1:3])
         return self.run_in_batches(name, fn, variables, [images], batch_size)
 
     def embed(self, images, *, batch_size=64):

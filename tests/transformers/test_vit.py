@@ -60,9 +60,9 @@ def test_the_interpolation_is_pytorchs(sizes):
 )
 def test_it_learns_classes(arguments):
     model = small(num_classes=2, **arguments)
-    model.compile(keras.optimizers.Adam(5e-3))
+    model.compile(keras.optimizers.Adam(2e-3))  # larger steps part the backends
     x, labels = images(128)
-    model.fit(x, labels, batch_size=32, epochs=6, verbose=0)
+    model.fit(x, labels, batch_size=32, epochs=12, verbose=0)
     logs = model.evaluate(x, labels, verbose=0, return_dict=True)
     assert set(logs) == {"loss", "accuracy"} and logs["accuracy"] > 0.95, logs
     found = model.classify(x, batch_size=50)
