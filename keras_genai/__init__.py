@@ -9,6 +9,7 @@ from keras_genai import (
     callbacks,
     datasets,
     diffusion,
+    dream,
     gans,
     layers,
     losses,
@@ -16,6 +17,7 @@ from keras_genai import (
     vaes,
 )
 from keras_genai.diffusion import DDPM, DiT, UNet, guidance, samplers, schedules
+from keras_genai.dream import CNN, DeepDream
 from keras_genai.engine.saving import load_model
 from keras_genai.gans import CGAN, DCGAN
 from keras_genai.vaes import VAE, VQVAE, AutoencoderKL, PixelCNN
@@ -25,8 +27,10 @@ __version__ = "0.1.0.dev0"
 __all__ = [
     "AutoencoderKL",
     "CGAN",
+    "CNN",
     "DCGAN",
     "DDPM",
+    "DeepDream",
     "DiT",
     "PixelCNN",
     "UNet",
@@ -35,6 +39,7 @@ __all__ = [
     "callbacks",
     "datasets",
     "diffusion",
+    "dream",
     "engine",
     "gans",
     "guidance",
