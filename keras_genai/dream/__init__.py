@@ -2,6 +2,7 @@
 
 from keras_genai.dream.cnn import CNN, cnn_network
 from keras_genai.dream.deepdream import DeepDream
+from keras_genai.dream.explanation import grad_cam, occlusion, saliency
 from keras_genai.dream.objectives import (
     Channel,
     Content,
@@ -13,10 +14,19 @@ from keras_genai.dream.objectives import (
     Objective,
     Style,
 )
+from keras_genai.dream.pretrained import ColourScale, load
+from keras_genai.dream.style import style_transfer
+from keras_genai.dream.visualization import (
+    feature_grid,
+    feature_maps,
+    rank_channels,
+    visualize,
+)
 
 __all__ = [
     "CNN",
     "Channel",
+    "ColourScale",
     "Content",
     "DeepDream",
     "Direction",
@@ -27,4 +37,13 @@ __all__ = [
     "Objective",
     "Style",
     "cnn_network",
+    "feature_grid",
+    "feature_maps",
+    "grad_cam",
+    "load",
+    "occlusion",
+    "rank_channels",
+    "saliency",
+    "style_transfer",
+    "visualize",
 ]

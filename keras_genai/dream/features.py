@@ -1,7 +1,6 @@
 """Layers of a network by name, for pictures of any size."""
 
 import keras
-import numpy as np
 
 from keras_genai.datasets._files import unknown
 
@@ -58,7 +57,7 @@ def find(network, name, spatial=True):
     """
     known = {layer.name: layer for layer in network.layers}
     if name is None:
-        output = network.output
+        (output,) = network.outputs
         name = "output"
     elif name in known:
         output = known[name].output
@@ -88,7 +87,7 @@ class Features:
 
     Args:
         network: `keras.Model` of images.
-        names: of the layers; None is the network's own output.
+        outputs: list of what `find` gave.
 
     Attributes:
         model: `keras.Model`, images -> list of the outputs.
@@ -100,8 +99,9 @@ class Features:
     def __init__(self, network, outputs):
         self.channels = network.input_shape[-1]
         self.size = tuple(network.input_shape[1:3])
-        self.model = keras.Model(network.inputs, list(outputs), name="features")
+        self.model = keras.Model(network.inputs[0], list(outputs), name="features")
         self.free = None in self.size
+        self._fits = {}
         if not self.free:
             self._set_free()
         if self.free:
@@ -112,9 +112,12 @@ class Features:
         images = keras.Input((None, None, self.channels), name="images")
         try:
             free = keras.models.clone_model(
-                self.model, input_tensors=[images], clone_function=lambda layer: layer
+                self.model, input_tensors=images, clone_function=lambda layer: layer
             )
-        except (ValueError, TypeError):  # a dense layer after flattening
+            # A dense layer after flattening takes no other number of places.
+            other = keras.KerasTensor((1, *(2 * n for n in self.size), self.channels))
+            free.call(other)
+        except (ValueError, TypeError):
             return
         self.model, self.free = free, True
 
@@ -127,12 +130,20 @@ class Features:
         """Whether every layer has places left in a picture of that size."""
         if not self.free:
             return (height, width) == self.size
+        size = (height, width)
+        if size not in self._fits:
+            self._fits[size] = self._has_places(size)
+        return self._fits[size]
+
+    def _has_places(self, size):
+        """Whether the network can be called, and no output is empty."""
+        images = keras.KerasTensor((1, *size, self.channels))
         try:
-            shapes = self.model.compute_output_shape((1, height, width, self.channels))
+            outputs = self.model.call(images)
         except Exception:  # each backend has its own for a window beyond the picture
             return False
-        shapes = shapes if isinstance(shapes, list) else [shapes]
-        return all(n is not None and n > 0 for shape in shapes for n in shape)
+        outputs = keras.tree.flatten(outputs)
+        return all(n is not None and n > 0 for x in outputs for n in x.shape)
 
     def check_size(self, height, width, what="The picture"):
         """Refuses a size that the network cannot take.
@@ -161,7 +172,3 @@ class Features:
     def variables(self):
         return list(self.model.variables)
 
-
-def as_pictures(outputs):
-    """Tensors as NumPy float32 arrays."""
-    return [np.asarray(keras.ops.convert_to_numpy(x), "float32") for x in outputs]
