@@ -56,6 +56,10 @@ FETCHED = {
     ),
     "flights": "ef68bce9ebc94bebc8f03f10ce2c5651b988f52f6f19a831b441fa2fb40d704e",
     "mnist": "8fc8fc4f0343f34ece1fcfdfb65f0801fac48030ce7c70e62bbb62f64ee2e65b",
+    "mobilenet_v2": "b7853b8e7d3c8c2fe5f73c55c2d79613df04d6201be30b900d1d025013d15207",
+    "photographs": "20a8431ddfb20574807b04b1fcf2801ee4bf50c88ce57b94ba5907560e15bc1b",
+    "resnet50": "a89c75aa3b91042a4e5b938d1ab2c019aaccdc696cd0f5db20b7d63684a34ea0",
+    "vgg16": "5550ed9d08f6307138f4cd5793290ffb5bb5462c5ee713c61a9334900e02a50e",
 }
 
 # name -> the call that loads it, for data that is not labelled images: what `unknown`
@@ -65,6 +69,7 @@ ELSEWHERE = {
     "chorales": "chorales()",
     "emoji": "emoji()",
     "flights": "table('flights')",
+    "photographs": "photographs()",
     "shakespeare": "text('shakespeare')",
     "verses": "pairs('verses')",
     **{

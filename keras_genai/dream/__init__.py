@@ -14,7 +14,7 @@ from keras_genai.dream.objectives import (
     Objective,
     Style,
 )
-from keras_genai.dream.pretrained import ColourScale, load
+from keras_genai.dream.pretrained import ColourScale, imagenet_classes, load
 from keras_genai.dream.style import style_transfer
 from keras_genai.dream.visualization import (
     feature_grid,
@@ -40,6 +40,7 @@ __all__ = [
     "feature_grid",
     "feature_maps",
     "grad_cam",
+    "imagenet_classes",
     "load",
     "occlusion",
     "rank_channels",

@@ -171,4 +171,3 @@ class Features:
     @property
     def variables(self):
         return list(self.model.variables)
-

@@ -5,6 +5,9 @@ pinned package of a public registry. Where a network's file is not here, and the
 a connection, `keras.applications` has its own.
 """
 
+import json
+from pathlib import Path
+
 import keras
 from keras import ops
 
@@ -14,6 +17,8 @@ from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy
 from keras_genai.weights import imagenet
 
+CLASSES = Path(__file__).resolve().parent / "imagenet_classes.json"
+CLASSES_SHA256 = "2deca651844fdce9da30662cabe59590e6230b5dfafdb78d6666ca0fa761bdf3"
 # Mean and deviation of ImageNet's colours, as torchvision's networks take them.
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # What Caffe's networks subtract from blue, green and red in [0, 255].
@@ -153,6 +158,15 @@ NETWORKS = {
 }
 
 
+def imagenet_classes():
+    """What ImageNet's 1,000 logits mean: entry `i` is the name of class `i`.
+
+    Returns:
+        A list of strings.
+    """
+    return json.loads(_files.checked_bytes(CLASSES, CLASSES_SHA256))
+
+
 def load(name="fashion_mnist"):
     """A trained network, to dream with and to ask why.
 
@@ -164,8 +178,7 @@ def load(name="fashion_mnist"):
 
     The last four take `(B, H, W, 3)` of any size and are fetched once: `python
     tools/fetch_data.py mobilenet_v2` (`inception_v3`: see
-    `kg.metrics.inception_v3`). What the 1,000 logits mean is in
-    `keras.applications.imagenet_utils.decode_predictions`.
+    `kg.metrics.inception_v3`). What the 1,000 logits mean: `imagenet_classes()`.
 
     Args:
         name: one of those.

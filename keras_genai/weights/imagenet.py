@@ -6,26 +6,6 @@ which `tools/fetch_data.py` writes; `assign` puts them into a network.
 
 import numpy as np
 
-# torchvision's places of VGG16's convolutions, in their order
-VGG16 = {
-    f"block{block}_conv{conv}": f"features.{place}"
-    for place, block, conv in (
-        (0, 1, 1),
-        (2, 1, 2),
-        (5, 2, 1),
-        (7, 2, 2),
-        (10, 3, 1),
-        (12, 3, 2),
-        (14, 3, 3),
-        (17, 4, 1),
-        (19, 4, 2),
-        (21, 4, 3),
-        (24, 5, 1),
-        (26, 5, 2),
-        (28, 5, 3),
-    )
-}
-
 
 def assign(model, arrays):
     """Puts arrays into the layers of a network.
@@ -100,17 +80,55 @@ def mobilenet_v2(state, epsilon=1e-5):
 
 
 def vgg16(state):
-    """torchvision's convolutions of VGG16.
+    """The convolutions of VGG16 in JAX's layout.
 
     Args:
-        state: dict `features.0.weight`, `features.0.bias`, ... -> array.
+        state: dict `Conv_0` to `Conv_12` -> dict of `kernel` and `bias`.
+
+    Returns:
+        Dict of our arrays.
+    """
+    names = [
+        f"block{block}_conv{conv}"
+        for block, count in enumerate((2, 2, 3, 3, 3), 1)
+        for conv in range(1, count + 1)
+    ]
+    return {
+        f"{name}.{part}": state[f"Conv_{i}"][part]
+        for i, name in enumerate(names)
+        for part in ("kernel", "bias")
+    }
+
+
+# What Keras's normalization added to the variance when ResNet50 was trained, and now.
+THEN, NOW = 1e-3, 1.001e-5
+
+
+def resnet50(state):
+    """Keras's ResNet50 of 2018 under the names of `keras.applications` today.
+
+    Args:
+        state: dict such as `res2a_branch2a/kernel` -> array.
 
     Returns:
         Dict of our arrays.
     """
     arrays = {}
-    for ours, theirs in VGG16.items():
-        kernel = state[f"{theirs}.weight"].transpose(2, 3, 1, 0)
-        arrays[f"{ours}.kernel"] = np.ascontiguousarray(kernel, "float32")
-        arrays[f"{ours}.bias"] = state[f"{theirs}.bias"].astype("float32")
+    for name, value in state.items():
+        layer, _, weight = name.partition("/")
+        if weight == "moving_variance":
+            value = value + np.float32(THEN - NOW)
+        arrays[f"{_resnet50_layer(layer)}.{weight}"] = value
     return arrays
+
+
+def _resnet50_layer(name):
+    """`res2a_branch2b` -> `conv2_block1_2_conv`, `bn_conv1` -> `conv1_bn`."""
+    known = {"conv1": "conv1_conv", "bn_conv1": "conv1_bn", "fc1000": "predictions"}
+    if name in known:
+        return known[name]
+    kind = "bn" if name.startswith("bn") else "conv"
+    place, _, branch = name.removeprefix("bn").removeprefix("res").partition("_branch")
+    block = ord(place[1]) - ord("a") + 1
+    step = {"1": 0, "2a": 1, "2b": 2, "2c": 3}[branch]
+    return f"conv{place[0]}_block{block}_{step}_{kind}"

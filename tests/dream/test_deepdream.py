@@ -162,7 +162,9 @@ def test_parts_cover_every_pixel():
 
 
 def test_what_looks_at_the_whole_is_not_cut():
-    model = dreamer(objectives=dream.Neuron("second", 1), model=small(), tile=32, tile_overlap=8)
+    model = dreamer(
+        objectives=dream.Neuron("second", 1), model=small(), tile=32, tile_overlap=8
+    )
     with pytest.raises(ValueError, match="Neuron looks at the whole: give tile=None"):
         model.dream(noise(40, 40, 3))
 
