@@ -135,7 +135,7 @@ for layer, channels in (("conv_1", range(8)), ("conv_3", range(8))):
         kg.dream.visualize(cnn, kg.dream.Channel(layer, k), **settings)[0]
         for k in channels
     ]
-    show(pictures, title=f"{layer}, channels 0 to 7", columns=8)
+    show(pictures, title=f"{layer}, channels 0 to 7", columns=8, scale=2)
 
 # %% [markdown]
 # The same for a class is the oldest form of it

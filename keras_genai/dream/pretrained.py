@@ -113,7 +113,8 @@ def _application(make, kind, name, **arguments):
     """A network of `keras.applications` that takes pictures in [-1, 1]."""
     images = keras.Input((None, None, 3), name="images")
     colours = ColourScale(kind, name="colours")(images)
-    return make(input_tensor=colours, weights=None, name=name, **arguments)
+    model = make(input_tensor=colours, weights=None, **arguments)
+    return keras.Model(images, model.outputs[0], name=name)
 
 
 def vgg16():

@@ -29,7 +29,7 @@ def filled(names):
         if name.endswith(("var", "variance")):
             value = DRAW.uniform(0.5, 1.5, shape)
         elif name.endswith(("gamma", "bn.weight")):
-            value = DRAW.uniform(0.5, 1.0, shape)
+            value = DRAW.uniform(0.1, 0.4, shape)
         elif len(shape) > 1:
             fan = np.prod(shape) / (shape[0] if name.endswith("weight") else shape[-1])
             value = DRAW.normal(0, np.sqrt(2.0 / fan), shape)
@@ -215,7 +215,9 @@ def resnet(state, x):
 def test_resnet50_is_keras_of_2018():
     state, x = resnet_state(), images(1, 64, 50, 3)
     network = put(pretrained.resnet50(), imagenet.resnet50(state))
-    caffe = 255 * (x[..., ::-1].astype("float64") + 1) / 2 - np.array(pretrained.CAFFE_MEAN)
+    caffe = 255 * (x[..., ::-1].astype("float64") + 1) / 2 - np.array(
+        pretrained.CAFFE_MEAN
+    )
     caffe = torch.from_numpy(caffe).permute(0, 3, 1, 2)
     assert_near(network(x), resnet(state, caffe))
 
