@@ -9,6 +9,7 @@ from keras_genai import (
     callbacks,
     datasets,
     diffusion,
+    dream,
     gans,
     layers,
     losses,
@@ -17,6 +18,7 @@ from keras_genai import (
     vaes,
 )
 from keras_genai.diffusion import DDPM, DiT, UNet, guidance, samplers, schedules
+from keras_genai.dream import CNN, DeepDream
 from keras_genai.engine.saving import load_model
 from keras_genai.gans import CGAN, DCGAN
 from keras_genai.transformers import BERT, GPT, Tokenizer, Translator, ViT
@@ -28,8 +30,10 @@ __all__ = [
     "AutoencoderKL",
     "BERT",
     "CGAN",
+    "CNN",
     "DCGAN",
     "DDPM",
+    "DeepDream",
     "DiT",
     "GPT",
     "PixelCNN",
@@ -42,6 +46,7 @@ __all__ = [
     "callbacks",
     "datasets",
     "diffusion",
+    "dream",
     "engine",
     "gans",
     "guidance",

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "keras_genai"
 BACKENDS = {"tensorflow", "jax", "torch"}
-FAMILIES = {"gans", "vaes", "diffusion", "transformers"}
+FAMILIES = {"gans", "vaes", "diffusion", "transformers", "dream"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

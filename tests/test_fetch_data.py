@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import os
+import pickle
 import sys
 import tarfile
 import zipfile
@@ -338,3 +339,18 @@ def test_verses_that_are_not_numbered_alike_are_left_out():
         "A 4:2",
     ]
     assert verses.plain(" ¶ by the \\nd LORD  hath ") == "by the LORD hath"
+
+
+def test_a_pickle_of_more_than_arrays_is_refused():
+    arrays = {"a": {"b": np.arange(6, dtype="float32").reshape(2, 3)}}
+    found = fetch_data._networks.arrays_of(pickle.dumps(arrays, protocol=3))
+    np.testing.assert_array_equal(found["a"]["b"], arrays["a"]["b"])
+    with pytest.raises(SystemExit, match="and not arrays alone"):
+        fetch_data._networks.arrays_of(pickle.dumps({"a": print}))
+
+
+def test_all_leaves_out_what_cannot_be_read_here(monkeypatch, capsys):
+    monkeypatch.setattr(fetch_data, "DATA", {"mnist": fetch_data.DATA["mnist"]})
+    monkeypatch.setattr(fetch_data, "NEEDS", {"mnist": "no_such_module"})
+    assert fetch_data.main(["--all"]) == 0
+    assert "left out (reading it needs no_such_module)" in capsys.readouterr().out

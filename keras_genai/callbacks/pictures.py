@@ -1,10 +1,20 @@
-"""Many images as one picture."""
+"""Many images as one picture, and as one animation."""
 
+import io
 import math
+from pathlib import Path
 
 import numpy as np
 
+from keras_genai.datasets._files import written_beside
 from keras_genai.engine.checks import check_integer
+
+# suffix -> (Pillow's name, the largest side, how to save)
+ANIMATIONS = {
+    "webp": ("WEBP", 16383, {"quality": 90, "method": 4}),
+    "gif": ("GIF", 65535, {"optimize": False}),
+    "apng": ("PNG", 2**31 - 1, {}),
+}
 
 
 def image_grid(
@@ -69,8 +79,71 @@ def image_grid(
     )
 
 
+def save_animation(
+    path: str | Path,
+    frames: np.ndarray,
+    milliseconds: int = 80,
+    last: int | None = None,
+    value_range: tuple[float, float] = (-1.0, 1.0),
+) -> None:
+    """Writes pictures one after the other into a file that repeats.
+
+    Args:
+        path: ends in `.gif`, `.webp` or `.apng`.
+        frames: `(N, H, W, C)`, as `image_grid` takes them, or a list of uint8 arrays
+            `(H, W, 3)` of one size.
+        milliseconds: that each is shown.
+        last: that the last is shown; by default as long as the others.
+        value_range: values of black and white, for floats.
+
+    Raises:
+        ImportError: Pillow is not installed.
+        ValueError: for another ending, no frames, or frames of another shape.
+
+    Example:
+
+    ```python
+    kg.callbacks.save_animation("fall.gif", dreamer.zoom(image, frames=20))
+    ```
+    """
+    path = Path(path)
+    if path.suffix[1:].lower() not in ANIMATIONS:
+        raise ValueError(
+            f"path must end in {', '.join(f'.{name}' for name in ANIMATIONS)}; got "
+            f"{path.name!r}."
+        )
+    check_integer("milliseconds", milliseconds)
+    frames = list(frames)
+    if not frames or len({np.shape(frame) for frame in frames}) != 1:
+        raise ValueError("frames must be at least one picture, all of one shape.")
+    if frames[0].ndim != 3 or frames[0].shape[-1] > 4:
+        raise ValueError(
+            "frames must be pictures (H, W, C) with 1 to 4 channels; got the shape "
+            f"{frames[0].shape}."
+        )
+    from PIL import Image
+
+    if frames[0].dtype != np.uint8:
+        frames = [_on_white(frame, *value_range) for frame in frames]
+    pictures = [Image.fromarray(frame) for frame in frames]
+    kind, _, options = ANIMATIONS[path.suffix[1:].lower()]
+    last = milliseconds if last is None else last
+    file = io.BytesIO()
+    pictures[0].save(
+        file,
+        kind,
+        save_all=True,
+        append_images=pictures[1:],
+        duration=[*[milliseconds] * (len(pictures) - 1), last],
+        loop=0,
+        **options,
+    )
+    with written_beside(path) as beside:
+        beside.write_bytes(file.getvalue())
+
+
 def _on_white(images, low, high):
-    """`(N, H, W, C)` in [low, high] to uint8 `(N, H, W, 3)`."""
+    """`(..., H, W, C)` in [low, high] to uint8 `(..., H, W, 3)`."""
     unit = (np.nan_to_num(images.astype("float32")) - low) / (high - low)
     unit = np.clip(unit, 0.0, 1.0)
     if unit.shape[-1] in (2, 4):

