@@ -116,7 +116,9 @@ def test_a_worker_that_dies_is_named():
         benchmark.Worker([sys.executable, "-c", "raise SystemExit(3)"], None)
 
 
-@pytest.mark.parametrize("name", ["autoencoder", "diffusion", "engine", "vae"])
+@pytest.mark.parametrize(
+    "name", ["autoencoder", "diffusion", "dream", "engine", "transformer", "vae"]
+)
 def test_every_row_has_its_contenders(name):
     comparison = benchmark.load(name)
     backends = ["tensorflow", "jax", "torch"]

@@ -21,8 +21,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-import _beside_diffusers as beside
-from _beside_diffusers import LAST, PEER, PLAIN, contenders  # noqa: F401
+import _beside as beside
+from _beside import LAST, PEER, PLAIN, contenders  # noqa: F401
 
 TITLE = "AutoencoderKL beside diffusers'"
 CASES = {

@@ -18,8 +18,8 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from _beside_diffusers import LAST, PEER, PLAIN, SHARED, Bench
-from _beside_diffusers import contenders as _contenders
+from _beside import LAST, PEER, PLAIN, SHARED, Bench
+from _beside import contenders as _contenders
 
 TITLE = "DeepDream beside plain PyTorch and plain JAX"
 CASES = {

@@ -1,10 +1,10 @@
-"""What the comparisons with diffusers share: contenders, rows, and a worker's facts.
+"""What the comparisons with diffusers and transformers share.
 
-Contenders of each:
+Contenders, the rows that the speed rule wants, and what a worker knows of its device.
 
     b              ours on each backend
-    torch peer     diffusers' classes as they come (eager, contiguous), with our weights
-    torch peer, channels last    the same in PyTorch's other memory format
+    torch peer     the peer's classes as they come (eager), with our weights
+    torch peer, channels last    the same in PyTorch's other memory format, of images
     plain JAX      the same network written in `jax.numpy` and `jax.lax` alone, with
                    our weights (`_plain_jax.py`)
 """
@@ -117,7 +117,12 @@ def as_diffusers(network, kind, device, layout):
     """The class `kind` of diffusers with the weights of a network of ours."""
     import diffusers
 
+    peer = as_peer(network, getattr(diffusers, kind), device)
+    return peer.to(memory_format=layout)
+
+
+def as_peer(network, kind, device):
+    """The class `kind` of diffusers or transformers with our weights."""
     with tempfile.TemporaryDirectory() as folder:
         network.save_pretrained(folder)
-        peer = getattr(diffusers, kind).from_pretrained(folder)
-    return peer.to(device, memory_format=layout)
+        return kind.from_pretrained(folder).to(device)
