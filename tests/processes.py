@@ -53,11 +53,16 @@ def state(model):
     return [*(host(v.value) for v in variables), np.array(losses)]
 
 
+def _generated(model, seed):
+    return model.generate(4, seed=seed)
+
+
 class Runs:
     """The model of a battery, and its trainings."""
 
-    def __init__(self, factory, batch, compile, weighted):
+    def __init__(self, factory, batch, compile, weighted, sample=None):
         self._factory, self._batch = factory, batch
+        self._sample = sample or _generated
         self._compile, self._weighted = compile, weighted
 
     def fit(self, epochs=EPOCHS, callbacks=(), validate=False):
@@ -95,7 +100,7 @@ class Runs:
                 name: np.concatenate([host(v.value).ravel() for v in group])
                 for name, group in variables.items()
             },
-            "samples": model.generate(4, seed=1),
+            "samples": self._sample(model, 1),
         }
 
     @functools.cached_property
@@ -394,6 +399,7 @@ def battery(
     *,
     compile: Callable = dict,
     weighted: bool = True,
+    sample: Callable | None = None,
     ranges: dict | None = None,
     sizes: tuple = SIZES,
     methods: dict | None = None,
@@ -408,6 +414,7 @@ def battery(
             condition.
         compile: function -> the arguments of `compile`, with new optimizers.
         weighted: whether the model trains with sample weights.
+        sample: as in `tests/conformance.py`.
         ranges: dict name of a signature's input -> `(low, high)`, high excluded, of
             the numbers that it takes; by default (-1, 1) for floats, and for integers
             what `seed` and `n` take.
@@ -431,7 +438,7 @@ def battery(
         "TestProcesses",
         (Battery,),
         exec_body=lambda body: body.update(
-            runs=Runs(factory, batch, compile, weighted),
+            runs=Runs(factory, batch, compile, weighted, sample),
             ranges={**RANGES, **(ranges or {})},
             sizes=sizes,
             methods=dict(methods or {}),

@@ -18,6 +18,7 @@ primitives alone:
 - `write(x, values, index)`: into a cache of keys or values.
 - `remat(fn, *args)`: computed again for its gradient, instead of kept.
 - `cross_entropy(labels, logits)`: of classes, in one kernel.
+- `gelu(x)`: the exact one, of operations that ONNX has.
 - `argmax(x)`: the place of the largest on the last axis, in one pass.
 - `replicas`: sums, means and noise over devices that share a batch.
 
@@ -55,6 +56,7 @@ attention = backend_ops.attention
 cross_entropy = backend_ops.cross_entropy
 batch_normalization = backend_ops.batch_normalization
 group_normalization = backend_ops.group_normalization
+gelu = backend_ops.gelu
 leaky_relu = backend_ops.leaky_relu
 remat = backend_ops.remat
 write = backend_ops.write
@@ -79,6 +81,7 @@ __all__ = [
     "batch_normalization",
     "cond",
     "cross_entropy",
+    "gelu",
     "gradients",
     "group_normalization",
     "initializers",

@@ -219,6 +219,11 @@ def argmax(x):
     return jnp.argmax(x, axis=-1).astype("int32")
 
 
+def gelu(x):
+    """See `keras_genai.engine.tensorflow.gelu`."""
+    return jax.nn.gelu(x, approximate=False)
+
+
 def leaky_relu(x, slope):
     """See `keras_genai.engine.tensorflow.leaky_relu`."""
     # jax.nn.leaky_relu has derivative 1 at 0.

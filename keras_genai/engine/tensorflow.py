@@ -314,6 +314,20 @@ def argmax(x):
     return tf.argmax(x, axis=-1, output_type="int32")
 
 
+def gelu(x):
+    """`x Phi(x)`, Phi the normal distribution function (1606.08415), exactly.
+
+    By erf: TensorFlow's own asks for erfc, which ONNX lacks.
+
+    Args:
+        x: float tensor.
+
+    Returns:
+        Tensor of its shape.
+    """
+    return 0.5 * x * (1.0 + tf.math.erf(x * (0.5**0.5)))
+
+
 def leaky_relu(x, slope):
     """`x` where it is positive, else `slope x`; the derivative at 0 is the slope.
 

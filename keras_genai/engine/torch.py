@@ -216,6 +216,11 @@ def argmax(x):
     return torch.argmax(x, dim=-1).to(torch.int32)
 
 
+def gelu(x):
+    """See `keras_genai.engine.tensorflow.gelu`."""
+    return F.gelu(x)
+
+
 def leaky_relu(x, slope):
     """See `keras_genai.engine.tensorflow.leaky_relu`."""
     return F.leaky_relu(x, slope)

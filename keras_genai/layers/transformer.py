@@ -7,6 +7,7 @@ The blocks by which a text or another sequence reaches the U-Nets of 2112.10752
 import keras
 from keras import ops
 
+from keras_genai import engine
 from keras_genai.engine.checks import check_positive
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.layers.attention import Attention
@@ -47,7 +48,7 @@ class GatedFeedForward(Block):
 
     def call(self, x):
         a, gate = ops.split(self.dense1(x), 2, axis=-1)  # (B, T, expansion C) twice
-        return self.dense2(a * ops.gelu(gate, approximate=False))
+        return self.dense2(a * engine.gelu(gate))
 
     def compute_output_shape(self, input_shape):
         return input_shape

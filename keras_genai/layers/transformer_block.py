@@ -13,7 +13,7 @@ from keras_genai.layers.image_blocks import Block
 
 ACTIVATIONS = {
     "relu": ops.relu,
-    "gelu": lambda x: ops.gelu(x, approximate=False),
+    "gelu": engine.gelu,
     "gelu_tanh": lambda x: ops.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * ops.sigmoid(1.702 * x),
     "silu": ops.silu,

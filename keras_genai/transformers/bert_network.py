@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_genai import engine
 from keras_genai.engine.initializers import Normal
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import widen
@@ -165,7 +166,7 @@ class BERTNetwork(Normal02):
 
         The matrix is the table of the tokens.
         """
-        x = ops.gelu(self.transform(hidden), approximate=False)
+        x = engine.gelu(self.transform(hidden))
         x = self.transform_norm(x)
         table = ops.cast(self.tokens.embeddings, x.dtype)  # (V, C)
         return widen(ops.matmul(x, ops.transpose(table))) + widen(self.bias)

@@ -36,6 +36,7 @@ TestBERTProcesses = processes.battery(
     ),
     _sentences,
     ranges=TOKENS,
+    sample=lambda model, seed: model.embed(_sentences(4)[0]),
     sizes=(2, 4),
     methods={
         "embed": lambda model, tokens, token_types, mask: model.embed(
@@ -66,6 +67,7 @@ TestViTProcesses = processes.battery(
         seed=1,
     ),
     _images,
+    sample=lambda model, seed: model.embed(_images(4)[0]),
     sizes=(2, 4),
     methods={
         "logits": lambda model, images: model(images),
@@ -105,6 +107,7 @@ TestTranslatorProcesses = processes.battery(
         seed=1,
     ),
     _pairs,
+    sample=lambda model, seed: _padded(model, _pairs(4)[0]["source"]),
     ranges=TOKENS,
     sizes=(2, 4),
     methods={
