@@ -233,3 +233,12 @@ class Peer(Bench):
                 do_sample=False,
                 pad_token_id=0,
             )
+
+
+QUALITY_BACKEND = "tensorflow"
+QUALITY_GROUPS = ("torch", "weights")
+
+if __name__ == "__main__":
+    import _transformer_quality
+
+    _transformer_quality.main()
