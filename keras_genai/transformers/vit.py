@@ -322,9 +322,9 @@ class ViT(ViTInference, engine.GenerativeModel):
         kept = int(tokens * (1 - self.mask_ratio))
         order = ops.cast(ops.argsort(draw, axis=1), "int32")  # (B, T)
         restore = ops.cast(ops.argsort(order, axis=1), "int32")
-        hidden = ops.cast(restore >= kept, "float32")
         states = self.network(images, keep=order[:, :kept], training=training)
         made = self.decoder(states, restore, training=training)
+        hidden = ops.cast(restore >= kept, made.dtype)
         target = widen(patchify(images, self.patch_size))
         if self.normalized_pixels:
             mean, deviation = self._moments(target)
