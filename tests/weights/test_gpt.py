@@ -175,14 +175,21 @@ def test_theta_has_two_places():
 
 def test_the_published_sizes():
     assert all(n * 64 == width for _, width, n in kg.transformers.gpt.SIZES.values())
-    with torch.device("meta"):
-        reference = transformers.GPT2LMHeadModel(transformers.GPT2Config())
-    count = sum(p.numel() for p in reference.parameters())
-    assert count == 124_439_808
-    # Twelve blocks of ours are twelve times one.
-    one, two = (kg.GPT(depth=n).count_params() for n in (1, 2))
+
+    def count(words):
+        with torch.device("meta"):
+            config = transformers.GPT2Config(vocab_size=words)
+            reference = transformers.GPT2LMHeadModel(config)
+        return sum(p.numel() for p in reference.parameters())
+
+    assert count(50_257) == 124_439_808
+    # Twelve blocks of ours are twelve times one; few words are soon drawn.
+    one, two = (
+        kg.GPT(depth=n, vocabulary_size=100, stop_token=None).count_params()
+        for n in (1, 2)
+    )
     counters = 2  # the noise's step, and the first loss that is not finite
-    assert one + 11 * (two - one) == count + counters
+    assert one + 11 * (two - one) == count(100) + counters
 
 
 def test_missing_extra_and_misshapen_tensors_are_listed(tmp_path):
