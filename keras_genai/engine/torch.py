@@ -206,9 +206,9 @@ def remat(fn, *args):
 
 def cross_entropy(labels, logits):
     """See `keras_genai.engine.tensorflow.cross_entropy`."""
-    flat = logits.reshape(-1, logits.shape[-1])
-    losses = F.cross_entropy(flat, labels.reshape(-1).long(), reduction="none")
-    return losses.reshape(labels.shape)
+    # Rows are not made one axis: the exporter to ONNX would not find them again.
+    log_p = F.log_softmax(logits, dim=-1)
+    return -torch.gather(log_p, -1, labels.long().unsqueeze(-1)).squeeze(-1)
 
 
 def argmax(x):

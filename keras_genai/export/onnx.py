@@ -148,11 +148,13 @@ def write_by_torch(model, target, signature):
             names[:] = outputs
             return tuple(outputs.values())
 
-    # Sizes of 0 and 1 would be taken for fixed ones; sides may have to be halved.
+    # Sizes of 0 and 1 would be taken for fixed ones; sides may have to be halved, and
+    # a text is no longer than its model's context.
+    side = min(16, getattr(model, "context", 16))
     example = tuple(
         torch.full(
-            [n or (16 if axis else 3) for axis, n in enumerate(shape)],
-            2,
+            [n or (side if axis else 3) for axis, n in enumerate(shape)],
+            1 if shape else 2,  # a label that every model has, and a number of samples
             dtype=getattr(torch, dtype),
         )
         for _, shape, dtype in inputs

@@ -322,7 +322,7 @@ class Attention(Block):
             return None
         distance = ops.abs(_places(first, queries) - ops.arange(keys, dtype="int32"))
         distance = ops.cast(ops.expand_dims(distance, -3), "float32")  # of all heads
-        slopes = alibi_slopes(self.heads)[:, None, None]
+        slopes = ops.convert_to_tensor(alibi_slopes(self.heads)[:, None, None])
         bias = -distance * slopes
         return bias if len(bias.shape) == 4 else ops.expand_dims(bias, 0)
 

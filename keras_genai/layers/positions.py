@@ -137,10 +137,9 @@ def rotary_angles(positions, dim, theta=10_000.0, axes=1):
     exponents = np.arange(0, each, 2, dtype="float32") / np.float32(each)
     frequencies = (np.float32(1.0) / np.float32(theta) ** exponents).astype("float32")
     positions = ops.cast(positions, "float32")
-    if axes == 1:
-        angles = ops.expand_dims(positions, -1) * frequencies
-    else:
-        angles = ops.expand_dims(positions, -1) * frequencies  # (..., T, 2, each / 2)
+    frequencies = ops.convert_to_tensor(frequencies)
+    angles = ops.expand_dims(positions, -1) * frequencies  # with two axes (..., 2, n)
+    if axes == 2:
         shape = ops.shape(positions)
         angles = ops.reshape(angles, (*shape[:-1], dim // 2))
     angles = ops.expand_dims(angles, -2)

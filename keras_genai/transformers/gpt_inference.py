@@ -78,7 +78,7 @@ class GPTInference(GPTWriting):
         losses = engine.cross_entropy(tokens[:, 1:], self(tokens[:, :-1]))
         if lengths is None:
             return -losses
-        places = ops.arange(1, ops.shape(tokens)[1])
+        places = ops.arange(1, ops.shape(tokens)[1], dtype="int32")
         real = places < ops.expand_dims(ops.cast(lengths, "int32"), 1)
         return ops.where(real, -losses, ops.zeros_like(losses))
 
@@ -105,7 +105,7 @@ class GPTInference(GPTWriting):
         x, _ = self.run_averaged("network", lambda: self.network.hidden_states(tokens))
         x = ops.cast(x, "float32")
         lengths = ops.expand_dims(ops.cast(lengths, "int32"), 1)  # (B, 1)
-        real = ops.arange(ops.shape(tokens)[1]) < lengths
+        real = ops.arange(ops.shape(tokens)[1], dtype="int32") < lengths
         real = ops.expand_dims(ops.cast(real, "float32"), -1)
         total = ops.sum(x * real, axis=1)
         return total / ops.maximum(ops.cast(lengths, "float32"), 1.0)
