@@ -145,10 +145,6 @@ class DeepDream(Climbing, Sampling, keras.Model):
             objective.prepare(lambda image, at=place: self.seen(image, at))
 
     @property
-    def features(self):
-        return self.__dict__["__features"]
-
-    @property
     def channels(self):
         """C of the pictures."""
         return self.features.channels

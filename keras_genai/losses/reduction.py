@@ -25,6 +25,17 @@ def mean_over_samples(losses, weight=None):
             "weight must hold one number per sample: expected shape "
             f"{tuple(losses.shape)}, got {tuple(weight.shape)}."
         )
-    total = engine.replicas.normalizer(ops.sum(weight))
-    # A batch whose weights are all zero has no say: a loss of 0, not 0 / 0.
-    return ops.sum(weight * losses) / ops.where(total == 0, ops.ones_like(total), total)
+    return weighted_mean(losses, weight, engine.replicas.normalizer(ops.sum(weight)))
+
+
+def weighted_mean(values, weights, total=None):
+    """`sum(weights * values) / total`, and 0, not 0 / 0, where nothing counts.
+
+    Args:
+        values, weights: tensors of one shape.
+        total: by default the sum of the weights; for a loss
+            `engine.replicas.normalizer` of it, that of the whole batch.
+    """
+    total = ops.sum(weights) if total is None else total
+    one = ops.ones_like(total)
+    return ops.sum(weights * values) / ops.where(total == 0, one, total)

@@ -13,6 +13,7 @@ from keras_genai.engine.checks import (
 )
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy
+from keras_genai.losses.reduction import weighted_mean
 from keras_genai.transformers.bert_inference import BERTInference, parts_of
 from keras_genai.transformers.bert_network import BERTNetwork
 from keras_genai.transformers.checks import check_rate, check_tokens, row_of
@@ -331,9 +332,6 @@ def _entropy(labels, logits, weight):
     losses = engine.cross_entropy(labels, logits)
     weight = ops.cast(weight, losses.dtype)
     count = ops.sum(weight)
-    total = replicas.normalizer(count)
-    one = ops.ones_like(total)
-    loss = ops.sum(weight * losses) / ops.where(total == 0, one, total)
+    loss = weighted_mean(losses, weight, replicas.normalizer(count))
     right = ops.cast(engine.argmax(logits) == labels, losses.dtype)
-    share = ops.sum(weight * right) / ops.where(count == 0, ops.ones_like(count), count)
-    return loss, (share, count)
+    return loss, (weighted_mean(right, weight), count)

@@ -17,6 +17,7 @@ from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy
 from keras_genai.layers import lora
 from keras_genai.layers.transformer_block import GATED
+from keras_genai.losses.reduction import weighted_mean
 from keras_genai.transformers.checks import check_rate, check_tokens, row_of
 from keras_genai.transformers.gpt_inference import GPTInference
 from keras_genai.transformers.gpt_network import GPTNetwork
@@ -247,16 +248,13 @@ class GPT(GPTInference, engine.GenerativeModel):
             weights = weights * ops.cast(counts, losses.dtype)
         return losses, weights
 
-    @staticmethod
-    def _mean(losses, weights):
-        total = replicas.normalizer(ops.sum(weights))
-        return ops.sum(weights * losses) / ops.maximum(total, 1e-9)
-
     def train_step(self, data):
         tokens, _, weight = data
 
         def loss():
-            return self._mean(*self.token_losses(tokens, weight, training=True))
+            losses, weights = self.token_losses(tokens, weight, training=True)
+            whole = replicas.normalizer(ops.sum(weights))
+            return weighted_mean(losses, weights, whole)
 
         self.minimize("network", loss)
 
@@ -265,9 +263,8 @@ class GPT(GPTInference, engine.GenerativeModel):
         losses, weights = self.run_averaged(
             "network", lambda: self.token_losses(tokens, weight)
         )
-        count = ops.sum(weights)
-        mean = ops.sum(weights * losses) / ops.maximum(count, 1e-9)
-        self.track("network", mean, samples=count)
+        mean = weighted_mean(losses, weights)
+        self.track("network", mean, samples=ops.sum(weights))
 
     def logs(self):
         logs = super().logs()

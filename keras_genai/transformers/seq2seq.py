@@ -9,6 +9,7 @@ from keras_genai.engine import replicas
 from keras_genai.engine.checks import check_positive, check_sample_weight
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy
+from keras_genai.losses.reduction import weighted_mean
 from keras_genai.transformers.checks import check_rate, check_tokens, row_of
 from keras_genai.transformers.seq2seq_network import Seq2SeqNetwork
 from keras_genai.transformers.translation import Translation
@@ -247,11 +248,9 @@ class Translator(Translation, engine.GenerativeModel):
         """
         x, _, weight = data
         source, target = (ops.cast(x[name], "int32") for name in ("source", "target"))
-        start = ops.full_like(target[:, :1], self.start_token)
-        before = ops.concatenate([start, target[:, :-1]], axis=1)  # (B, T)
-        logits = self.network(
-            source, before, source != self.pad_token, training=training
-        )
+        seen = source != self.pad_token
+        before = self._before(target)
+        logits = self.network(source, before, seen, training=training)  # (B, T, V)
         counted = ops.cast(target != self.pad_token, "float32")  # (B, T)
         if weight is not None:
             counted = counted * ops.expand_dims(ops.cast(weight, "float32"), 1)
@@ -263,12 +262,10 @@ class Translator(Translation, engine.GenerativeModel):
             losses = entropy + self.label_smoothing * (total - entropy)
         counted = ops.cast(counted, losses.dtype)
         count = ops.sum(counted)
-        one = ops.ones_like(count)
-        whole = replicas.normalizer(count)
-        loss = ops.sum(counted * losses) / ops.where(whole == 0, one, whole)
+        loss = weighted_mean(losses, counted, replicas.normalizer(count))
         right = ops.cast(engine.argmax(logits) == target, losses.dtype)
         parts = {
-            name: (ops.sum(counted * value) / ops.where(count == 0, one, count), count)
+            name: (weighted_mean(value, counted), count)
             for name, value in (("entropy", entropy), ("accuracy", right))
         }
         return loss, parts

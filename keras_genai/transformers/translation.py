@@ -3,6 +3,7 @@
 import numpy as np
 from keras import ops, tree
 
+from keras_genai import engine
 from keras_genai.engine.checks import check_positive
 from keras_genai.transformers import generation
 from keras_genai.transformers.checks import check_tokens
@@ -77,7 +78,9 @@ class Translation:
     def _sources(self, sources):
         """Sources as an array of ids, checked; and whether they were texts."""
         texts = isinstance(sources, str) or (
-            isinstance(sources, (list, tuple)) and sources and _is_text(sources[0])
+            isinstance(sources, (list, tuple))
+            and sources
+            and isinstance(sources[0], str)
         )
         if texts:
             sources = self._padded(self._encoded(sources))
@@ -250,6 +253,7 @@ class Translation:
         return [sources, targets.astype("int32")]
 
     def _before(self, target):
+        """What stands before each token of a target: `(B, T)`, the start first."""
         start = ops.full_like(target[:, :1], self.start_token)
         return ops.concatenate([start, target[:, :-1]], axis=1)
 
@@ -265,8 +269,6 @@ class Translation:
         return self.run_in_batches("score", self._scores, variables, arrays, batch_size)
 
     def _scores(self, source, target):
-        from keras_genai import engine
-
         logits = self(source, self._before(target))
         losses = engine.cross_entropy(target, logits)
         counted = ops.cast(target != self.pad_token, losses.dtype)
@@ -353,7 +355,3 @@ class Translation:
         from keras_genai.weights import marian
 
         marian.save(self, folder, dtype)
-
-
-def _is_text(item):
-    return isinstance(item, str)

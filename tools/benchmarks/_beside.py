@@ -14,13 +14,12 @@ from __future__ import annotations
 import tempfile
 import time
 
+import engine  # the other benchmark: what its workers know of the backends
+
 PEER = "torch peer"
 LAST = "torch peer, channels last"
 PLAIN = "plain JAX"
-SHARED = {
-    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-}
+SHARED = engine.SHARED
 
 
 def contenders(backends):
@@ -61,11 +60,7 @@ class Bench:
         self.case = case
         self.device, self.versions, self.compile_seconds = "cpu", {}, None
 
-    def peak(self):
-        """The highest memory so far: the device's, or the process's."""
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = engine.Bench.peak
 
     def first_calls(self):
         started = time.perf_counter()
@@ -74,43 +69,12 @@ class Bench:
         self.compile_seconds = time.perf_counter() - started
 
     def on_backend(self):
-        """Fills in the versions and the device of Keras's backend; its name."""
+        """Fills in the versions and the device of Keras's backend."""
         import keras
 
         self.versions["keras"] = keras.__version__
-        name = keras.backend.backend()
-        {"tensorflow": self.on_tensorflow, "jax": self.on_jax, "torch": self.on_torch}[
-            name
-        ]()
-        return name
-
-    def on_tensorflow(self):
-        import tensorflow as tf
-
-        self.versions["tensorflow"] = tf.__version__
-        if gpus := tf.config.list_physical_devices("GPU"):
-            details = tf.config.experimental.get_device_details(gpus[0])
-            self.device = details.get("device_name", "gpu")
-            self.peak = lambda: tf.config.experimental.get_memory_info("GPU:0")["peak"]
-
-    def on_jax(self):
-        import jax
-
-        self.versions["jax"] = jax.__version__
-        device = jax.devices()[0]
-        if device.platform != "cpu":
-            self.device = device.device_kind
-            self.peak = lambda: device.memory_stats()["peak_bytes_in_use"]
-
-    def on_torch(self):
-        import torch
-
-        self.versions["torch"] = torch.__version__
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        self.device = torch.cuda.get_device_name()
-        self.peak = torch.cuda.max_memory_allocated
-        return torch.device("cuda")
+        starts = {"tensorflow": engine.OnTensorFlow.start, "jax": engine.OnJax.start}
+        starts.get(keras.backend.backend(), engine.OnTorch.start)(self)
 
 
 def as_diffusers(network, kind, device, layout):

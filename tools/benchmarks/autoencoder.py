@@ -159,7 +159,7 @@ class Peer(Bench):
 
         self.torch = torch
         self.versions["diffusers"] = diffusers.__version__
-        device = self.on_torch()
+        device = self.place
         torch.manual_seed(0)
         layout = torch.channels_last if channels_last else torch.contiguous_format
         network = self.model

@@ -147,7 +147,7 @@ class Peer(Bench):
 
         self.torch = torch
         self.versions["diffusers"] = diffusers.__version__
-        self.to = self.on_torch()
+        self.to = self.place
         torch.manual_seed(0)
         layout = getattr(torch, self.layout)
         network = self.model.network

@@ -197,7 +197,7 @@ class Peer(Case):
         import torch
         import torch.nn.functional as F
 
-        to = self.on_torch()
+        to = self.place
         layout = getattr(torch, self.layout)
         layers = convolutions(self.network, case["layer"])
         wanted = reference(self.network, case["layer"], self.image)

@@ -26,6 +26,11 @@ from __future__ import annotations
 import itertools
 import time
 
+# Of every contender: none takes a device's whole memory.
+SHARED = {
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+}
 TITLE = "A DCGAN's training step"
 CASES = {
     "28x28x1": {"image_shape": (28, 28, 1), "latent_dim": 64, "batch": 64},
@@ -44,13 +49,9 @@ FRESH = "torch peer, fresh latents"
 def contenders(backends):
     """Name -> environment variables."""
     # Several processes share the device, and its memory is measured.
-    shared = {
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-    }
-    found = {PEER: shared, FRESH: shared}
+    found = {PEER: SHARED, FRESH: SHARED}
     for backend in backends:
-        variables = {"KERAS_BACKEND": backend, **shared}
+        variables = {"KERAS_BACKEND": backend, **SHARED}
         found[backend] = found[f"{backend} native"] = variables
     return found
 

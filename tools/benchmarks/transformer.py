@@ -172,7 +172,7 @@ class Peer(Bench):
 
         self.torch = torch
         self.versions["transformers"] = transformers.__version__
-        device = self.on_torch()
+        device = self.place
         kinds = {
             "gpt": transformers.GPT2LMHeadModel,
             "bert": transformers.BertForMaskedLM,

@@ -24,6 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import engine  # the other benchmark: what its workers know of the backends
+from _beside import PEER, PLAIN, SHARED
 
 TITLE = "A VAE's training step and log-likelihood"
 CASES = {
@@ -57,8 +58,6 @@ CASES = {
         "divide": 2,
     },
 }
-PEER = "torch peer"
-PLAIN = "plain JAX"
 QUALITY_BACKEND = "jax"  # of the three the fastest at batches of 20
 QUALITY_GROUPS = ("torch",)
 JUDGED = 32, 128  # images and importance samples of the task "log_likelihood"
@@ -67,11 +66,8 @@ CHUNK = 16, 64
 
 def contenders(backends):
     """Name -> environment variables."""
-    shared = {
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
-    }
-    found = {PEER: shared, **{b: {"KERAS_BACKEND": b, **shared} for b in backends}}
+    found = {b: {"KERAS_BACKEND": b, **SHARED} for b in backends}
+    found = {PEER: SHARED, **found}
     return found | ({PLAIN: found["jax"]} if "jax" in backends else {})
 
 
