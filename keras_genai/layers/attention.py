@@ -8,11 +8,10 @@ from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine.checks import check_positive
-from keras_genai.engine.initializers import Normal
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import widen
 from keras_genai.layers.dropout import Dropout
-from keras_genai.layers.image_blocks import Block
+from keras_genai.layers.normal_block import NormalBlock
 from keras_genai.layers.positions import (
     alibi_slopes,
     check_even,
@@ -79,7 +78,7 @@ def _places(first, count):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class Attention(Block):
+class Attention(NormalBlock):
     """`W_o softmax(Q K^T / sqrt(d)) V + b` (1706.03762, section 3.2.2).
 
     Q is linear in `x`, K and V in the context; without one, in `x` as well. A mask in
@@ -127,6 +126,7 @@ class Attention(Block):
     ```
     """
 
+    last = "out"
     _ARGUMENTS = (
         *("heads", "wide_scores", "use_bias", "out_bias", "kv_heads", "head_dim"),
         *("causal", "window", "qk_norm", "epsilon", "dropout", "alibi", "rotary"),
@@ -181,12 +181,6 @@ class Attention(Block):
         self.drop = None
         if dropout:
             self.drop = Dropout(dropout, **self._place("dropout"))
-
-    def _initial(self, name, zero=False):
-        std = self.out_std if name == "out" and self.out_std else self.initial_std
-        if zero or std is None:
-            return super()._initial(name, zero)
-        return Normal(std, seed=self.seed, stream=f"{self.stream}/{name}")
 
     def build(self, x_shape, context_shape=None):
         channels = x_shape[-1]

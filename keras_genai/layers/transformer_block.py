@@ -5,11 +5,11 @@ from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine.checks import check_positive
-from keras_genai.engine.initializers import Normal
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.layers.attention import Attention, normalization
 from keras_genai.layers.dropout import Dropout
 from keras_genai.layers.image_blocks import Block
+from keras_genai.layers.normal_block import NormalBlock
 
 ACTIVATIONS = {
     "relu": ops.relu,
@@ -23,7 +23,7 @@ GATED = {"swiglu": "silu", "geglu": "gelu"}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class FeedForward(Block):
+class FeedForward(NormalBlock):
     """`W_2 f(W_1 x + b_1) + b_2` at each place (1706.03762, section 3.3).
 
     With a gate `W_2 (f(W_g x + b_g) * (W_1 x + b_1)) + b_2` (2002.05202, section 2).
@@ -47,6 +47,7 @@ class FeedForward(Block):
     ```
     """
 
+    last = "dense2"
     _ARGUMENTS = (
         *("hidden_units", "activation", "use_bias", "dropout"),
         *("initial_std", "out_std"),
@@ -75,12 +76,6 @@ class FeedForward(Block):
         self.drop = None
         if dropout:
             self.drop = Dropout(dropout, **self._place("dropout"))
-
-    def _initial(self, name, zero=False):
-        std = self.out_std if name == "dense2" and self.out_std else self.initial_std
-        if zero or std is None:
-            return super()._initial(name, zero)
-        return Normal(std, seed=self.seed, stream=f"{self.stream}/{name}")
 
     def build(self, input_shape):
         self.dense1 = self._dense("dense1", self.hidden_units, self.use_bias)
@@ -261,45 +256,10 @@ class TransformerBlock(Block):
             `(B, T, C)`; then the new cache where there is a `cache_index`, then the
             probabilities.
         """
-        if self.remat and training and cache is None and not return_weights:
-            given = {"mask": mask, "context_mask": context_mask, "positions": positions}
-            tensors = (x,) if context is None else (x, context)
-            return engine.remat(
-                lambda *args: self._run(*args, **given, training=True)[0], *tensors
-            )
-        y, cache, weights = self._run(
-            x,
-            context,
-            mask,
-            context_mask,
-            positions,
-            cache,
-            cache_index,
-            context_cache,
-            return_weights,
-            training,
-        )
-        more = [cache] if cache_index is not None else []
-        more += [weights] if return_weights else []
-        return (y, *more) if more else y
-
-    def _run(
-        self,
-        x,
-        context=None,
-        mask=None,
-        context_mask=None,
-        positions=None,
-        cache=None,
-        cache_index=None,
-        context_cache=None,
-        return_weights=False,
-        training=False,
-    ):
+        shown = return_weights and not self.cross
         found = {"cache": None, "weights": None}
 
         def attend(x):
-            shown = return_weights and not self.cross
             made = self.self_attention(
                 x,
                 mask=mask,
@@ -316,7 +276,7 @@ class TransformerBlock(Block):
             found["cache"] = more.pop() if more else None
             return y
 
-        def attend_to_context(x):
+        def attend_to(x, context):
             made = self.cross_attention(
                 x,
                 context,
@@ -330,13 +290,26 @@ class TransformerBlock(Block):
             y, found["weights"] = made
             return y
 
-        x = self._residual(x, attend, self.norm1, training)
-        if self.cross:
-            x = self._residual(x, attend_to_context, self.norm_cross, training)
-        x = self._residual(
-            x, lambda y: self.feed_forward(y, training=training), self.norm2, training
-        )
-        return x, found["cache"], found["weights"]
+        def run(x, context=None):
+            x = self._residual(x, attend, self.norm1, training)
+            if self.cross:
+                x = self._residual(
+                    x, lambda y: attend_to(y, context), self.norm_cross, training
+                )
+            return self._residual(
+                x,
+                lambda y: self.feed_forward(y, training=training),
+                self.norm2,
+                training,
+            )
+
+        tensors = (x,) if context is None else (x, context)
+        if self.remat and training and cache is None and not return_weights:
+            return engine.remat(run, *tensors)
+        y = run(*tensors)
+        more = [found["cache"]] if cache_index is not None else []
+        more += [found["weights"]] if return_weights else []
+        return (y, *more) if more else y
 
     def _residual(self, x, fn, norm, training):
         y = fn(norm(x) if self.norm_first else x)

@@ -4,49 +4,14 @@ import keras
 from keras import ops
 
 from keras_genai import engine
-from keras_genai.engine.initializers import Normal
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import widen
 from keras_genai.layers import Dropout, TransformerBlock
-from keras_genai.layers.image_blocks import Block
-
-INITIAL_STD = 0.02  # of the published training
-
-
-class Normal02(Block):
-    """A block whose dense layers begin as BERT's do."""
-
-    def _initial(self, name, zero=False):
-        if zero:
-            return "zeros"
-        return Normal(INITIAL_STD, seed=self.seed, stream=f"{self.stream}/{name}")
-
-    def _table(self, name, rows, channels):
-        layer = keras.layers.Embedding(
-            rows,
-            channels,
-            embeddings_initializer=self._initial(name),
-            dtype=self.dtype_policy,
-            name=name,
-        )
-        layer.build()
-        return layer
-
-    def _layer_norm(self, name, channels, epsilon):
-        layer = keras.layers.LayerNormalization(
-            epsilon=epsilon, dtype=self.dtype_policy, name=name
-        )
-        layer.build((None, None, channels))
-        return layer
-
-    def _built_dense(self, name, inputs, units):
-        layer = self._dense(name, units)
-        layer.build((None, inputs))
-        return layer
+from keras_genai.layers.normal_block import INITIAL_STD, NormalBlock
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class BERTNetwork(Normal02):
+class BERTNetwork(NormalBlock):
     """Tokens to hidden states, and what the heads make of these.
 
     Section 3 and figure 2 of 1810.04805: the sum of the vectors of token, place and
@@ -63,6 +28,7 @@ class BERTNetwork(Normal02):
         stream: name of the place.
     """
 
+    initial_std = INITIAL_STD
     _ARGUMENTS = (
         *("vocabulary_size", "context", "depth", "hidden", "heads", "hidden_units"),
         *("token_types", "dropout", "attention_dropout", "epsilon", "remat"),

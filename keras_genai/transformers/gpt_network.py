@@ -4,12 +4,11 @@ import keras
 from keras import ops
 
 from keras_genai.engine.checks import check_positive
-from keras_genai.engine.initializers import Normal
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import widen
 from keras_genai.layers.attention import normalization
 from keras_genai.layers.dropout import Dropout
-from keras_genai.layers.image_blocks import Block
+from keras_genai.layers.normal_block import INITIAL_STD, NormalBlock
 from keras_genai.layers.positions import PositionEmbedding
 from keras_genai.layers.transformer_block import TransformerBlock
 
@@ -17,7 +16,7 @@ POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class GPTNetwork(Block):
+class GPTNetwork(NormalBlock):
     """A stack of causal transformer blocks between a table of tokens and its logits.
 
     Args:
@@ -28,6 +27,7 @@ class GPTNetwork(Block):
         stream: name of the place.
     """
 
+    initial_std = INITIAL_STD
     _ARGUMENTS = (
         *("vocabulary_size", "context", "depth", "hidden", "heads", "hidden_units"),
         *("activation", "norm", "epsilon", "positions", "theta", "kv_heads"),
@@ -74,16 +74,8 @@ class GPTNetwork(Block):
             raise ValueError(
                 f"heads must divide hidden: {heads} does not divide {hidden}."
             )
-        std = 0.02  # of GPT-2's weights; smaller where many shortcuts add up
-        self.embedding = keras.layers.Embedding(
-            vocabulary_size,
-            hidden,
-            embeddings_initializer=Normal(
-                std, seed=self.seed, stream=f"{self.stream}/embedding"
-            ),
-            dtype=self.dtype_policy,
-            name="embedding",
-        )
+        std = self.initial_std  # smaller where many shortcuts add up
+        self.embedding = self._table("embedding", vocabulary_size, hidden)
         self.position = None
         if positions in ("learned", "sinusoidal"):
             self.position = PositionEmbedding(
@@ -119,20 +111,11 @@ class GPTNetwork(Block):
         self.norm_last = normalization(norm, epsilon, self.dtype_policy, "norm")
         self.head = None
         if not tied:
-            self.head = keras.layers.Dense(
-                vocabulary_size,
-                use_bias=False,
-                kernel_initializer=Normal(
-                    std, seed=self.seed, stream=f"{self.stream}/head"
-                ),
-                dtype=self.dtype_policy,
-                name="head",
-            )
+            self.head = self._dense("head", vocabulary_size, use_bias=False)
         self.build()
 
     def build(self, input_shape=None):
         shape = (None, None, self.hidden)
-        self.embedding.build((None, None))
         for layer in (*self.blocks, self.norm_last):
             layer.build(shape)
         if self.head is not None:

@@ -5,16 +5,15 @@ import math
 import keras
 from keras import ops
 
-from keras_genai.engine.initializers import Normal
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import widen
 from keras_genai.layers import Dropout, TransformerBlock
-from keras_genai.layers.image_blocks import Block
+from keras_genai.layers.normal_block import NormalBlock
 from keras_genai.layers.positions import PositionEmbedding
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class Seq2SeqNetwork(Block):
+class Seq2SeqNetwork(NormalBlock):
     """A source's tokens and a target's, to the logits of the target's next ones.
 
     Figure 1 of 1706.03762. One table of vectors is that of both languages and of the
@@ -60,17 +59,8 @@ class Seq2SeqNetwork(Block):
         given = locals()
         for name in self._ARGUMENTS:
             setattr(self, name, given[name])
-        self.table = keras.layers.Embedding(
-            vocabulary_size,
-            hidden,
-            # Scaled up, the vectors have the size of the positions'.
-            embeddings_initializer=Normal(
-                hidden**-0.5, seed=self.seed, stream=f"{self.stream}/table"
-            ),
-            dtype=self.dtype_policy,
-            name="table",
-        )
-        self.table.build()
+        self.initial_std = hidden**-0.5  # scaled up, as large as the positions'
+        self.table = self._table("table", vocabulary_size, hidden)
         self.places = PositionEmbedding(
             context, hidden, positions, **self._place("places")
         )
@@ -84,8 +74,8 @@ class Seq2SeqNetwork(Block):
         ]
         self.encoder_norm = self.decoder_norm = None
         if norm_first:
-            self.encoder_norm = self._last_norm("encoder_norm")
-            self.decoder_norm = self._last_norm("decoder_norm")
+            self.encoder_norm = self._layer_norm("encoder_norm", hidden, epsilon)
+            self.decoder_norm = self._layer_norm("decoder_norm", hidden, epsilon)
         self.bias = None
         if logits_bias:
             # Published networks hold one that was never trained here or there.
@@ -117,13 +107,6 @@ class Seq2SeqNetwork(Block):
         shape = (None, None, hidden)
         block.build(shape, shape if cross else None)
         return block
-
-    def _last_norm(self, name):
-        layer = keras.layers.LayerNormalization(
-            epsilon=self.epsilon, dtype=self.dtype_policy, name=name
-        )
-        layer.build((None, None, self.hidden))
-        return layer
 
     def embedded(self, tokens, first=0, training=False):
         """Vectors with their places: `(B, T)` -> `(B, T, C)`.

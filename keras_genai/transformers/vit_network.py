@@ -9,8 +9,8 @@ from keras import ops
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import widen
 from keras_genai.layers import Dropout, TransformerBlock
+from keras_genai.layers.normal_block import INITIAL_STD, NormalBlock
 from keras_genai.layers.positions import sinusoidal_grid
-from keras_genai.transformers.bert_network import INITIAL_STD, Normal02
 
 POSITIONS = ("learned", "sinusoidal", "rotary")
 ROTARY_BASE = 100.0  # of small grids: 2403.13298, section 3.2
@@ -77,8 +77,10 @@ def grid_places(grid, class_token):
     return np.concatenate([first, places]).astype("int32")
 
 
-class _Grid(Normal02):
+class _Grid(NormalBlock):
     """What the encoder and the decoder share: a table of places, and blocks."""
+
+    initial_std = INITIAL_STD
 
     def _positions(self, name, tokens, dim, sinusoidal):
         if not sinusoidal:
