@@ -17,13 +17,9 @@ import dataclasses
 import functools
 import hashlib
 import json
-import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 import types
-import xml.etree.ElementTree as ET
 from collections.abc import Callable
 
 import keras
@@ -224,6 +220,15 @@ def policy(name):
         keras.config.set_dtype_policy(old)
 
 
+def _jax_float64():
+    """JAX has float64 only where it is asked for."""
+    if BACKEND != "jax":
+        return contextlib.nullcontext()
+    import jax
+
+    return jax.enable_x64(True)
+
+
 @contextlib.contextmanager
 def float64():
     """All in float64, and then the old types."""
@@ -232,7 +237,7 @@ def float64():
     rounded, old = dtypes.BIT64_TO_BIT32_DTYPE, keras.config.floatx()
     keras.config.set_floatx("float64")
     try:
-        with pytest.MonkeyPatch.context() as patch, policy("float64"):
+        with pytest.MonkeyPatch.context() as patch, policy("float64"), _jax_float64():
             patch.setitem(rounded, "float64", "float64")
             yield
     finally:
@@ -394,36 +399,6 @@ def gradient_errors(model, data, prepare=None):
     without_branches(model, always=True)
     model.train_step((*data, None))
     return errors
-
-
-@functools.cache
-def _x64_outcomes(path):
-    """The gradient checks of a test file in a child, where JAX has float64.
-
-    Returns:
-        dict class name -> what went wrong (empty: nothing).
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        report = pathlib.Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-k", "test_gradients"]
-        command += ["-p", "no:cacheprovider", f"--junitxml={report}", str(path)]
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**os.environ, "KERAS_BACKEND": BACKEND, "JAX_ENABLE_X64": "1"},
-            capture_output=True,
-            text=True,
-        )
-        assert report.exists(), done.stdout + done.stderr
-        cases = ET.parse(report).getroot().iter("testcase")
-        return {
-            case.get("classname").rpartition(".")[2]: "\n".join(
-                part.text or part.get("message") or part.tag
-                for part in case
-                if part.tag in ("failure", "error")
-            )
-            for case in cases
-        }
 
 
 # The battery
@@ -755,14 +730,8 @@ class Battery:
     def test_mixed_bfloat16(self):
         self._check_mixed("mixed_bfloat16")
 
-    def test_gradients(self, request):
+    def test_gradients(self):
         """Gradients agree with float64 central differences, penalties included."""
-        if BACKEND == "jax" and os.environ.get("JAX_ENABLE_X64") != "1":
-            outcome = _x64_outcomes(request.node.path)
-            wrong = outcome[request.node.getparent(pytest.Class).name]
-            if wrong:
-                pytest.fail(f"in a child with JAX_ENABLE_X64=1:\n{wrong}")
-            return
         with float64():
             model = self.runs.fresh(run_eagerly=True)
             data = rows(self.runs.data, 0, BATCH)

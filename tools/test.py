@@ -4,12 +4,13 @@
     python tools/test.py --backend jax
     python tools/test.py --backend torch tests/gans -k projection
 
-Makes or reuses `.venv` with all three backends, then runs: ruff; `pytest` once for
-each backend in a process of its own; a training run in `.venv-torch`, where no other
-backend can be imported; and one where nothing is installed but this package's wheel
-with JAX; and the tutorials, shortened. With arguments for pytest,
-only those tests. Ends with one line such as `412 passed, 0 failed, 3 skipped`, summed
-over all runs; the exit status is 0 only if nothing failed.
+Makes or reuses `.venv` with all three backends, then runs: ruff; `pytest` for each
+backend, the largest folders of tests in processes of their own; a training run in
+`.venv-torch`, where no other backend can be imported; and one where nothing is
+installed but this package's wheel with JAX; and the tutorials, shortened. With
+arguments for pytest, only those tests. Ends with one line such as
+`412 passed, 0 failed, 3 skipped`, summed over all runs; the exit status is 0 only if
+nothing failed.
 """
 
 from __future__ import annotations
@@ -32,6 +33,17 @@ ROOT = environment.ROOT
 # Where one backend is installed and no other, and what that takes. (JAX alone is what
 # `wheel_check.py` installs.)
 SINGLE_BACKEND = {"torch": ("torch", "keras")}
+# Folders of tests that have a process of their own; the others share one. A process
+# keeps what it compiled: all tests in one need more maps of memory than Linux gives,
+# and more memory than a small machine has.
+LARGE_FOLDERS = ("diffusion", "transformers", "vaes", "gans", "layers")
+# Most of JAX's time goes into compiling thousands of tiny programs, each of which runs
+# a few times: a third of it without the costly passes.
+QUICK_COMPILATION = (
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_use_fusion_emitters=false",
+)
 # pytest's options that read what its cache of the last run holds.
 CACHE_OPTIONS = {"--lf", "--last-failed", "--ff", "--failed-first", "--nf"}
 CACHE_OPTIONS |= {"--new-first", "--sw", "--stepwise"}
@@ -90,7 +102,8 @@ def main() -> int:
         if not pytest_arguments:
             steps += ruff_steps(python)
         steps += [
-            pytest_step(python, backend, pytest_arguments, Path(folder), options.jobs)
+            pytest_step(python, backend, what, arguments, Path(folder), options.jobs)
+            for what, arguments in parts(pytest_arguments)
             for backend in backends
         ]
         steps += [single_backend_step(alone[name], name) for name in alone]
@@ -160,11 +173,25 @@ def ruff_steps(python: Path) -> list[Step]:
     ]
 
 
+def parts(arguments: list[str]) -> list[tuple[str, list[str]]]:
+    """What to call each run of pytest on a backend, and its arguments."""
+    if arguments:
+        return [("pytest", arguments)]
+    rest = [f"--ignore=tests/{name}" for name in LARGE_FOLDERS]
+    large = [(f"tests/{name}", [f"tests/{name}"]) for name in LARGE_FOLDERS]
+    return [*large, ("the other tests", ["tests", *rest])]
+
+
 def pytest_step(
-    python: Path, backend: str, arguments: list[str], folder: Path, jobs: int
+    python: Path,
+    backend: str,
+    what: str,
+    arguments: list[str],
+    folder: Path,
+    jobs: int,
 ) -> Step:
-    """All tests (or those the arguments choose) on one backend."""
-    report = folder / f"{backend}.xml"
+    """The tests that the arguments choose, on one backend."""
+    report = folder / f"{backend} {what.replace('/', ' ')}.xml"
     command = [str(python), "-m", "pytest", "-q", "-rs", "--durations=10"]
     command += ["--durations-min=5", f"--junitxml={report}"]
     # Backends that run at once would write over each other's cache.
@@ -174,13 +201,17 @@ def pytest_step(
     # Tests build the same small models again and again: XLA compiles each once.
     variables |= {
         "JAX_COMPILATION_CACHE_DIR": str(folder / "jax"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
+    flags = [os.environ.get("XLA_FLAGS", ""), *QUICK_COMPILATION]
     if jobs > 1:
-        variables |= thread_limits(max(1, (os.cpu_count() or 1) // jobs))
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        variables |= thread_limits(threads)
+        flags += ["--xla_cpu_multi_thread_eigen=false"] * (threads == 1)
+    variables["XLA_FLAGS"] = " ".join(flags).strip()
     return Step(
-        f"pytest on {backend}",
-        command + (arguments or ["tests"]),
+        f"{what} on {backend}",
+        command + arguments,
         lambda status: count_report(report, status),
         variables,
     )
@@ -217,16 +248,12 @@ def notebook_steps(python: Path, backends: list[str]) -> list[Step]:
 
 def thread_limits(threads: int) -> dict[str, str]:
     """The variables that hold each backend to so many threads."""
-    limits = {
+    return {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "TF_NUM_INTRAOP_THREADS": str(threads),
         "TF_NUM_INTEROP_THREADS": str(threads),
     }
-    if threads == 1:
-        given = os.environ.get("XLA_FLAGS", "")
-        limits["XLA_FLAGS"] = f"{given} --xla_cpu_multi_thread_eigen=false".strip()
-    return limits
 
 
 def run(steps: list[Step], jobs: int) -> Counts:

@@ -1,9 +1,5 @@
 """Samplers against data whose score is known: orders, distributions, the loop."""
 
-import os
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -12,7 +8,7 @@ from scipy.integrate import solve_ivp
 
 from keras_genai import engine
 from keras_genai.diffusion import samplers, schedules
-from tests.conformance import BACKEND, ROOT, float64
+from tests.conformance import BACKEND, float64
 from tests.diffusion.mixture import LINE, PLANE
 
 VP = schedules.Continuous("linear")
@@ -76,29 +72,9 @@ def run(sampler, denoise, x, noise=None):
     return engine.jit(lambda x: sampler(denoise, x, noise))(ops.convert_to_tensor(x))
 
 
-def in_float64(request, test):
-    """Runs `test()` in float64; on JAX in a child where there is such a type."""
-    if BACKEND != "jax" or os.environ.get("JAX_ENABLE_X64") == "1":
-        with float64():
-            test()
-        return
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-            *("-k", request.node.originalname, str(request.node.path)),
-        ],
-        cwd=ROOT,
-        env={**os.environ, "KERAS_BACKEND": BACKEND, "JAX_ENABLE_X64": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
-
-
-def test_orders(request):
+def test_orders():
     """The global error falls at the order of the theory."""
-
-    def test():
+    with float64():
         start = np.linspace(-2.0, 2.0, 5)[:, None]
         wrong = []
         for name, options, schedule, spacing, order in ORDERS:
@@ -117,8 +93,6 @@ def test_orders(request):
             if not abs(slope - order) < 0.2:
                 wrong.append((name, options, order, slope, errors))
         assert not wrong, wrong
-
-    in_float64(request, test)
 
 
 # By distribution
