@@ -505,6 +505,13 @@ class Runs:
             return model, train(model, self.data, 0, STEPS)
 
 
+def release(runs):
+    """Forgets what cached properties hold."""
+    for name, item in vars(type(runs)).items():
+        if isinstance(item, functools.cached_property):
+            runs.__dict__.pop(name, None)
+
+
 class Saved:
     """A model's file with what it should hold."""
 
@@ -541,6 +548,12 @@ class Battery:
     prepare_gradients: Callable | None
     value_range: tuple
     sample_dtype: str
+
+    @pytest.fixture(scope="class", autouse=True)
+    def _release(self):
+        """The models of a battery go with its last check."""
+        yield
+        release(self.runs)
 
     @pytest.fixture(autouse=True)
     def _skip_exceptions(self, request):

@@ -1,11 +1,24 @@
 """What every test run begins with, and what it starts once."""
 
 import contextlib
+import gc
 
+import keras
 import pytest
 
 # So that a failed assertion in the battery shows the values it compared.
 pytest.register_assert_rewrite("tests.conformance", "tests.processes")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """What a module's tests compiled goes with it: else it adds up to gigabytes."""
+    yield
+    if keras.backend.backend() == "jax":
+        import jax
+
+        jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

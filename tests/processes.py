@@ -31,7 +31,7 @@ import pytest
 
 from keras_genai import engine
 from tests import conformance
-from tests.conformance import BACKEND, assert_golden, host
+from tests.conformance import BACKEND, assert_golden, host, release
 from tests.train_on_devices import ROOT, WAYS, run
 
 # Twenty kills are run by KG_KILLS=20; every test run does a few.
@@ -281,6 +281,12 @@ class Battery(OnDevices):
     methods: dict
     onnx: tuple | None
     exceptions: dict
+
+    @pytest.fixture(scope="class", autouse=True)
+    def _release(self):
+        """The models of a battery go with its last check."""
+        yield
+        release(self.runs)
 
     @pytest.fixture(autouse=True)
     def _skip_exceptions(self, request):

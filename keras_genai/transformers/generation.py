@@ -155,7 +155,7 @@ def beam_search(
         valid: bool `(B, L)`, False where a prompt is padded.
         prompt: P, the number of places before the first new token.
         beams: K.
-        length_penalty: over 0 prefers longer texts.
+        length_penalty: over 0 prefers longer texts; may be a tensor.
         early_stopping: True ends a row as soon as K beams have ended; `"never"` only
             when no beam can become better, whatever its length.
         stops: ids that end a text.
@@ -164,6 +164,7 @@ def beam_search(
     Returns:
         `(tokens, scores)`: int32 `(B, K, L)` and float32 `(B, K)`, the best first.
     """
+    length_penalty = ops.convert_to_tensor(length_penalty, "float32")
     batch, length = ops.shape(tokens)
     size, count = logits.shape[-1], length - prompt
     keep = min(max(2, 1 + len(stops)) * beams, beams * size)
@@ -211,8 +212,9 @@ def beam_search(
         finished = gathered(ops.concatenate([finished, found], 1), places)
         # Whether a row can become better.
         reach = ops.cast(i + 1, "float32")
-        if early_stopping == "never" and length_penalty > 0.0:
-            reach = ops.cast(count, "float32")
+        if early_stopping == "never":
+            longest = ops.cast(count, "float32")
+            reach = ops.where(length_penalty > 0.0, longest, reach)
         possible = ongoing[:, :1] / reach**length_penalty
         worst = ops.min(ended_scores, axis=1, keepdims=True)
         worst = ops.where(finished, worst, -1e9)

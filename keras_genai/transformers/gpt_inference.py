@@ -115,10 +115,11 @@ class GPTInference(GPTWriting):
     def export_signatures(self):
         """What `export` writes: name -> (function, its inputs); the first serves.
 
-        - `generate`: `tokens (batch, length)`, filled up behind, `lengths (batch,)` and
-          `seed` -> `tokens (batch, context)`, moved to the right so that all prompts
-          end at the same place: the whole loop with its cache, drawn at temperature 1
-          until each row has its `stop_token` or the context is full.
+        - `generate`: `tokens (batch, length)`, filled up behind, `lengths (batch,)`,
+          `seed`, `temperature` (0: the most probable token) and `top_p` (1: all tokens)
+          -> `tokens (batch, context)`, moved to the right so that all prompts end at
+          the same place: the whole loop with its cache, until each row has its
+          `stop_token` or the context is full.
         - `score`: `tokens (batch, length)` -> `log_probabilities (batch, length - 1)`.
         - `embed`: `tokens` and `lengths` -> `vectors (batch, C)`.
         - `logits`: `tokens` -> `logits (batch, length, V)`.
@@ -126,13 +127,22 @@ class GPTInference(GPTWriting):
         tokens = ("tokens", (None, None), "int32")
         lengths = ("lengths", (None,), "int32")
 
-        def generate(tokens, lengths, seed):
+        def generate(tokens, lengths, seed, temperature, top_p):
             key = random.key(seed, "generate/tokens")
-            made = self.write(tokens, lengths, self.context, ("sample", Rules()), key)
+            # At so low a temperature a draw is the largest logit.
+            numbers = (ops.maximum(temperature, 1e-6), top_p, None, None)
+            plan = ("sample", Rules(top_p=1.0).bound(numbers))
+            made = self.write(tokens, lengths, self.context, plan, key)
             return {"tokens": made}
 
         return {
-            "generate": (generate, [tokens, lengths, ("seed", (), "int32")]),
+            "generate": (
+                generate,
+                [
+                    *(tokens, lengths, ("seed", (), "int32")),
+                    *(("temperature", (), "float32"), ("top_p", (), "float32")),
+                ],
+            ),
             "score": (
                 lambda tokens: {"log_probabilities": self._scores(tokens)},
                 [tokens],

@@ -10,6 +10,9 @@ from keras_genai.transformers.prompts import Prompts, stop_tokens
 from keras_genai.transformers.rules import Rules
 from keras_genai.transformers.written import Written
 
+# The ways to write whose first argument is a number.
+NUMBERED = ("beam", "contrastive")
+
 
 class GPTWriting:
     """The part of `GPT` that writes."""
@@ -144,7 +147,7 @@ class GPTWriting:
                     "early_stopping must be True, False or 'never'; got "
                     f"{early_stopping!r}."
                 )
-            return "beam", rules, beam_size, float(length_penalty), early_stopping
+            return "beam", rules, float(length_penalty), beam_size, early_stopping
         if contrastive is not None:
             speculative.check_contrastive(contrastive, rules)
             return "contrastive", rules, float(contrastive)
@@ -159,22 +162,31 @@ class GPTWriting:
         size = min(batch_size, len(tokens))
         padded = bool(np.any(lengths < tokens.shape[1]))
         key = np.array(random.key(seed, "generate/tokens"), "int32")
+        kind, rules, *how = plan
+        # Only what changes the graph is compiled anew.
+        inputs = [key, rules.numbers]
+        if kind in NUMBERED:
+            inputs.append(np.float32(how[0]))
+            how = how[1:]
 
-        def run(key, first, tokens, lengths):
-            key = (key[0], key[1])
+        def run(key, numbers, *rest):
+            given = (rest[0],) if kind in NUMBERED else ()
+            first, tokens, lengths = rest[len(given) :]
+            plan = (kind, rules.bound(numbers), *given, *how)
             lengths = lengths if padded else None
+            key = (key[0], key[1])
             return self.write(tokens, lengths, prompts.length, plan, key, first)
 
         variables = self.sampling_variables()
         if plan[0] == "draft":
             variables = [*variables, *plan[2].sampling_variables()]
         batches = self.stream(
-            ("generate", size, padded, prompts.length, *plan),
+            ("generate", size, padded, prompts.length, kind, rules.form, *how),
             run,
             variables,
             [tokens, lengths],
             size,
-            constants=[key],
+            constants=inputs,
             numbered=True,
             verbose=verbose,
         )
@@ -222,7 +234,7 @@ class GPTWriting:
         logits = self.network.logits(x[:, -1])
         state = (cache, self._state(seen, prompt, padded))
         if kind == "beam":
-            beams, penalty, early = how
+            penalty, beams, early = how
             found, _ = generation.beam_search(
                 self.step_of(prompt),
                 rules,

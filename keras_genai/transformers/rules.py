@@ -1,12 +1,17 @@
 """What is done to the logits of a next token before one is chosen."""
 
+import copy
 import dataclasses
+import functools
 
+import numpy as np
 from keras import ops
 
 from keras_genai.engine.checks import check_positive
 
 MINUS = -1e30  # of a token that is ruled out: finite, so that a softmax stays finite
+# The rules that are numbers: they can be the inputs of a compiled function.
+NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,13 +67,35 @@ class Rules:
 
     @property
     def greedy(self):
-        return self.temperature == 0
+        return "temperature" not in self.form
 
     @property
     def restricts(self):
         """The names of the arguments that leave some tokens out of a draw."""
         names = ("top_k", "top_p", "min_p")
         return [name for name in names if getattr(self, name) is not None]
+
+    @functools.cached_property
+    def form(self):
+        """What the graph follows from: which rules there are, and their sizes."""
+        names = [name for name in NUMBERS if getattr(self, name) is not None]
+        if self.temperature == 0:
+            names.remove("temperature")
+        if self.repetition_penalty == 1:
+            names.remove("repetition_penalty")
+        return (*names, ("top_k", self.top_k), ("no_repeat", self.no_repeat_ngram))
+
+    @property
+    def numbers(self):
+        """The values of `NUMBERS`, float32 `(4,)`; 0 for a rule that there is not."""
+        return np.array([getattr(self, name) or 0 for name in NUMBERS], "float32")
+
+    def bound(self, numbers):
+        """The same rules with tensors `(4,)` for `numbers`, which are not checked."""
+        rules = copy.copy(self)
+        values = {name: numbers[i] for i, name in enumerate(NUMBERS)}
+        rules.__dict__.update(values, form=self.form)  # the form is of the old ones
+        return rules
 
     def penalized(self, logits, tokens, seen):
         """The logits with what depends on the tokens before.
@@ -78,7 +105,7 @@ class Rules:
             tokens: int32 `(R, L)`.
             seen: bool `(R, L)`: which of them count.
         """
-        if self.repetition_penalty != 1.0:
+        if "repetition_penalty" in self.form:
             logits = penalize_repetition(logits, tokens, seen, self.repetition_penalty)
         if self.no_repeat_ngram is not None:
             logits = forbid_ngrams(logits, tokens, seen, self.no_repeat_ngram)
@@ -86,13 +113,13 @@ class Rules:
 
     def restricted(self, logits):
         """The logits at the temperature, of the tokens that may be drawn."""
-        if not self.greedy and self.temperature != 1.0:
+        if not self.greedy:
             logits = logits / self.temperature
         if self.top_k is not None:
             logits = keep_top_k(logits, self.top_k)
-        if self.top_p is not None:
+        if "top_p" in self.form:
             logits = keep_top_p(logits, self.top_p)
-        if self.min_p is not None:
+        if "min_p" in self.form:
             logits = keep_min_p(logits, self.min_p)
         return logits
 

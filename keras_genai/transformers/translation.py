@@ -147,10 +147,10 @@ class Translation:
                 "early_stopping must be True, False or 'never'; got "
                 f"{early_stopping!r}."
             )
-        how = (beam_size, float(length_penalty), early_stopping, max_length)
+        how = (beam_size, early_stopping, max_length)
 
-        def run(source):
-            return self.write(source, *how)
+        def run(length_penalty, source):
+            return self.write(source, length_penalty, *how)
 
         batches = self.stream(
             ("translate", min(batch_size, len(sources)), *how),
@@ -158,6 +158,7 @@ class Translation:
             self.network.variables,
             [sources],
             min(batch_size, len(sources)),
+            constants=[np.float32(length_penalty)],
             verbose=verbose,
         )
         made = np.concatenate([rows[:count] for _, count, rows in batches])
@@ -177,7 +178,7 @@ class Translation:
         """See `translate`."""
         return self.translate(sources, **options)
 
-    def write(self, source, beams, length_penalty, early_stopping, max_length):
+    def write(self, source, length_penalty, beams, early_stopping, max_length):
         """Translations in the graph: int32 `(B, S)` -> `(B, 1 + max_length)`."""
         network = self.network
         batch = ops.shape(source)[0]
@@ -303,7 +304,7 @@ class Translation:
         """
 
         def translate(tokens):
-            how = (4, 0.6, False, self.context - 1)
+            how = (0.6, 4, False, self.context - 1)
             return {"tokens": self.write(tokens, *how)}
 
         def score(source, target):

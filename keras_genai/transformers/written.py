@@ -42,31 +42,33 @@ class Written:
         prompt, length = tokens.shape[1], self.prompts.length
         fill = model.fill_token
 
-        def sampler(key):
+        def sampler(key, numbers):
             valid = ops.ones((1, length), "bool")
             return generation.Sampler(
-                *(model.step_of(prompt), rules, prompt, valid, (key[0], key[1])),
+                *(model.step_of(prompt), rules.bound(numbers), prompt),
+                *(valid, (key[0], key[1])),
                 stops=stop_tokens(model),
                 pad=fill,
             )
 
-        def begin(key, tokens):
+        def begin(key, numbers, tokens):
             x, cache = model.prefill(tokens, None, False, length)
             room = ops.full((1, length - prompt), fill, "int32")
             whole = ops.concatenate([tokens, room], axis=1)
             logits = model.network.logits(x[:, -1])
-            return flat(sampler(key).begin(logits, whole, (cache, ())))
+            return flat(sampler(key, numbers).begin(logits, whole, (cache, ())))
 
-        def advance(key, *state):
+        def advance(key, numbers, *state):
             i, token, done, whole, *cache = state
             pairs = zip(cache[::2], cache[1::2], strict=True)
             state = (i, token, done, whole, (tuple(pairs), ()))
-            return flat(sampler(key).advance(state))
+            return flat(sampler(key, numbers).advance(state))
 
-        how = ("written", prompt, length, rules)
+        how = ("written", prompt, length, rules.form)
         begin, advance = self._compiled(how, begin), self._compiled(how, advance)
-        key = ops.convert_to_tensor(np.array(key, "int32"))
-        state = begin(key, ops.convert_to_tensor(tokens))
+        how = (np.array(key, "int32"), rules.numbers)
+        how = [ops.convert_to_tensor(x) for x in how]
+        state = begin(*how, ops.convert_to_tensor(tokens))
         pieces, written = self.prompts.pieces(self.ends), []
         while True:
             written.append(int(engine.to_host(state[1])[0]))
@@ -74,7 +76,7 @@ class Written:
             yield from pieces.add(written[-1], done)
             if done or pieces.ended:
                 break
-            state = advance(key, *state)
+            state = advance(*how, *state)
         row = np.concatenate([tokens[0], np.array(written, "int32")])
         self.result = self.prompts.result(row[None], self.ends)
 

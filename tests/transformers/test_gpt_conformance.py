@@ -41,7 +41,12 @@ TestGPTProcesses = processes.battery(
     lambda: kg.GPT(**TINY, context=20, dropout=0.1, ema_decay=0.9, seed=3),
     tokens("gpt processes"),
     compile=lambda: {"optimizer": keras.optimizers.Adam(1e-3)},
-    ranges={"tokens": (0, V), "lengths": (1, 3)},
+    ranges={
+        "tokens": (0, V),
+        "lengths": (1, 3),
+        "temperature": (0.5, 1.5),
+        "top_p": (0.5, 1.0),
+    },
     sizes=(2, 5),
     methods={
         "score": lambda model, tokens: model.score(tokens),
