@@ -13,7 +13,7 @@ def dense_layers(network):
     return [layer for layer in found if isinstance(layer, keras.layers.Dense)]
 
 
-def enable(network, rank, targets, alpha=None, seed=0):
+def enable(network, rank, targets, alpha=None, seed=0, also=()):
     """Freezes a network but for `alpha / rank * A B` beside the kernels of some layers.
 
     A begins uniform as He's, from the seed, and B at zero, so that the network begins
@@ -25,6 +25,7 @@ def enable(network, rank, targets, alpha=None, seed=0):
         targets: names of dense layers.
         alpha: their scale; by default the rank.
         seed: integer, the model's.
+        also: names of layers that train as a whole beside them.
 
     Raises:
         ValueError: no layer has one of the names, or there are such changes already.
@@ -40,8 +41,13 @@ def enable(network, rank, targets, alpha=None, seed=0):
             f"targets must be names of dense layers, of {', '.join(sorted(names))}; "
             f"got {', '.join(unknown) or 'none'}."
         )
+    kept = [layer for layer in network._flatten_layers() if layer.name in also]
+    absent = sorted(set(also) - {layer.name for layer in kept})
+    if absent:
+        raise ValueError(f"also: there is no layer {', '.join(absent)}.")
+    kept = {id(v) for layer in kept for v in layer.trainable_variables}
     for variable in network.trainable_variables:
-        variable.trainable = False
+        variable.trainable = id(variable) in kept
     for i, layer in enumerate(layers):
         if layer.name in targets:
             stream = f"lora/{i}/{layer.name}"

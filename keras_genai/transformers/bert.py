@@ -18,6 +18,7 @@ from keras_genai.transformers.bert_inference import BERTInference, parts_of
 from keras_genai.transformers.bert_network import BERTNetwork
 from keras_genai.transformers.checks import check_rate, check_tokens, row_of
 from keras_genai.transformers.masking import mask_tokens, word_numbers, word_table
+from keras_genai.transformers.tuning import Tuning
 
 # Layers, channels, heads: base and large of 1810.04805, the others of 1908.08962.
 SIZES = {
@@ -33,7 +34,7 @@ SPECIAL = (0, 101, 102, 103)  # and its [PAD], [CLS], [SEP] and [MASK]
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class BERT(BERTInference, engine.GenerativeModel):
+class BERT(Tuning, BERTInference, engine.GenerativeModel):
     """BERT (1810.04805), weight for weight with transformers'.
 
     `fit` learns by hidden words, and with `next_sentence` by whether a second sentence

@@ -4,6 +4,7 @@ import numpy as np
 from keras import ops
 
 from keras_genai.engine.precision import widen
+from keras_genai.layers import lora
 from keras_genai.transformers.checks import check_tokens
 
 PARTS = ("tokens", "token_types", "mask", "words")
@@ -179,17 +180,20 @@ class BERTInference:
 
         return bert.load(cls, source, subfolder, variant, **arguments)
 
-    def save_pretrained(self, folder, dtype="float32"):
+    def save_pretrained(self, folder, dtype="float32", max_shard_size="50GB"):
         """Writes the model, and its tokenizer, in transformers' layout.
 
         Args:
             folder: it is made; the files of those names in it are replaced.
             dtype: of the weights' file: `"float32"`, `"float16"`, `"bfloat16"` or
                 `"float64"`.
+            max_shard_size: `"5GB"`, `"200MB"` or a number of bytes: larger weights are
+                written in several files beside an index.
         """
         from keras_genai.weights import bert
 
-        bert.save(self, folder, dtype)
+        lora.check_merged(self.network)
+        bert.save(self, folder, dtype, max_shard_size)
 
 
 def parts_of(x):

@@ -21,6 +21,7 @@ from keras_genai.losses.reduction import weighted_mean
 from keras_genai.transformers.checks import check_rate, check_tokens, row_of
 from keras_genai.transformers.gpt_inference import GPTInference
 from keras_genai.transformers.gpt_network import GPTNetwork
+from keras_genai.transformers.tuning import Tuning
 
 # Blocks, channels, heads: table 2 of "Language models are unsupervised multitask
 # learners" (2019), with the heads of its code.
@@ -35,7 +36,7 @@ STOP = 50_256  # <|endoftext|>
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class GPT(GPTInference, engine.GenerativeModel):
+class GPT(Tuning, GPTInference, engine.GenerativeModel):
     """A language model that learns the next token, weight for weight GPT-2 or Llama.
 
     `fit(tokens)` takes token ids `(N, T)` and minimises the mean negative
@@ -274,42 +275,6 @@ class GPT(GPTInference, engine.GenerativeModel):
             "bits_per_token": logs["loss"] / math.log(2.0),
         }
 
-    # Fine-tuning of few weights
-
-    def enable_lora(self, rank, targets=("query", "value"), alpha=None):
-        """Trains low-rank changes of some dense layers, and nothing else (2106.09685).
-
-        Call `compile` afterwards. `merge_lora` makes the changes part of the weights.
-
-        Args:
-            rank: of the changes `alpha / rank * A B`.
-            targets: names of dense layers: of `"query"`, `"key"`, `"value"`, `"out"`,
-                `"dense1"`, `"gate"`, `"dense2"` and `"head"`.
-            alpha: their scale; by default the rank.
-        """
-        lora.enable(self.network, rank, targets, alpha, self.seed)
-        self._forget_compiled()
-
-    def merge_lora(self):
-        """Adds the low-rank changes to the weights, all of which train again.
-
-        Call `compile` afterwards, to train them.
-        """
-        lora.merge(self.network)
-        self._forget_compiled()
-
-    def _forget_compiled(self):
-        """An optimizer and functions of other weights than there are now."""
-        self.compiled = False
-        self.optimizer = None
-        self.train_function = self.test_function = None
-        self.__dict__.pop("__jitted", None)
-
-    def save(self, *args, **kwargs):
-        """See `keras.Model.save`; with LoRA, merge before."""
-        lora.check_merged(self.network)
-        super().save(*args, **kwargs)
-
     # Configuration and files
 
     def get_config(self):
@@ -355,13 +320,15 @@ class GPT(GPTInference, engine.GenerativeModel):
 
         return gpt.load(cls, source, subfolder, variant, **arguments)
 
-    def save_pretrained(self, folder, dtype="float32"):
+    def save_pretrained(self, folder, dtype="float32", max_shard_size="50GB"):
         """Writes the weights as transformers reads them: GPT-2, or Llama.
 
         Args:
             folder: path, made if need be; the model's files in it are replaced.
             dtype: of the weights' file: `"float32"`, `"float16"`, `"bfloat16"` or
                 `"float64"`.
+            max_shard_size: `"5GB"`, `"200MB"` or a number of bytes: larger weights are
+                written in several files beside an index.
 
         Raises:
             ValueError: transformers has no such network.
@@ -370,4 +337,4 @@ class GPT(GPTInference, engine.GenerativeModel):
         from keras_genai.weights import gpt
 
         lora.check_merged(self.network)
-        gpt.save(self, folder, dtype)
+        gpt.save(self, folder, dtype, max_shard_size)

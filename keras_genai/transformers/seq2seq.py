@@ -13,6 +13,7 @@ from keras_genai.losses.reduction import weighted_mean
 from keras_genai.transformers.checks import check_rate, check_tokens, row_of
 from keras_genai.transformers.seq2seq_network import Seq2SeqNetwork
 from keras_genai.transformers.translation import Translation
+from keras_genai.transformers.tuning import Tuning
 
 # Table 3 of 1706.03762: layers, channels, heads, channels inside, dropout.
 SIZES = {"base": (6, 512, 8, 2048, 0.1), "big": (6, 1024, 16, 4096, 0.3)}
@@ -51,7 +52,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class Translator(Translation, engine.GenerativeModel):
+class Translator(Tuning, Translation, engine.GenerativeModel):
     """The encoder-decoder of 1706.03762, and Marian's weight for weight.
 
     `fit({"source": ids, "target": ids})` takes two arrays of token ids, filled up with

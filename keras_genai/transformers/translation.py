@@ -5,6 +5,7 @@ from keras import ops, tree
 
 from keras_genai import engine
 from keras_genai.engine.checks import check_positive
+from keras_genai.layers import lora
 from keras_genai.transformers import generation
 from keras_genai.transformers.checks import check_tokens
 from keras_genai.transformers.rules import MINUS, Rules
@@ -342,17 +343,20 @@ class Translation:
 
         return marian.load(cls, source, subfolder, variant, **arguments)
 
-    def save_pretrained(self, folder, dtype="float32"):
+    def save_pretrained(self, folder, dtype="float32", max_shard_size="50GB"):
         """Writes the model, and its tokenizer, as a `MarianMTModel`.
 
         Args:
             folder: it is made; the files of those names in it are replaced.
             dtype: of the weights' file: `"float32"`, `"float16"`, `"bfloat16"` or
                 `"float64"`.
+            max_shard_size: `"5GB"`, `"200MB"` or a number of bytes: larger weights are
+                written in several files beside an index.
 
         Raises:
             ValueError: for another dtype, or a network that Marian has not.
         """
         from keras_genai.weights import marian
 
-        marian.save(self, folder, dtype)
+        lora.check_merged(self.network)
+        marian.save(self, folder, dtype, max_shard_size)

@@ -17,6 +17,7 @@ from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy, widen
 from keras_genai.losses.reduction import mean_over_samples
 from keras_genai.transformers.checks import check_rate, row_of
+from keras_genai.transformers.tuning import Tuning
 from keras_genai.transformers.vit_inference import ViTInference, check_pixels
 from keras_genai.transformers.vit_network import (
     POSITIONS,
@@ -35,7 +36,7 @@ SIZES = {
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class ViT(ViTInference, engine.GenerativeModel):
+class ViT(Tuning, ViTInference, engine.GenerativeModel):
     """The vision transformer (2010.11929), weight for weight with transformers'.
 
     Called on images it gives the logits of their classes, or, without classes, one

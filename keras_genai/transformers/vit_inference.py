@@ -7,6 +7,7 @@ from keras_genai.engine import random
 from keras_genai.engine.checks import check_positive
 from keras_genai.engine.precision import widen
 from keras_genai.engine.saving import deserialized
+from keras_genai.layers import lora
 from keras_genai.transformers.vit_network import patchify, resized, unpatchify
 
 
@@ -197,20 +198,23 @@ class ViTInference:
 
         return vit.load(cls, source, subfolder, variant, **arguments)
 
-    def save_pretrained(self, folder, dtype="float32"):
+    def save_pretrained(self, folder, dtype="float32", max_shard_size="50GB"):
         """Writes the model in transformers' layout.
 
         Args:
             folder: it is made; `config.json` and the weights in it are replaced.
             dtype: of the weights' file: `"float32"`, `"float16"`, `"bfloat16"` or
                 `"float64"`.
+            max_shard_size: `"5GB"`, `"200MB"` or a number of bytes: larger weights are
+                written in several files beside an index.
 
         Raises:
             ValueError: for another dtype, or a network that transformers has not.
         """
         from keras_genai.weights import vit
 
-        vit.save(self, folder, dtype)
+        lora.check_merged(self.network)
+        vit.save(self, folder, dtype, max_shard_size)
 
 
 def _copy(old, new):

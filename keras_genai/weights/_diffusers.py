@@ -7,6 +7,7 @@ folder: `config.json` beside `diffusion_pytorch_model.safetensors`.
 import pathlib
 
 from keras_genai.weights import _safetensors as st
+from keras_genai.weights import _writing
 
 STEM = "diffusion_pytorch_model"
 VERSION = "0.42.0"
@@ -165,10 +166,10 @@ def save(table, config, folder, dtype="float32"):
         config: diffusers' configuration, a dict.
         folder, dtype: see `AutoencoderKL.save_pretrained`.
     """
-    st.check_dtype(dtype)
+    _writing.check_dtype(dtype)
     folder = pathlib.Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; save_pretrained writes a folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    st.save(table, folder / f"{STEM}.safetensors", dtype)
+    _writing.save(table, folder / f"{STEM}.safetensors", dtype)
     st.write_json(folder / "config.json", {"_diffusers_version": VERSION, **config})

@@ -2,7 +2,7 @@
 
 A family's file makes the table, a list of `Entry`: the name that the published files
 have, our variable, and how an array is turned around between the two. `load` checks
-all of it before it changes anything; `save` writes whole files or none.
+all of it before it changes anything. `_writing.save` writes by the same table.
 """
 
 import contextlib
@@ -15,10 +15,8 @@ import keras
 import numpy as np
 
 from keras_genai.datasets._files import written_beside
-from keras_genai.engine import to_host
 from keras_genai.export.child import check_installed
 
-DTYPES = ("float16", "bfloat16", "float32", "float64")
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 
 
@@ -252,48 +250,7 @@ def load(table, path, ignored=None):
         variable.assign(np.ascontiguousarray(entry.ours(array)))
 
 
-# Writing
-
-
-def save(table, path, dtype="float32"):
-    """Writes our variables under the published names.
-
-    Args:
-        table: list of `Entry`.
-        path: the `.safetensors` file, which is replaced in one step.
-        dtype: `"float16"`, `"bfloat16"`, `"float32"` or `"float64"`.
-
-    Raises:
-        ValueError: for another dtype.
-        ImportError: the package `safetensors` is not installed.
-    """
-    check_dtype(dtype)
-    check_installed(["safetensors"], "Writing weights", "'keras-genai[weights]'")
-    from safetensors.numpy import save_file
-
-    kind = _numpy_type(dtype)
-    arrays = {
-        entry.name: np.ascontiguousarray(
-            entry.theirs(to_host(entry.variable.value)).astype(kind)
-        )
-        for entry in table
-    }
-    with written_beside(path) as beside:
-        save_file(arrays, beside, metadata={"format": "pt"})
-
-
-def check_dtype(dtype):
-    """Refuses what safetensors of weights do not hold."""
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
-
-
-def _numpy_type(dtype):
-    if dtype != "bfloat16":
-        return np.dtype(dtype)
-    import ml_dtypes  # comes with Keras
-
-    return np.dtype(ml_dtypes.bfloat16)
+# Configurations
 
 
 def read_json(path):

@@ -8,6 +8,7 @@ the file must hold.
 import pathlib
 
 from keras_genai.weights import _safetensors as st
+from keras_genai.weights import _writing
 
 STEM = "model"
 VERSION = "5.0.0"
@@ -147,7 +148,7 @@ def load(make, table, source, subfolder=None, variant=None, ignored=None):
     return model
 
 
-def save(table, config, folder, dtype="float32"):
+def save(table, config, folder, dtype="float32", max_shard_size=None):
     """Writes a model's folder.
 
     Args:
@@ -155,12 +156,13 @@ def save(table, config, folder, dtype="float32"):
         config: transformers' configuration, a dict.
         folder: it is made; `config.json` and the weights in it are replaced.
         dtype: of the weights' file.
+        max_shard_size: see `_writing.save`.
     """
-    st.check_dtype(dtype)
+    _writing.check_dtype(dtype)
     folder = pathlib.Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; save_pretrained writes a folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    st.save(table, folder / f"{STEM}.safetensors", dtype)
+    _writing.save(table, folder / f"{STEM}.safetensors", dtype, max_shard_size)
     settings = {"transformers_version": VERSION, "dtype": dtype, **config}
     st.write_json(folder / "config.json", settings)

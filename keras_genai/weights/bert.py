@@ -6,8 +6,7 @@ import tempfile
 
 from keras_genai.datasets import _files
 from keras_genai.transformers.tokenizers import Tokenizer
-from keras_genai.weights import _safetensors as st
-from keras_genai.weights import _transformers
+from keras_genai.weights import _transformers, _writing
 
 BODY = "BertModel"
 CLASSES = (
@@ -276,9 +275,9 @@ def tokenizer_of(folder):
     return None
 
 
-def save(model, folder, dtype="float32"):
+def save(model, folder, dtype="float32", max_shard_size=None):
     """Writes transformers' folder; see `BERT.save_pretrained`."""
-    st.check_dtype(dtype)
-    _transformers.save(table(model), to_config(model), folder, dtype)
+    _writing.check_dtype(dtype)
+    _transformers.save(table(model), to_config(model), folder, dtype, max_shard_size)
     if model.tokenizer is not None:
         model.tokenizer.save(folder)

@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_genai.transformers.tokenizers import Tokenizer
 from keras_genai.weights import _safetensors as st
-from keras_genai.weights import _transformers
+from keras_genai.weights import _transformers, _writing
 
 GPT2 = ("GPT2LMHeadModel", "GPT2Model")
 LLAMA = ("LlamaForCausalLM", "LlamaModel")
@@ -314,13 +314,14 @@ def tokenizer_of(folder):
     return None
 
 
-def save(model, folder, dtype="float32"):
+def save(model, folder, dtype="float32", max_shard_size=None):
     """Writes transformers' folder; see `GPT.save_pretrained`."""
-    st.check_dtype(dtype)
+    _writing.check_dtype(dtype)
     config = to_config(model)
     # What writes is the average, where one is kept: that is what is saved.
     model.run_averaged(
-        "network", lambda: _transformers.save(table(model), config, folder, dtype)
+        "network",
+        lambda: _transformers.save(table(model), config, folder, dtype, max_shard_size),
     )
     if model.tokenizer is not None:
         model.tokenizer.save(folder)

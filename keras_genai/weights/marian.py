@@ -1,8 +1,7 @@
 """Marian's weights and configuration, as transformers stores them."""
 
 from keras_genai.transformers.tokenizers import Tokenizer
-from keras_genai.weights import _safetensors as st
-from keras_genai.weights import _transformers
+from keras_genai.weights import _transformers, _writing
 
 CLASS = "MarianMTModel"
 DEFAULTS = {
@@ -182,12 +181,12 @@ def load(cls, source, subfolder=None, variant=None, **arguments):
     )
 
 
-def save(model, folder, dtype="float32"):
+def save(model, folder, dtype="float32", max_shard_size=None):
     """Writes transformers' folder; see `Translator.save_pretrained`."""
-    st.check_dtype(dtype)
+    _writing.check_dtype(dtype)
     config, entries = to_config(model), table(model)
     if model.network.bias is None:
         raise ValueError("Marian's logits have a bias: make it with logits_bias=True.")
-    _transformers.save(entries, config, folder, dtype)
+    _transformers.save(entries, config, folder, dtype, max_shard_size)
     if model.tokenizer is not None:
         model.tokenizer.save(folder)

@@ -228,7 +228,7 @@ def load(cls, source, subfolder=None, variant=None, **arguments):
     return tuned
 
 
-def save(model, folder, dtype="float32"):
+def save(model, folder, dtype="float32", max_shard_size=None):
     """Writes transformers' folder; see `ViT.save_pretrained`."""
     config = to_config(model)
-    _transformers.save(table(model), config, folder, dtype)
+    _transformers.save(table(model), config, folder, dtype, max_shard_size)

@@ -1,0 +1,45 @@
+"""Fine-tuning few weights: what every transformer here can do."""
+
+from keras_genai.layers import lora
+
+
+class Tuning:
+    """The part of a model that trains low-rank changes of its dense layers."""
+
+    def enable_lora(self, rank, targets=("query", "value"), alpha=None, also=()):
+        """Trains low-rank changes of some dense layers, and little else (2106.09685).
+
+        Call `compile` afterwards. `merge_lora` makes the changes part of the weights.
+
+        Args:
+            rank: of the changes `alpha / rank * A B`.
+            targets: names of dense layers: in the blocks `"query"`, `"key"`, `"value"`,
+                `"out"`, `"dense1"`, `"gate"` and `"dense2"`.
+            alpha: their scale; by default the rank.
+            also: names of layers that train as a whole, such as a new head.
+
+        Raises:
+            ValueError: no layer has a name, or there are such changes already.
+        """
+        lora.enable(self.network, rank, targets, alpha, self.seed, also)
+        self._forget_compiled()
+
+    def merge_lora(self):
+        """Adds the low-rank changes to the weights, all of which train again.
+
+        Call `compile` afterwards, to train them.
+        """
+        lora.merge(self.network)
+        self._forget_compiled()
+
+    def _forget_compiled(self):
+        """An optimizer and functions of other weights than there are now."""
+        self.compiled = False
+        self.optimizer = None
+        self.train_function = self.test_function = None
+        self.__dict__.pop("__jitted", None)
+
+    def save(self, *args, **kwargs):
+        """See `keras.Model.save`; with LoRA, merge before."""
+        lora.check_merged(self.network)
+        super().save(*args, **kwargs)
