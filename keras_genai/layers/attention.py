@@ -15,6 +15,7 @@ from keras_genai.layers.normal_block import NormalBlock
 from keras_genai.layers.positions import (
     alibi_slopes,
     check_even,
+    check_scaling,
     rotary_angles,
     rotate,
 )
@@ -105,6 +106,7 @@ class Attention(NormalBlock):
             by their positions (2104.09864), such as 10000; None turns none.
         rotary_dim: how many channels of a head turn; by default all.
         rotary_axes: 1, or 2 for positions `(T, 2)` in an image: see `rotary_angles`.
+        rotary_scaling: for longer texts than learned: see `rotary_frequencies`.
         initial_std: the kernels begin normal with that deviation; None begins as
             PyTorch's do.
         out_std: that of the output's kernel; by default `initial_std`.
@@ -130,7 +132,7 @@ class Attention(NormalBlock):
     _ARGUMENTS = (
         *("heads", "wide_scores", "use_bias", "out_bias", "kv_heads", "head_dim"),
         *("causal", "window", "qk_norm", "epsilon", "dropout", "alibi", "rotary"),
-        *("rotary_dim", "rotary_axes", "initial_std", "out_std"),
+        *("rotary_dim", "rotary_axes", "rotary_scaling", "initial_std", "out_std"),
     )
 
     def __init__(
@@ -151,6 +153,7 @@ class Attention(NormalBlock):
         rotary=None,
         rotary_dim=None,
         rotary_axes=1,
+        rotary_scaling=None,
         initial_std=None,
         out_std=None,
         **kwargs,
@@ -173,6 +176,7 @@ class Attention(NormalBlock):
                 "rotary is the base of the frequencies, over 1, such as 10000, or "
                 f"None; got {rotary!r}."
             )
+        check_scaling(rotary_scaling)
         if rotary is not None and alibi:
             raise ValueError("rotary and alibi are two ways to say where a token is.")
         given = locals()
@@ -284,7 +288,7 @@ class Attention(NormalBlock):
         if self.rotary is not None:
             if positions is None:
                 positions = _places(first, count)[..., 0]  # (T,) or (B, T)
-            how = (self._turned, self.rotary, self.rotary_axes)
+            how = (self._turned, self.rotary, self.rotary_axes, self.rotary_scaling)
             angles = rotary_angles(positions, *how)
             query = rotate(query, *angles)
             key = key if key is None else rotate(key, *angles)

@@ -116,7 +116,66 @@ class PositionEmbedding(Block):
 # Rotary (2104.09864)
 
 
-def rotary_angles(positions, dim, theta=10_000.0, axes=1):
+SCALINGS = {
+    "linear": ("factor",),
+    "llama3": (
+        *("factor", "low_freq_factor", "high_freq_factor"),
+        "original_max_position_embeddings",
+    ),
+}
+
+
+def check_scaling(scaling):
+    """Refuses what `rotary_frequencies` does not know.
+
+    Args:
+        scaling: None, or a dict as transformers' configurations have it: `rope_type`
+            and the numbers that belong to it, see `SCALINGS`.
+    """
+    if scaling is None:
+        return
+    kind = scaling.get("rope_type") if isinstance(scaling, dict) else None
+    names = SCALINGS.get(kind)
+    if names is None or set(scaling) != {"rope_type", *names}:
+        forms = "; ".join(f"{k!r} with {', '.join(v)}" for k, v in SCALINGS.items())
+        raise ValueError(
+            f"rope_scaling must be None or a dict of a rope_type: {forms}; got "
+            f"{scaling!r}."
+        )
+    wrong = [name for name in names if not scaling[name] > 0]
+    if wrong or scaling.get("low_freq_factor", 0) >= scaling.get("high_freq_factor", 1):
+        raise ValueError(
+            "The numbers of rope_scaling must be over 0, low_freq_factor under "
+            f"high_freq_factor; got {scaling!r}."
+        )
+
+
+def rotary_frequencies(dim, theta=10_000.0, scaling=None):
+    """How far pair i turns from one token to the next, float32 `(dim / 2,)`.
+
+    Args:
+        dim, theta: see `rotary_angles`.
+        scaling: for texts longer than those of the training: None; `"linear"` turns
+            all by a `factor` more slowly (2306.15595); `"llama3"` those whose turn is
+            longer than `original_max_position_embeddings / low_freq_factor`, none that
+            are shorter than the same over `high_freq_factor`, and those between by a
+            share (2407.21783).
+    """
+    # In float32, as the published networks do.
+    exponents = np.arange(0, dim, 2, dtype="float32") / np.float32(dim)
+    plain = (np.float32(1.0) / np.float32(theta) ** exponents).astype("float32")
+    if scaling is None:
+        return plain
+    slow = plain / np.float32(scaling["factor"])
+    if scaling["rope_type"] == "linear":
+        return slow
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    turns = scaling["original_max_position_embeddings"] * plain / (2.0 * np.pi)
+    share = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return ((1.0 - share) * slow + share * plain).astype("float32")
+
+
+def rotary_angles(positions, dim, theta=10_000.0, axes=1, scaling=None):
     """The cosines and sines by which `rotate` turns pairs of channels.
 
     Pair i turns by `position * theta ** (-2i / dim)` (2104.09864, equation 15). In two
@@ -128,14 +187,12 @@ def rotary_angles(positions, dim, theta=10_000.0, axes=1):
         dim: how many channels turn: a multiple of `2 axes`.
         theta: base of the frequencies.
         axes: 1 for sequences, 2 for images.
+        scaling: see `rotary_frequencies`.
 
     Returns:
         `(cosines, sines)`, float32 `(T, 1, dim / 2)` or `(B, T, 1, dim / 2)`.
     """
-    each = dim // axes
-    # In float32, as the published networks do.
-    exponents = np.arange(0, each, 2, dtype="float32") / np.float32(each)
-    frequencies = (np.float32(1.0) / np.float32(theta) ** exponents).astype("float32")
+    frequencies = rotary_frequencies(dim // axes, theta, scaling)
     positions = ops.cast(positions, "float32")
     frequencies = ops.convert_to_tensor(frequencies)
     angles = ops.expand_dims(positions, -1) * frequencies  # with two axes (..., 2, n)

@@ -61,6 +61,9 @@ class GPT(Tuning, GPTInference, engine.GenerativeModel):
         epsilon: of the normalizations.
         positions: `"learned"`, `"rotary"`, `"alibi"`, `"sinusoidal"` or `"none"`.
         theta: base of the rotary frequencies.
+        rope_scaling: None, or how these change for texts longer than those learned, as
+            transformers' configurations say it: `{"rope_type": "linear", "factor": 2}`,
+            or Llama 3's (see `keras_genai.layers.positions.rotary_frequencies`).
         kv_heads: heads of keys and values, shared by groups of queries.
         head_dim: channels of a head; by default `hidden / heads`.
         use_bias: whether the dense layers of the blocks have biases.
@@ -118,6 +121,7 @@ class GPT(Tuning, GPTInference, engine.GenerativeModel):
         epsilon=1e-5,
         positions="learned",
         theta=10_000.0,
+        rope_scaling=None,
         kv_heads=None,
         head_dim=None,
         use_bias=True,

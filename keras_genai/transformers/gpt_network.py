@@ -21,8 +21,8 @@ class GPTNetwork(NormalBlock):
 
     Args:
         vocabulary_size, context, depth, hidden, heads, hidden_units, activation, norm,
-        epsilon, positions, theta, kv_heads, head_dim, use_bias, tied, window, qk_norm,
-        dropout, attention_dropout, remat: see `GPT`.
+        epsilon, positions, theta, rope_scaling, kv_heads, head_dim, use_bias, tied,
+        window, qk_norm, dropout, attention_dropout, remat: see `GPT`.
         seed: integer, the model's.
         stream: name of the place.
     """
@@ -32,7 +32,7 @@ class GPTNetwork(NormalBlock):
         *("vocabulary_size", "context", "depth", "hidden", "heads", "hidden_units"),
         *("activation", "norm", "epsilon", "positions", "theta", "kv_heads"),
         *("head_dim", "use_bias", "tied", "window", "qk_norm", "dropout"),
-        *("attention_dropout", "remat"),
+        *("attention_dropout", "remat", "rope_scaling"),
     )
 
     def __init__(
@@ -57,6 +57,7 @@ class GPTNetwork(NormalBlock):
         dropout,
         attention_dropout,
         remat,
+        rope_scaling=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -69,6 +70,10 @@ class GPTNetwork(NormalBlock):
         if positions not in POSITIONS:
             raise ValueError(
                 f"positions must be one of {', '.join(POSITIONS)}; got {positions!r}."
+            )
+        if rope_scaling is not None and positions != "rotary":
+            raise ValueError(
+                f"rope_scaling is of rotary positions; positions is {positions!r}."
             )
         if head_dim is None and hidden % heads:
             raise ValueError(
@@ -100,6 +105,7 @@ class GPTNetwork(NormalBlock):
                     "dropout": attention_dropout,
                     "alibi": positions == "alibi",
                     "rotary": theta if positions == "rotary" else None,
+                    "rotary_scaling": rope_scaling,
                 },
                 remat=remat,
                 initial_std=std,

@@ -3,6 +3,7 @@
 import numpy as np
 from keras import ops
 
+from keras_genai.layers.positions import SCALINGS
 from keras_genai.transformers.tokenizers import Tokenizer
 from keras_genai.weights import _safetensors as st
 from keras_genai.weights import _transformers, _writing
@@ -39,7 +40,6 @@ LLAMA_DEFAULTS = {
 LLAMA_FIXED = {
     "model_type": "llama",
     "hidden_act": "silu",
-    "rope_scaling": None,
     "rope_interleaved": False,
     "partial_rotary_factor": 1.0,
 }
@@ -116,12 +116,18 @@ def _from_llama(config, path):
     fixed = dict(LLAMA_FIXED)
     biased = bool(config.get("mlp_bias", False))
     fixed["attention_bias"] = biased  # all dense layers alike
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    named = rope.get("rope_type", rope.get("type", "default"))
-    if named == "default":
-        fixed.pop("rope_scaling")
-    config = {**LLAMA_DEFAULTS, **config, "rope_parameters": {"rope_type": named}}
-    fixed["rope_parameters"] = {"rope_type": "default"}
+    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+    theta = float(rope.pop("rope_theta", config.get("rope_theta", 10_000.0)))
+    kind = rope.pop("type", "default")  # the old name
+    scaling = {"rope_type": kind, **rope}
+    if scaling["rope_type"] == "default":
+        scaling = None
+    elif scaling["rope_type"] not in SCALINGS:
+        raise ValueError(
+            f"{path}: the rope_type must be 'default' or one of {', '.join(SCALINGS)}; "
+            f"got {scaling['rope_type']!r}."
+        )
+    config = {**LLAMA_DEFAULTS, **config}
     _transformers.check_config(config, path, fixed)
     keys = ("vocabulary_size", "hidden", "hidden_units", "depth", "heads", "context")
     sizes = _transformers.integers(config, path, *LLAMA_DEFAULTS)
@@ -131,7 +137,8 @@ def _from_llama(config, path):
         "positions": "rotary",
         "activation": "swiglu",
         "epsilon": config.get("rms_norm_eps", 1e-6),
-        "theta": float(rope.get("rope_theta", config.get("rope_theta", 10_000.0))),
+        "theta": theta,
+        "rope_scaling": scaling,
         "kv_heads": config.get("num_key_value_heads"),
         "head_dim": config.get("head_dim"),
         "use_bias": biased,
@@ -210,7 +217,11 @@ def _to_llama(model):
         "hidden_act": "silu",
         "rms_norm_eps": model.epsilon,
         "rope_theta": model.theta,
-        "rope_parameters": {"rope_theta": model.theta, "rope_type": "default"},
+        "rope_parameters": {
+            "rope_theta": model.theta,
+            "rope_type": "default",
+            **(model.rope_scaling or {}),
+        },
         "attention_bias": model.use_bias,
         "mlp_bias": model.use_bias,
         "attention_dropout": model.attention_dropout,

@@ -11,6 +11,7 @@ from keras_genai.layers import (
     rotate,
     sinusoidal_positions,
 )
+from keras_genai.layers.positions import check_scaling, rotary_frequencies
 
 
 def host(x):
@@ -66,6 +67,50 @@ def test_rotary_by_row_and_column():
     angles = [[2.0, 0.2, 0.0, 0.0], [0.0, 0.0, 3.0, 0.3]]
     np.testing.assert_allclose(cosines[0, :, 0], np.cos(angles), atol=1e-6)
     np.testing.assert_allclose(sines[0, :, 0], np.sin(angles), atol=1e-6)
+
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+@pytest.mark.parametrize("scaling", [{"rope_type": "linear", "factor": 4.0}, LLAMA3])
+def test_scaled_frequencies_are_transformers_own(scaling):
+    transformers = pytest.importorskip("transformers")
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    config = transformers.LlamaConfig(
+        hidden_size=256,
+        num_attention_heads=2,
+        rope_parameters={**scaling, "rope_theta": 5e5},
+    )
+    wanted, times = ROPE_INIT_FUNCTIONS[scaling["rope_type"]](config, "cpu")
+    assert times == 1.0
+    found = rotary_frequencies(128, 5e5, scaling)
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-5)
+    cosines, sines = rotary_angles(np.array([3]), 128, 5e5, scaling=scaling)
+    np.testing.assert_allclose(host(cosines)[0, 0], np.cos(3 * found), atol=1e-6)
+    np.testing.assert_allclose(host(sines)[0, 0], np.sin(3 * found), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "yarn", "factor": 2.0},
+        {"rope_type": "linear"},
+        {"rope_type": "linear", "factor": 0.0},
+        {**LLAMA3, "low_freq_factor": 4.0},
+        {"factor": 2.0},
+        "linear",
+    ],
+)
+def test_scalings_that_are_none(scaling):
+    with pytest.raises(ValueError, match="rope_scaling"):
+        check_scaling(scaling)
 
 
 def test_slopes():

@@ -40,7 +40,14 @@ KINDS = {
         "attention_bias": True,
         "mlp_bias": True,
         "head_dim": 8,
-        "rope_parameters": {"rope_theta": 500.0, "rope_type": "default"},
+        "rope_parameters": {
+            "rope_theta": 500.0,
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
     },
 }
 
@@ -173,6 +180,18 @@ def test_theta_has_two_places():
     assert weights.from_config({"model_type": "llama"})["theta"] == 10_000.0
 
 
+def test_scalings_have_an_old_name_and_a_new_one():
+    scaling = {"rope_type": "linear", "factor": 2.0}
+    for given in (
+        {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_theta": 7.0},
+        {"rope_parameters": {**scaling, "rope_theta": 7.0}},
+    ):
+        found = weights.from_config({"model_type": "llama", **given})
+        assert found["rope_scaling"] == scaling and found["theta"] == 7.0
+    plain = {"model_type": "llama", "rope_parameters": {"rope_type": "default"}}
+    assert weights.from_config(plain)["rope_scaling"] is None
+
+
 def test_the_published_sizes():
     assert all(n * 64 == width for _, width, n in kg.transformers.gpt.SIZES.values())
 
@@ -224,12 +243,8 @@ def test_missing_extra_and_misshapen_tensors_are_listed(tmp_path):
         ({"model_type": "llama", "hidden_act": "gelu"}, "hidden_act must be 'silu'"),
         ({"model_type": "llama", "attention_bias": True}, "attention_bias must be"),
         (
-            {"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 2.0}},
-            "rope_scaling must be",
-        ),
-        (
-            {"model_type": "llama", "rope_parameters": {"rope_type": "llama3"}},
-            "rope_parameters must be",
+            {"model_type": "llama", "rope_scaling": {"type": "dynamic", "factor": 2.0}},
+            "rope_type must be 'default' or one of linear, llama3; got 'dynamic'",
         ),
     ],
 )
