@@ -69,7 +69,8 @@ class GaussianNetwork(keras.Model):
     def draw(self, n, seed=0, label=0):
         """`(n, H, W, C)` samples in NumPy."""
         z = np.random.default_rng(seed).normal(size=(n, len(self.values)))
-        x = self.means[label] + z * np.sqrt(self.values) @ self.vectors.T
+        # By Cholesky's root: the eigenvectors of equal values are the machine's choice.
+        x = self.means[label] + z @ np.linalg.cholesky(self.covariance).T
         return x.reshape(n, *self.image_shape).astype("float32")
 
     def log_density(self, x, label=0):
