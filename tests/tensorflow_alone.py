@@ -48,7 +48,10 @@ def serve(folder, calls, arrays):
             if key.startswith(f"{number}/")
         }
         for key, value in model.signatures[name](**own).items():
-            outputs[f"{number}/{key}"] = value.numpy()
+            array = value.numpy()
+            # Strings as bytes of one length: no pickle.
+            plain = np.array(array.tolist()) if array.dtype == object else array
+            outputs[f"{number}/{key}"] = plain
     loaded = {name.partition(".")[0] for name in sys.modules} & set(HIDDEN)
     assert not loaded, f"imported beside TensorFlow: {sorted(loaded)}"
     np.savez(arrays, **outputs)

@@ -68,11 +68,14 @@ def write(model, target):
     """Writes the folder `target` in a process whose backend is TensorFlow."""
     import tensorflow as tf
 
+    from keras_genai.export.text import text_signatures
+
     module = tf.Module()
     # Every variable that a signature reads must hang on the module.
     module.weights = [v.value for v in model.variables]
     signatures = {}
-    for name, (fn, inputs) in model.export_signatures().items():
+    of_texts, module.resources = text_signatures(model)
+    for name, (fn, inputs) in {**model.export_signatures(), **of_texts}.items():
         specs = [tf.TensorSpec(shape, dtype, name=n) for n, shape, dtype in inputs]
         traced = tf.function(fn, input_signature=specs, autograph=False)
         setattr(module, name, traced)

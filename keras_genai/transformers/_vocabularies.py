@@ -10,6 +10,7 @@ import pathlib
 
 from keras_genai.export.child import check_installed
 
+EACH_CHARACTER = r"[\s\S]"  # cuts a text into its characters
 SPACE = "\u2581"  # how sentencepiece writes the space before a word
 INSTALL = "'keras-genai[text]'"
 MARIAN_FILES = ("source.spm", "target.spm", "vocab.json")
@@ -61,6 +62,17 @@ class HuggingFace:
         """The tokens that the file calls special."""
         added = self.tokenizer.get_added_tokens_decoder()
         return [token.content for token in added.values() if token.special]
+
+    def of_characters(self):
+        """Whether each character is a token, and joined they are the text."""
+        parts = json.loads(self.tokenizer.to_str())
+        kinds = [(parts[n] or {}).get("type") for n in ("model", "decoder")]
+        cut = parts["pre_tokenizer"] or {}
+        return (
+            kinds == ["WordLevel", "Fuse"]
+            and parts["normalizer"] is None
+            and cut.get("pattern") == {"Regex": EACH_CHARACTER}
+        )
 
     def encode(self, texts, pairs=None, special=True, target=False):
         """A list of (ids, sentence of each, word of each) for the texts.

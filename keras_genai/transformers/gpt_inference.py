@@ -123,6 +123,9 @@ class GPTInference(GPTWriting):
         - `score`: `tokens (batch, length)` -> `log_probabilities (batch, length - 1)`.
         - `embed`: `tokens` and `lengths` -> `vectors (batch, C)`.
         - `logits`: `tokens` -> `logits (batch, length, V)`.
+
+        A SavedModel of a model with a tokenizer of characters has also `generate_text`:
+        strings `texts (batch,)` and the options of `generate` -> `texts`.
         """
         tokens = ("tokens", (None, None), "int32")
         lengths = ("lengths", (None,), "int32")

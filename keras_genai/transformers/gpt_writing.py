@@ -260,6 +260,11 @@ class GPTWriting:
         return generation.sample(sampler, logits, whole, state)
 
     @property
+    def stop_tokens(self):
+        """The ids that end a text, a tuple."""
+        return stop_tokens(self)
+
+    @property
     def fill_token(self):
         """What follows the end of a text."""
         found = (self.pad_token, *stop_tokens(self), 0)

@@ -154,7 +154,7 @@ class Tokenizer:
         )
         tokenizer = library.Tokenizer(model)
         tokenizer.pre_tokenizer = library.pre_tokenizers.Split(
-            library.Regex(r"[\s\S]"), "isolated"
+            library.Regex(vocabularies.EACH_CHARACTER), "isolated"
         )
         tokenizer.decoder = library.decoders.Fuse()
         tokenizer.add_special_tokens(list(special_tokens))
@@ -352,6 +352,10 @@ class Tokenizer:
         """Sorted list of the ids of the special tokens."""
         tokens = {*self.special.values(), *self._model.marked_as_special()}
         return sorted(self.vocabulary[t] for t in tokens if t in self.vocabulary)
+
+    def of_characters(self):
+        """Whether it is one that `characters` made: each token a character."""
+        return self._model.kind == "tokenizers" and self._model.of_characters()
 
     def check_fits(self, vocabulary_size, model="This model"):
         """Raises a `ValueError` where a model has no row for some of the tokens."""
