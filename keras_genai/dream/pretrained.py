@@ -81,7 +81,7 @@ def mobilenet_v2():
             x = keras.layers.ZeroPadding2D(1)(x)
         how = {"padding": "valid" if strides == 2 else "same", "strides": strides}
         if width is None:
-            layer = keras.layers.DepthwiseConv2D(size, name=name, **how)
+            layer = layers.DepthwiseConv2D(size, name=name, **how)
         else:
             layer = layers.Conv2D(width, size, name=name, **how)
         x = layer(x)

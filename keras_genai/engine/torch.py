@@ -366,8 +366,18 @@ def _filters_first(kernel):
 
 def convolution(x, kernel, bias, strides, padding="same"):
     """See `keras_genai.engine.jax.convolution`. Its images are views, not copies."""
+    return _convolved(x, _filters_first(kernel), bias, strides, padding, 1)
+
+
+def depthwise_convolution(x, kernel, bias, strides, padding="same"):
+    """Each channel by itself, with `(h, w, C, M)` -> `(B, H', W', C M)`."""
+    height, width, channels, _ = kernel.shape
+    filters = kernel.permute(2, 3, 0, 1).reshape(-1, 1, height, width)
+    return _convolved(x, filters, bias, strides, padding, channels)
+
+
+def _convolved(x, kernel, bias, strides, padding, groups):
     x = x.permute(0, 3, 1, 2)
-    kernel = _filters_first(kernel)
     pads = [2 * padding] * 2 if isinstance(padding, int) else [0, 0]
     if padding == "same":
         pads = [
@@ -377,7 +387,8 @@ def convolution(x, kernel, bias, strides, padding="same"):
     if any(pad % 2 for pad in pads):
         ends = [side for p in reversed(pads) for side in (p // 2, p - p // 2)]
         x, pads = F.pad(x, ends), [0, 0]
-    y = F.conv2d(x, kernel, bias, strides, [pad // 2 for pad in pads])
+    pads = [pad // 2 for pad in pads]
+    y = F.conv2d(x, kernel, bias, strides, pads, groups=groups)
     return y.permute(0, 2, 3, 1)
 
 

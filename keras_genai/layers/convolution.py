@@ -64,6 +64,14 @@ class Conv2D(_Fused, keras.layers.Conv2D):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
+class DepthwiseConv2D(_Fused, keras.layers.DepthwiseConv2D):
+    """`keras.layers.DepthwiseConv2D` through the engine's kernel."""
+
+    kernel_name = "depthwise_convolution"
+    paddings = ("same", "valid")
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
 class Conv2DTranspose(_Fused, keras.layers.Conv2DTranspose):
     """`keras.layers.Conv2DTranspose` through the engine's kernel."""
 

@@ -15,13 +15,21 @@ def host(x):
 @pytest.mark.parametrize(("size", "strides"), [(4, 2), (3, 1), (3, 2), (5, 2), (2, 2)])
 @pytest.mark.parametrize(
     ("name", "padding"),
-    [("Conv2D", "same"), ("Conv2D", "valid"), ("Conv2DTranspose", "same")],
+    [
+        ("Conv2D", "same"),
+        ("Conv2D", "valid"),
+        ("Conv2DTranspose", "same"),
+        ("DepthwiseConv2D", "same"),
+        ("DepthwiseConv2D", "valid"),
+    ],
 )
 @pytest.mark.parametrize("sides", [(6, 8), (7, 5)])
 def test_equals_keras(name, padding, size, strides, sides):
     rng = np.random.default_rng(0)
     x = ops.convert_to_tensor(rng.normal(size=(2, *sides, 3)).astype("float32"))
-    arguments = {"filters": 4, "kernel_size": size, "strides": strides}
+    depthwise = name == "DepthwiseConv2D"
+    width = {"depth_multiplier": 2} if depthwise else {"filters": 4}
+    arguments = {**width, "kernel_size": size, "strides": strides}
     arguments |= {"padding": padding, "activation": "tanh"}
     ours = getattr(layers, name)(**arguments)
     theirs = getattr(keras.layers, name)(**arguments)
