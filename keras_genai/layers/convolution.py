@@ -52,7 +52,10 @@ class _Fused:
         weights.append(ops.convert_to_tensor(self.bias) if self.use_bias else None)
         how = (self.padding,) if len(self.paddings) > 1 else ()
         y = kernel(inputs, *weights, tuple(self.strides), *how)
-        return y if self.activation is None else self.activation(y)
+        if self.activation is None:
+            return y
+        activated = getattr(engine.backend_ops, "activated", None)
+        return activated(y, self.activation) if activated else self.activation(y)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -55,6 +55,24 @@ def test_equals_keras(name, padding, size, strides, sides):
         np.testing.assert_allclose(host(got), host(wanted), atol=2e-5 * scale)
 
 
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_without_gradients_the_same(channels, use_bias):
+    """What is not trained may be computed in another way, and in place."""
+    rng = np.random.default_rng(0)
+    x = ops.convert_to_tensor(rng.normal(size=(2, 5, 4, 6)).astype("float32"))
+    for name in ("Conv2D", "Conv2DTranspose"):
+        layer = getattr(layers, name)(
+            channels, 4, 2, "same", use_bias=use_bias, activation="relu"
+        )
+        trained = host(layer(x))
+        layer.trainable = False
+        with engine.without_gradients():
+            found = host(layer(x))
+        np.testing.assert_allclose(found, trained, atol=1e-5)
+        assert found.min() == 0.0
+
+
 @pytest.mark.parametrize("name", ["Conv2D", "Conv2DTranspose"])
 def test_other_arguments_fall_back_on_keras(name):
     x = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype("float32")
