@@ -10,6 +10,12 @@ import pytest
 pytest.register_assert_rewrite("tests.conformance", "tests.processes")
 
 
+def pytest_collection_finish(session):
+    """What is imported stays: collections of garbage need not look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
     """What a module's tests compiled goes with it: else it adds up to gigabytes."""
