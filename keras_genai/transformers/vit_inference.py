@@ -66,6 +66,25 @@ class ViTInference:
 
         return self._run("classify", run, images, batch_size)
 
+    def attention_maps(self, images, *, batch_size=64):
+        """How much each token looks at each.
+
+        Tokens are the class's, where there is one, and the patches row by row.
+
+        Args:
+            images: floats `(N, H, W, C)`.
+            batch_size: images in one pass.
+
+        Returns:
+            NumPy float32 `(N, blocks, heads, 1 + T, 1 + T)`; the last axis sums to 1.
+        """
+
+        def run(images):
+            _, weights = self.network(images, return_weights=True)
+            return ops.stack(weights, axis=1)
+
+        return self._run("maps", run, images, batch_size)
+
     def paint(self, images, *, seed=0, batch_size=64):
         """Hides patches of images and paints them, with `mae=True`.
 

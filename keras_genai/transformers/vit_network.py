@@ -203,17 +203,20 @@ class ViTNetwork(_Grid):
             first = None if first is None else first + table[:, :1]
         return x, first
 
-    def call(self, images, keep=None, training=False):
+    def call(self, images, keep=None, return_weights=False, training=False):
         """Normalised hidden states.
 
         Args:
             images: `(B, H, W, C)`, of the model's size or another that the patches
                 divide, to which the places are interpolated.
             keep: int32 `(B, K)`: the only patches that are seen; None: all.
+            return_weights: each block's probabilities of the attention, `(B, N, 1 + T,
+                1 + T)`, are returned beside, a list.
             training: whether there is dropout.
 
         Returns:
-            `(B, 1 + T, D)`, the class's token first where there is one.
+            `(B, 1 + T, D)`, the class's token first where there is one; then the
+            probabilities.
         """
         side = self.patch_size
         grid = (images.shape[1] // side, images.shape[2] // side)
@@ -233,9 +236,16 @@ class ViTNetwork(_Grid):
             x = ops.concatenate([ops.broadcast_to(first, shape), x], axis=1)
         if self.drop is not None:
             x = self.drop(x, training=training)
+        weights = []
         for block in self.blocks:
-            x = block(x, positions=places, training=training)
-        return self.norm(x)
+            x = block(
+                x, positions=places, return_weights=return_weights, training=training
+            )
+            if return_weights:
+                x, found = x
+                weights.append(found)
+        x = self.norm(x)
+        return (x, weights) if return_weights else x
 
     def features(self, hidden):
         """One vector for each image: `(B, 1 + T, D)` -> `(B, D)`.

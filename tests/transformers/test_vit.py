@@ -72,6 +72,32 @@ def test_it_learns_classes(arguments):
     assert np.all(np.isfinite(model.classify(larger)))
 
 
+@pytest.mark.parametrize(
+    "positions, pooling", [("learned", "token"), ("rotary", "mean")]
+)
+def test_attention_maps_are_what_the_network_attends_by(positions, pooling):
+    model = small(num_classes=2, positions=positions, pooling=pooling, depth=1)
+    x, front = images(5)[0], int(pooling == "token")
+    maps = model.attention_maps(x, batch_size=2)
+    assert maps.shape == (5, 1, 2, 6 + front, 6 + front)
+    assert model.attention_maps(x[:, :4]).shape[-1] == 3 + front
+    np.testing.assert_allclose(maps.sum(-1), 1.0, atol=1e-5)
+    # One block by hand, with these probabilities in its attention's place.
+    block = model.network.blocks[0]
+    tokens, first = model.network.embedded(ops.convert_to_tensor(x))
+    if front:
+        first = ops.broadcast_to(first, (5, 1, 16))
+        tokens = ops.concatenate([first, tokens], axis=1)
+    inner = block.self_attention
+    values = host(inner.value(block.norm1(tokens))).reshape(5, -1, 2, 8)
+    mixed = np.einsum("bnts,bsnd->btnd", maps[:, 0], values).reshape(5, -1, 16)
+    y = tokens + inner.out(ops.convert_to_tensor(mixed))
+    y = y + block.feed_forward(block.norm2(y))
+    np.testing.assert_allclose(
+        host(model.network.norm(y)), host(model.hidden_states(x)), atol=1e-5
+    )
+
+
 def test_rotary_places_are_seen():
     """Without a table, what two patches make depends on where they are."""
     model = small(positions="rotary", pooling="mean")
