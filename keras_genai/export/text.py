@@ -1,7 +1,5 @@
 """Text in and text out in a SavedModel, where TensorFlow can hold the tokenizer."""
 
-import tensorflow as tf
-
 
 class Characters:
     """A tokenizer of characters in TensorFlow's graph.
@@ -15,6 +13,8 @@ class Characters:
     """
 
     def __init__(self, tokenizer, size):
+        import tensorflow as tf
+
         pieces = [""] * size
         for token, i in tokenizer.vocabulary.items():
             pieces[i] = token
@@ -30,6 +30,8 @@ class Characters:
 
     def encode(self, texts):
         """`(B,)` strings -> `(tokens (B, T), lengths (B,))`, int32."""
+        import tensorflow as tf
+
         signs = tf.strings.unicode_split(texts, "UTF-8")
         lengths = tf.cast(signs.row_lengths(), tf.int32)
         known = self.table.lookup(signs.flat_values)
@@ -48,6 +50,8 @@ class Characters:
 
     def decode(self, tokens, counted):
         """The texts `(B,)` of tokens `(B, L)`, of those that count, bool `(B, L)`."""
+        import tensorflow as tf
+
         pieces = tf.where(counted, tf.gather(self.shown, tokens), "")
         return tf.strings.reduce_join(pieces, axis=-1)
 
@@ -65,6 +69,8 @@ def text_signatures(model):
     made = model.export_signatures().get("generate")
     if made is None:
         return {}, []
+    import tensorflow as tf
+
     signs = Characters(tokenizer, model.vocabulary_size)
     generate, inputs = made
     more = [item for item in inputs if item[0] not in ("tokens", "lengths")]
