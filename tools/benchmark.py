@@ -29,6 +29,7 @@ A comparison's file defines, importing nothing but the standard library at its t
                    with `tasks` (name -> function (steps), which ends when the device
                    has), `device`, `versions`, `compile_seconds`, and optionally
                    `flops` (task -> FLOPs of a step) and `peak` (() -> bytes)
+    ROUNDS         optional: task -> the most rounds, of what is slow and only informs
     QUALITY_BACKEND, QUALITY_GROUPS   optional, for `--quality`: its backend where none
                    is asked for, and what it needs beside, of `_environment.py`
 """
@@ -46,7 +47,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,15 +149,20 @@ class Worker:
         )
 
 
-def measure(workers: dict[str, Worker], tasks: Iterable[str], rounds: int, steps: int):
+def measure(workers: dict[str, Worker], tasks: dict[str, int], steps: int):
     """Let the contenders take turns.
+
+    Args:
+        workers: name -> its process.
+        tasks: name -> the number of rounds.
+        steps: the steps in a round.
 
     Returns:
         `(seconds, peaks)`: dicts of (contender, task) to the seconds of a step in
         each round, and to the bytes of its peak by the end of the task.
     """
     seconds, peaks = {}, {}
-    for task in tasks:
+    for task, rounds in tasks.items():
         present = [n for n, worker in workers.items() if task in worker.facts["tasks"]]
         for name in present:  # once without counting: caches, clocks, queues
             workers[name].run(task, max(1, steps // 2))
@@ -400,7 +405,9 @@ def run_case(comparison, case: str, python, backends: list[str], options):
             workers[name] = Worker(command, environment.child_environment(**variables))
         facts = {name: worker.facts for name, worker in workers.items()}
         tasks = dict.fromkeys(t for each in facts.values() for t in each["tasks"])
-        seconds, peaks = measure(workers, tasks, options.repeats, steps)
+        most = getattr(comparison, "ROUNDS", {})
+        rounds = {t: min(options.repeats, most.get(t, options.repeats)) for t in tasks}
+        seconds, peaks = measure(workers, rounds, steps)
     finally:
         for worker in workers.values():
             worker.close()

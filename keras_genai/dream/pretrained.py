@@ -77,9 +77,7 @@ def mobilenet_v2():
     """
 
     def convolve(x, width, size, strides, name, active=True):
-        if strides == 2:  # zeros on every side, unlike "same"
-            x = keras.layers.ZeroPadding2D(1)(x)
-        how = {"padding": "valid" if strides == 2 else "same", "strides": strides}
+        how = {"padding": size // 2, "strides": strides}  # unlike "same" by strides
         if width is None:
             layer = layers.DepthwiseConv2D(size, name=name, **how)
         else:

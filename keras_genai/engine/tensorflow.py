@@ -271,13 +271,13 @@ def write(x, values, index):
     Returns:
         Tensor like `x`, `values` at the places `index` to `index + T - 1`.
     """
-    count = tf.shape(values)[2]
-    places = tf.range(tf.shape(x)[2]) - index  # (S,)
-    if values.shape[2] == 1:  # the one place, without a copy of what is not there
-        return tf.where(tf.equal(places, 0)[:, None], values, x)
-    wanted = tf.gather(values, tf.clip_by_value(places, 0, count - 1), axis=2)
-    here = tf.logical_and(places >= 0, places < count)
-    return tf.where(here[:, None], wanted, x)
+    shape, count = tf.shape(x), tf.shape(values)[2]
+    depth = x.shape[-1]
+    rows = tf.range(shape[0] * shape[1]) * shape[2] + index  # where each row begins
+    places = tf.reshape(rows[:, None] + tf.range(count), (-1, 1))
+    flat = tf.reshape(x, (-1, depth))  # scattered into in place where nobody else has x
+    flat = tf.tensor_scatter_nd_update(flat, places, tf.reshape(values, (-1, depth)))
+    return tf.ensure_shape(tf.reshape(flat, shape), x.shape)
 
 
 def remat(fn, *args):

@@ -8,6 +8,7 @@ from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import widen
 from keras_genai.layers import Dropout, TransformerBlock
 from keras_genai.layers.normal_block import INITIAL_STD, NormalBlock
+from keras_genai.layers.tied import tied_logits
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -135,7 +136,7 @@ class BERTNetwork(NormalBlock):
         x = engine.gelu(self.transform(hidden))
         x = self.transform_norm(x)
         table = ops.cast(self.tokens.embeddings, x.dtype)  # (V, C)
-        return widen(ops.matmul(x, ops.transpose(table))) + widen(self.bias)
+        return tied_logits(x, table) + widen(self.bias)
 
     def nsp(self, hidden):
         """Logits of "follows" and "does not": `(B, T, C)` -> `(B, 2)`, float32."""

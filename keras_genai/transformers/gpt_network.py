@@ -10,6 +10,7 @@ from keras_genai.layers.attention import normalization
 from keras_genai.layers.dropout import Dropout
 from keras_genai.layers.normal_block import INITIAL_STD, NormalBlock
 from keras_genai.layers.positions import PositionEmbedding
+from keras_genai.layers.tied import tied_logits
 from keras_genai.layers.transformer_block import TransformerBlock
 
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
@@ -177,9 +178,7 @@ class GPTNetwork(NormalBlock):
         if self.head is not None:
             return widen(self.head(x))
         table = ops.cast(self.embedding.embeddings, self.compute_dtype)
-        return widen(
-            ops.einsum("...c,vc->...v", ops.cast(x, self.compute_dtype), table)
-        )
+        return tied_logits(ops.cast(x, self.compute_dtype), table)
 
     def empty_cache(self, batch, length):
         """The cache of all blocks, of no tokens yet: see `Attention.empty_cache`."""

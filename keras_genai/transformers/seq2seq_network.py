@@ -10,6 +10,7 @@ from keras_genai.engine.precision import widen
 from keras_genai.layers import Dropout, TransformerBlock
 from keras_genai.layers.normal_block import NormalBlock
 from keras_genai.layers.positions import PositionEmbedding
+from keras_genai.layers.tied import tied_logits
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -186,7 +187,7 @@ class Seq2SeqNetwork(NormalBlock):
     def logits(self, x):
         """`(..., C)` -> `(..., V)`, float32."""
         table = ops.cast(self.table.embeddings, x.dtype)
-        y = widen(ops.matmul(x, ops.transpose(table)))
+        y = tied_logits(x, table)
         return y if self.bias is None else y + widen(self.bias[0])
 
     def context_caches(self, context):

@@ -160,11 +160,11 @@ def patch_discriminator(channels=3, base_filters=64, layers=3, seed=0):
     """
 
     def convolution(name, x, filters, strides, use_bias):
-        x = keras.layers.ZeroPadding2D(1)(x)
         return Conv2D(
             filters,
             4,
             strides=strides,
+            padding=1,
             use_bias=use_bias,
             kernel_initializer=Normal(0.02, seed=seed, stream=f"discriminator/{name}"),
             name=name,

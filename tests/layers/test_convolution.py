@@ -12,15 +12,31 @@ def host(x):
     return ops.convert_to_numpy(x)
 
 
+class _PaddedBefore(keras.layers.Layer):
+    """A layer of Keras after a layer of zeros."""
+
+    def __init__(self, layer, zeros):
+        super().__init__()
+        self.zeros, self.layer = keras.layers.ZeroPadding2D(zeros), layer
+
+    def build(self, shape):
+        self.layer.build(self.zeros.compute_output_shape(shape))
+
+    def call(self, x):
+        return self.layer(self.zeros(x))
+
+
 @pytest.mark.parametrize(("size", "strides"), [(4, 2), (3, 1), (3, 2), (5, 2), (2, 2)])
 @pytest.mark.parametrize(
     ("name", "padding"),
     [
         ("Conv2D", "same"),
         ("Conv2D", "valid"),
+        ("Conv2D", 1),
         ("Conv2DTranspose", "same"),
         ("DepthwiseConv2D", "same"),
         ("DepthwiseConv2D", "valid"),
+        ("DepthwiseConv2D", 2),
     ],
 )
 @pytest.mark.parametrize("sides", [(6, 8), (7, 5)])
@@ -32,9 +48,17 @@ def test_equals_keras(name, padding, size, strides, sides):
     arguments = {**width, "kernel_size": size, "strides": strides}
     arguments |= {"padding": padding, "activation": "tanh"}
     ours = getattr(layers, name)(**arguments)
-    theirs = getattr(keras.layers, name)(**arguments)
+    same = type(ours).from_config(ours.get_config())
+    theirs = getattr(keras.layers, name)
+    if isinstance(padding, int):
+        theirs = _PaddedBefore(theirs(**arguments | {"padding": "valid"}), padding)
+    else:
+        theirs = theirs(**arguments)
     for layer in (ours, theirs):
         layer.build(x.shape)
+    shape = theirs(x).shape
+    for layer in (ours, same):
+        assert tuple(layer.compute_output_shape(x.shape)) == tuple(shape)
     for variable, other in zip(ours.variables, theirs.variables, strict=True):
         variable.assign(rng.normal(size=variable.shape))
         other.assign(variable.value)
