@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_genai import engine
 from keras_genai.engine.checks import check_positive
 from keras_genai.engine.initializers import Normal, VarianceScaling
 from keras_genai.engine.optimizer import PACKAGE
@@ -146,9 +147,11 @@ class DiTBlock(_Glorot, Block):
     def call(self, x, c):
         parts = ops.expand_dims(self.modulation(c), 1)  # (B, 1, 6D)
         shift1, scale1, gate1, shift2, scale2, gate2 = ops.split(parts, 6, axis=-1)
-        x = x + gate1 * self.attention(modulate(self.norm1(x), shift1, scale1))
+        y = gate1 * self.attention(modulate(self.norm1(x), shift1, scale1))
+        x = engine.materialized(x + y)
         y = self.mlp1(modulate(self.norm2(x), shift2, scale2))  # (B, T, 4D)
-        return x + gate2 * self.mlp2(ops.gelu(y, approximate=True))
+        y = self.mlp2(ops.gelu(y, approximate=True))
+        return engine.materialized(x + gate2 * y)
 
     def compute_output_shape(self, x_shape, c_shape):
         return x_shape

@@ -16,6 +16,8 @@ primitives alone:
 - `group_normalization(x, ...)`: normalisation by groups of channels, likewise.
 - `attention(query, key, value, ...)`: of scaled products, in every float type.
 - `write(x, values, index)`: into a cache of keys or values.
+- `materialized(x)`: a sum of a residual stack, in memory once.
+- `replayed(fn)`: a step of a loop, without Python's part where it is run eagerly.
 - `remat(fn, *args)`: computed again for its gradient, instead of kept.
 - `cross_entropy(labels, logits)`: of classes, in one kernel.
 - `gelu(x)`: the exact one, of operations that ONNX has.
@@ -59,6 +61,8 @@ group_normalization = backend_ops.group_normalization
 gelu = backend_ops.gelu
 leaky_relu = backend_ops.leaky_relu
 remat = backend_ops.remat
+materialized = getattr(backend_ops, "materialized", lambda x: x)
+replayed = getattr(backend_ops, "replayed", lambda fn: fn)
 write = backend_ops.write
 to_host = backend_ops.to_host
 is_main_process = backend_ops.is_main_process
@@ -89,8 +93,10 @@ __all__ = [
     "jit",
     "leaky_relu",
     "list_devices",
+    "materialized",
     "random",
     "remat",
+    "replayed",
     "replicas",
     "to_host",
     "value_and_gradient",

@@ -41,12 +41,18 @@ def threefry2x32(key, counter):
     return x0, x1
 
 
+class Recording:
+    """Whether operations are being recorded, so that no value may be looked at."""
+
+    on = False
+
+
 def concrete_int(x):
     """A scalar on the CPU as a Python integer, where that neither waits nor traces.
 
     The key of a draw is then computed in Python: a fiftieth of the time of scalars.
     """
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or Recording.on:
         return x
     if type(x) not in (torch.Tensor, torch.nn.Parameter):  # traced, faked
         return x

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from keras_genai.engine._torch_replay import Replayed
 from keras_genai.engine._torch_threefry import concrete_int, threefry2x32
 from keras_genai.engine.devices import Devices
 from keras_genai.engine.scope import rematerialized
@@ -197,6 +198,9 @@ def write(x, values, index):
         return x
     places = torch.arange(values.shape[2], device=x.device) + index
     return x.index_copy_(2, places, values)
+
+
+replayed = Replayed
 
 
 def remat(fn, *args):

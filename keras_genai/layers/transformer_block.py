@@ -315,7 +315,9 @@ class TransformerBlock(Block):
         y = fn(norm(x) if self.norm_first else x)
         if self.drop is not None:
             y = self.drop(y, training=training)
-        return x + y if self.norm_first else norm(x + y)
+        if not self.norm_first:
+            return norm(x + y)
+        return engine.materialized(x + y) if training else x + y
 
     def compute_mask(self, inputs, previous_mask):
         """None: what follows is told what is padding, not left to find out."""

@@ -117,7 +117,9 @@ def while_loop(condition, body, state):
             for new, old in zip(made, arrays, strict=True)
         )
 
-    made = ops.while_loop(lambda *arrays: condition(*packed(arrays)), run, flat)
+    made = ops.while_loop(
+        lambda *arrays: condition(*packed(arrays)), engine.replayed(run), flat
+    )
     return packed(made)
 
 
