@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from keras_genai.engine._torch_adam import fused
 from keras_genai.engine._torch_replay import Replayed
 from keras_genai.engine._torch_threefry import concrete_int, threefry2x32
 from keras_genai.engine.devices import Devices
@@ -73,7 +74,7 @@ def jit(fn, variables=(), compiled=True):
 
 def apply_gradients(optimizer, gradients_, variables):
     """See `keras_genai.engine.tensorflow.apply_gradients`."""
-    with torch.no_grad():
+    with torch.no_grad(), fused(optimizer, variables):
         optimizer.apply(gradients_, variables)
 
 

@@ -1,0 +1,62 @@
+"""Keras's Adam on PyTorch in one pass over the weights.
+
+Keras takes ten: a third of a small VAE's step, 0.5 s of GPT-2's 6.
+"""
+
+import contextlib
+
+import keras
+import torch
+
+PLAIN = keras.optimizers.Adam(), keras.optimizers.AdamW()
+PLAIN = tuple(type(optimizer)._parallel_update_step for optimizer in PLAIN)
+
+
+@contextlib.contextmanager
+def fused(optimizer, variables):
+    """A context in which `optimizer` takes its step in one kernel, if it has one.
+
+    It is Adam or AdamW as they are in Keras, of float32 or float64 on a CPU.
+    """
+    kind = getattr(type(optimizer), "_parallel_update_step", None)
+    fits = kind in PLAIN and not optimizer.amsgrad and all(map(_fits, variables))
+    if not fits:
+        yield
+        return
+
+    def step(gradients, variables, learning_rate):
+        update(optimizer, gradients, variables, learning_rate)
+
+    vars(optimizer)["_parallel_update_step"] = step
+    try:
+        yield
+    finally:
+        del vars(optimizer)["_parallel_update_step"]
+
+
+def _fits(variable):
+    value = variable.value
+    return value.device.type == "cpu" and value.dtype in (torch.float32, torch.float64)
+
+
+def update(optimizer, gradients, variables, learning_rate):
+    """Adam's step (1412.6980, section 2, the last two lines, with its epsilon hat)."""
+    places = [optimizer._get_variable_index(v) for v in variables]
+    number = float(keras.ops.convert_to_tensor(optimizer.iterations)) + 1.0
+    # Keras adds epsilon before the second moment is corrected, PyTorch after it.
+    epsilon = optimizer.epsilon / (1.0 - optimizer.beta_2**number) ** 0.5
+    torch._fused_adam_(
+        [v.value for v in variables],
+        [g.contiguous() for g in gradients],
+        [optimizer._momentums[i].value for i in places],
+        [optimizer._velocities[i].value for i in places],
+        [],
+        [torch.tensor(number)] * len(places),
+        lr=float(learning_rate),
+        beta1=optimizer.beta_1,
+        beta2=optimizer.beta_2,
+        weight_decay=0.0,
+        eps=epsilon,
+        amsgrad=False,
+        maximize=False,
+    )
