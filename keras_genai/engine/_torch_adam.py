@@ -8,6 +8,7 @@ import contextlib
 import keras
 import torch
 
+ENDLESS = torch.tensor(1e12)
 PLAIN = keras.optimizers.Adam(), keras.optimizers.AdamW()
 PLAIN = tuple(type(optimizer)._parallel_update_step for optimizer in PLAIN)
 
@@ -43,20 +44,19 @@ def update(optimizer, gradients, variables, learning_rate):
     """Adam's step (1412.6980, section 2, the last two lines, with its epsilon hat)."""
     places = [optimizer._get_variable_index(v) for v in variables]
     number = float(keras.ops.convert_to_tensor(optimizer.iterations)) + 1.0
-    # Keras adds epsilon before the second moment is corrected, PyTorch after it.
-    epsilon = optimizer.epsilon / (1.0 - optimizer.beta_2**number) ** 0.5
+    first, second = (1.0 - b**number for b in (optimizer.beta_1, optimizer.beta_2))
     torch._fused_adam_(
         [v.value for v in variables],
         [g.contiguous() for g in gradients],
         [optimizer._momentums[i].value for i in places],
         [optimizer._velocities[i].value for i in places],
         [],
-        [torch.tensor(number)] * len(places),
-        lr=float(learning_rate),
+        [ENDLESS] * len(places),  # after which it corrects nothing any more
+        lr=float(learning_rate) * second**0.5 / first,
         beta1=optimizer.beta_1,
         beta2=optimizer.beta_2,
         weight_decay=0.0,
-        eps=epsilon,
+        eps=optimizer.epsilon,
         amsgrad=False,
         maximize=False,
     )

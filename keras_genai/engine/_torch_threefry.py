@@ -9,6 +9,10 @@ import torch
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 
+# PyTorch shares an operation on more words among threads, whose waking takes longer
+# than they save; and a block stays in the cache. Of very many words they do save.
+BLOCK, WHOLE = 2**15, 2**22
+
 
 def threefry2x32(key, counter):
     """See `keras_genai.engine.threefry.threefry2x32`.
@@ -26,7 +30,17 @@ def threefry2x32(key, counter):
     schedule = (k0, k1, k0 ^ k1 ^ _PARITY)
     x0 = (x0 + k0).contiguous()
     x1 = (x1 + k1).contiguous()
-    high = torch.empty_like(x1)
+    size = x0.numel()
+    block = BLOCK if x0.device.type == "cpu" and size < WHOLE else max(size, 1)
+    high = torch.empty(min(size, block), dtype=x1.dtype, device=x1.device)
+    for start in range(0, size, block):
+        parts = [x.view(-1)[start : start + block] for x in (x0, x1)]
+        _rounds(*parts, high[: len(parts[0])], schedule)
+    return x0, x1
+
+
+def _rounds(x0, x1, high, schedule):
+    """The twenty rounds, in place; `high` is room for as many words."""
     for group in range(1, 6):
         for distance in _ROTATIONS[(group - 1) % 2]:
             x0.add_(x1)
@@ -38,7 +52,6 @@ def threefry2x32(key, counter):
             x1, high = high, x1
         x0.add_(schedule[group % 3])
         x1.add_(schedule[(group + 1) % 3]).add_(group)
-    return x0, x1
 
 
 class Recording:
