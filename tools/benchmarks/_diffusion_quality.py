@@ -25,10 +25,10 @@ import time
 from pathlib import Path
 
 BATCH = 64
-SCALES = (1.0, 1.5, 2.0, 3.0)
+SCALES = (1.0, 2.0)
 NETWORK = {
     "image_shape": (28, 28, 1),
-    "block_channels": (32, 64, 64),
+    "block_channels": (16, 32, 64),
     "attention": (False, False, True),
     "layers_per_block": 1,
     "groups": 8,
@@ -158,7 +158,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--epochs", type=int, default=18)
     parser.add_argument("--steps", type=int, default=20, help="of the sampler")
     parser.add_argument("--images", type=int, default=5000, help="that are judged")
     parser.add_argument("--curve", type=int, default=200, help="steps; 0 for none")
