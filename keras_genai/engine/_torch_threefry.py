@@ -30,11 +30,11 @@ def threefry2x32(key, counter):
     schedule = (k0, k1, k0 ^ k1 ^ _PARITY)
     x0 = (x0 + k0).contiguous()
     x1 = (x1 + k1).contiguous()
-    size = x0.numel()
-    block = BLOCK if x0.device.type == "cpu" and size < WHOLE else max(size, 1)
-    high = torch.empty(min(size, block), dtype=x1.dtype, device=x1.device)
-    for start in range(0, size, block):
-        parts = [x.view(-1)[start : start + block] for x in (x0, x1)]
+    if not _is_eager(x0) or not BLOCK < x0.numel() < WHOLE:
+        _rounds(x0, x1, torch.empty_like(x1), schedule)
+        return x0, x1
+    high = torch.empty(BLOCK, dtype=x1.dtype)
+    for parts in zip(x0.view(-1).split(BLOCK), x1.view(-1).split(BLOCK), strict=True):
         _rounds(*parts, high[: len(parts[0])], schedule)
     return x0, x1
 
@@ -65,8 +65,11 @@ def concrete_int(x):
 
     The key of a draw is then computed in Python: a fiftieth of the time of scalars.
     """
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or Recording.on:
-        return x
-    if type(x) not in (torch.Tensor, torch.nn.Parameter):  # traced, faked
-        return x
-    return int(x)
+    return int(x) if _is_eager(x) and not Recording.on else x
+
+
+def _is_eager(x):
+    """On the CPU and neither traced nor faked: its sizes and values are known."""
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    return type(x) in (torch.Tensor, torch.nn.Parameter)
