@@ -504,3 +504,14 @@ def test_noise_config_and_policy():
     )
     assert (clone.seed, clone.name, clone.compute_dtype) == (7, "n", "float32")
     assert np.array_equal(host(clone.normal("z", (4, 3))), host(z))
+
+
+def test_many_words_are_those_of_each_place():
+    """However a backend cuts the work: words of one place depend on it alone."""
+    key = random.key(5, "many")
+    many = host(random.uniform(key, (70_001,)))
+    np.testing.assert_array_equal(many[:11], host(random.uniform(key, (11,))))
+    ends = host(random.uniform(key, (70_001, 1)))[:, 0]
+    np.testing.assert_array_equal(many, ends)
+    assert len(np.unique(many)) > 69_000
+    np.testing.assert_allclose(many.mean(), 0.5, atol=0.005)
