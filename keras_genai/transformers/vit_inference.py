@@ -3,7 +3,7 @@
 import numpy as np
 from keras import ops
 
-from keras_genai.engine import random
+from keras_genai.engine import backend_ops, random
 from keras_genai.engine.checks import check_positive
 from keras_genai.engine.precision import widen
 from keras_genai.engine.saving import deserialized
@@ -163,7 +163,7 @@ class ViTInference:
             if getattr(new, name) is not None and getattr(old, name) is not None:
                 _copy(getattr(old, name), getattr(new, name))
         if new.token is not None:
-            new.token.assign(old.token)
+            new.token.assign(backend_ops.to_host(old.token.value))
         if new.table is not None and old.table is not None:
             new.table.assign(self._table_for(model))
         return model
@@ -237,10 +237,13 @@ class ViTInference:
 
 
 def _copy(old, new):
-    """The weights of a layer in another; its counters of noise begin anew."""
+    """The weights of a layer in another; its counters of noise begin anew.
+
+    Copies: a `fit` of the one may take the memory of its weights for the new ones.
+    """
     pairs = zip(old.trainable_variables, new.trainable_variables, strict=True)
     for a, b in pairs:
-        b.assign(a)
+        b.assign(backend_ops.to_host(a.value))
 
 
 def check_size(shape, image_shape, side):

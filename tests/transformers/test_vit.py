@@ -147,6 +147,7 @@ def test_a_painter_learns_and_is_tuned(tmp_path):
     )
     tuned.compile(keras.optimizers.Adam(3e-3))
     tuned.fit(x, labels, batch_size=32, epochs=5, verbose=0)
+    np.testing.assert_array_equal(model.paint(x[:3], seed=1)[0], painted)
     assert tuned.evaluate(x, labels, verbose=0, return_dict=True)["accuracy"] > 0.9
     tuned.save(tmp_path / "vit.keras")
     again = kg.load_model(tmp_path / "vit.keras")
