@@ -103,7 +103,7 @@ def test_a_worker_over_pipes():
     )
     worker = benchmark.Worker([sys.executable, "-c", script], None)
     try:
-        seconds, peaks = benchmark.measure({"w": worker}, ["step"], 3, 5)
+        seconds, peaks = benchmark.measure({"w": worker}, {"step": 3}, 5)
     finally:
         worker.close()
     assert seconds == {("w", "step"): [5, 5, 5]}
