@@ -297,7 +297,7 @@ if network is not None:
 painted = kg.dream.style_transfer(
     cnn, clothes[9], clothes[2], "conv_1", ["conv_0", "conv_1"], steps=steps, verbose=0
 )
-show([clothes[9], clothes[2], painted], 3, title="A boot, a pullover, a boot in its style")
+show([clothes[9], clothes[2], painted], 3, title="Boot, pullover, boot in its style")
 
 # %% [markdown]
 # ## Saving and serving
