@@ -116,13 +116,12 @@ class Program:
 
     Args:
         steps: its program.
-        size: how many tensors there are.
-        inputs: numbers of the arguments, each its own.
+        size: how many tensors there are, the arguments first.
         outputs: slots of what is returned; constants among them as they are.
     """
 
-    def __init__(self, steps, size, inputs, outputs):
-        self.size, self.inputs, self.outputs = size, inputs, outputs
+    def __init__(self, steps, size, outputs):
+        self.size, self.outputs = size, outputs
         last, returned = {}, set(_numbers(outputs))
         for i, (_, given, keywords, results) in enumerate(steps):
             used = _numbers([given, list(keywords.values()), results])
@@ -138,13 +137,11 @@ class Program:
             self.steps.append((func, given, keywords, results, flat, after))
 
     def __call__(self, *arrays):
-        tensors = [None] * self.size
+        tensors = [*arrays, *[None] * (self.size - len(arrays))]
 
         def filled(slot):
             return tensors[slot.number]
 
-        for number, array in zip(self.inputs, arrays, strict=True):
-            tensors[number] = array
         for func, given, keywords, results, flat, gone in self.steps:
             if flat:
                 given = [tensors[x.number] if x.__class__ is Slot else x for x in given]
@@ -154,7 +151,7 @@ class Program:
             made = func(*given, **keywords)
             if results.__class__ is Slot:
                 tensors[results.number] = made
-            elif made is not None:
+            else:
                 for slot, tensor in zip(results, made, strict=True):
                     tensors[slot.number] = tensor
             for number in gone:
@@ -202,5 +199,5 @@ class Replayed:
         outputs = [recorder.slot(x) for x in made]
         if recorder.failed is None:
             steps, size = recorder.program, len(recorder.numbers)
-            self.program = Program(steps, size, range(len(arrays)), outputs)
+            self.program = Program(steps, size, outputs)
         return made

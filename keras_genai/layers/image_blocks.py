@@ -50,12 +50,12 @@ class Block(keras.layers.Layer):
     def _initial(self, name, zero=False):
         return "zeros" if zero else torch_uniform(self.seed, f"{self.stream}/{name}")
 
-    def _convolution(self, name, filters, size, strides=1, zero=False):
+    def _convolution(self, name, filters, size, strides=1, zero=False, padding="same"):
         return Conv2D(
             filters,
             size,
             strides=strides,
-            padding="same",
+            padding=padding,
             kernel_initializer=self._initial(name, zero),
             dtype=self.dtype_policy,
             name=name,
@@ -286,7 +286,9 @@ class Downsample2D(Block):
 
     def build(self, input_shape):
         filters = self.filters or input_shape[-1]
-        self.conv = self._convolution("conv", filters, 3, strides=2)
+        # The last of the zeros after the image are seen by no position.
+        padding = "same" if self.padding == "after" else 1
+        self.conv = self._convolution("conv", filters, 3, strides=2, padding=padding)
         self.conv.build(input_shape)
         self.built = True
 
@@ -297,11 +299,7 @@ class Downsample2D(Block):
                 f"Downsample2D halves even sides alone; got {tuple(x.shape)}. Crop or "
                 "pad the images so that every halving divides their sides."
             )
-        if self.padding == "after":
-            return self.conv(x)
-        # The last of the zeros after the image are seen by no position.
-        weights = map(ops.convert_to_tensor, (self.conv.kernel, self.conv.bias))
-        return convolve(x, *weights, (2, 2), 1)
+        return self.conv(x)
 
     def compute_output_shape(self, input_shape):
         batch, *sides, channels = input_shape
