@@ -7,6 +7,11 @@ from keras_genai import engine
 from keras_genai.engine.optimizer import PACKAGE
 
 
+def _padded(x, zeros):
+    """Images with so many zeros on every side."""
+    return ops.pad(x, ((0, 0), (zeros, zeros), (zeros, zeros), (0, 0)))
+
+
 def convolve(x, kernel, bias, strides, padding):
     """The engine's convolution of tensors, or Keras's where it has none.
 
@@ -24,8 +29,7 @@ def convolve(x, kernel, bias, strides, padding):
     if kernel_of_engine is not None:
         return kernel_of_engine(x, kernel, bias, strides, padding)
     if isinstance(padding, int):
-        sides = (padding, padding)
-        x, padding = ops.pad(x, ((0, 0), sides, sides, (0, 0))), "valid"
+        x, padding = _padded(x, padding), "valid"
     y = ops.conv(x, kernel, strides, padding, data_format="channels_last")
     return y + bias
 
@@ -47,7 +51,9 @@ class _Fused:
             or getattr(self, "groups", 1) != 1
             or getattr(self, "output_padding", None) is not None
         ):
-            return super().call(inputs if self.zeros is None else self._padded(inputs))
+            return super().call(
+                inputs if self.zeros is None else _padded(inputs, self.zeros)
+            )
         # In the type that the layer computes in, as Keras's own operations read them.
         weights = [ops.convert_to_tensor(self.kernel)]
         weights.append(ops.convert_to_tensor(self.bias) if self.use_bias else None)
@@ -81,10 +87,6 @@ class _Padded(_Fused):
             )
         self.zeros = padding
         return "valid"
-
-    def _padded(self, inputs):
-        sides = (self.zeros, self.zeros)
-        return ops.pad(inputs, ((0, 0), sides, sides, (0, 0)))
 
     def compute_output_shape(self, input_shape):
         if self.zeros is not None:

@@ -350,8 +350,7 @@ class Upsample2D(Block):
         kernel = ops.reshape(kernel, (2, 2, channels, 4 * filters))
         bias = ops.tile(ops.convert_to_tensor(self.conv.bias), 4)
         batch, height, width, _ = ops.shape(x)
-        x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-        y = convolve(x, kernel, bias, (1, 1), "valid")  # (B, H + 1, W + 1, 4F)
+        y = convolve(x, kernel, bias, (1, 1), 1)  # (B, H + 1, W + 1, 4F)
         y = [
             [
                 y[:, i : i + height, j : j + width, n * filters : (n + 1) * filters]
