@@ -9,6 +9,8 @@ import functools
 import keras
 import torch
 
+from keras_genai.engine._torch_recording import outside
+
 ENDLESS = torch.tensor(1e12)
 PLAIN = [
     type(make())._parallel_update_step
@@ -20,19 +22,32 @@ PLAIN = [
 def fused(optimizer, variables):
     """A context in which `optimizer` takes its step in one kernel, if it has one.
 
-    It is Adam or AdamW as they are in Keras, of float32 or float64 on a CPU.
+    It is Adam or AdamW as they are in Keras, of float32 or float64 on a CPU. The step
+    of any other that Keras has for lists of tensors is its own, recorded as one.
     """
     kind = getattr(type(optimizer), "_parallel_update_step", None)
-    fits = kind in PLAIN and not optimizer.amsgrad and all(map(_fits, variables))
-    if not fits:
+    if kind is None:
         yield
         return
 
-    vars(optimizer)["_parallel_update_step"] = functools.partial(update, optimizer)
+    fits = kind in PLAIN and not optimizer.amsgrad and all(map(_fits, variables))
+    step = functools.partial(outside, update if fits else kind, optimizer)
+    changed = {"_parallel_update_step": step}
+    if not isinstance(optimizer._learning_rate, keras.Variable):
+        # A schedule may look at the number of the step.
+        rate = functools.partial(outside, _rate, optimizer)
+        changed["_get_current_learning_rate"] = rate
+    vars(optimizer).update(changed)
     try:
         yield
     finally:
-        del vars(optimizer)["_parallel_update_step"]
+        for name in changed:
+            del vars(optimizer)[name]
+
+
+def _rate(optimizer):
+    rate = type(optimizer)._get_current_learning_rate(optimizer)
+    return keras.ops.convert_to_tensor(rate)
 
 
 def _fits(variable):

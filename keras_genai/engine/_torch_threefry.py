@@ -6,6 +6,8 @@ Keras's dispatch.
 
 import torch
 
+from keras_genai.engine._torch_recording import Recording
+
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
 
@@ -54,18 +56,12 @@ def _rounds(x0, x1, high, schedule):
         x1.add_(schedule[(group + 1) % 3]).add_(group)
 
 
-class Recording:
-    """Whether operations are being recorded, so that no value may be looked at."""
-
-    on = False
-
-
 def concrete_int(x):
     """A scalar on the CPU as a Python integer, where that neither waits nor traces.
 
     The key of a draw is then computed in Python: a fiftieth of the time of scalars.
     """
-    return int(x) if _is_eager(x) and not Recording.on else x
+    return int(x) if _is_eager(x) and Recording.recorder is None else x
 
 
 def _is_eager(x):

@@ -378,9 +378,18 @@ def _keyed(function):
     @functools.wraps(function)
     def draw(self, stream, *args, offset=0, **kwargs):
         offset = replicas.offset() + offset
-        return function(self.key(stream), *args, offset=offset, **kwargs)
+        return _outside(keyed, self, stream, *args, offset=offset, **kwargs)
+
+    def keyed(self, stream, *args, **kwargs):
+        return function(self.key(stream), *args, **kwargs)
 
     return draw
+
+
+def _outside(function, *args, **kwargs):
+    """A draw, where steps are recorded one operation that is not taken apart."""
+    whole = getattr(backend_ops, "outside", None)
+    return whole(function, *args, **kwargs) if whole else function(*args, **kwargs)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

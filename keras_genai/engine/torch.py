@@ -8,12 +8,28 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from keras_genai.engine._torch_adam import fused
+from keras_genai.engine._torch_convolution import (
+    activated,
+    convolution,
+    depthwise_convolution,
+    transposed_convolution,
+)
+from keras_genai.engine._torch_recording import outside
 from keras_genai.engine._torch_replay import Replayed
+from keras_genai.engine._torch_steps import Recordings, Steps
 from keras_genai.engine._torch_threefry import concrete_int, threefry2x32
 from keras_genai.engine.devices import Devices
 from keras_genai.engine.scope import rematerialized
 
-__all__ = ["concrete_int", "threefry2x32"]  # for `engine.random`
+__all__ = [  # what is looked for here and stands in other files
+    "activated",
+    "concrete_int",
+    "convolution",
+    "depthwise_convolution",
+    "outside",
+    "threefry2x32",
+    "transposed_convolution",
+]
 
 
 def value_and_gradients(loss_fn, variables, scale=None):
@@ -61,15 +77,15 @@ def without_gradients():
 def jit(fn, variables=(), compiled=True):
     """See `keras_genai.engine.tensorflow.jit`.
 
-    Eager on PyTorch: `torch.compile` costs more than it saves for a first call.
+    Eager on PyTorch, and after some calls from a recording: `torch.compile` costs more
+    than it saves for a first call.
     """
-    del variables, compiled
 
     def run(*args):
         with torch.no_grad():
             return fn(*args)
 
-    return run
+    return Recordings(run, lambda: variables) if compiled else run
 
 
 def apply_gradients(optimizer, gradients_, variables):
@@ -322,8 +338,9 @@ class Trainer:
                 dist.broadcast(variable.value.data, src=0)
 
     def is_due(self, interval, phase):
-        """Whether it is known while tracing that a schedule is due: a branch asks."""
-        del interval, phase
+        """Whether it is known while tracing that a schedule is due."""
+        steps = self.__dict__.get("_train_steps")
+        return None if steps is None else steps.is_due(interval, phase)
 
     def make_train_function(self, force=False):
         if self.train_function is not None and not force:
@@ -348,95 +365,13 @@ def _with_step(model, make, kind):
     """
     make(force=True)  # its checks (steps_per_execution), torch.compile if asked for
     step = getattr(model, f"_run_{kind}_step")
+    if kind == "test":
+        step = torch.no_grad()(step)
+    steps = None if model.run_eagerly or model.jit_compile else Steps(model, step)
+    vars(model)[f"_{kind}_steps"] = steps
+    step = steps or step
 
     def one_step(data):
-        if kind == "test":
-            with torch.no_grad():
-                return step(data[0])
         return step(data[0])
 
     return torch.compile(one_step) if model.jit_compile else one_step
-
-
-def _filters_first(kernel):
-    """`(h, w, in, out)` as `(out, in, h, w)` with the channels last in memory.
-
-    By a transposition of a matrix, which PyTorch has a fast kernel for; convolutions
-    that are given a view copy it twenty times as slowly.
-    """
-    height, width, inputs, outputs = kernel.shape
-    rows = kernel.reshape(-1, outputs).t().contiguous()
-    return rows.view(outputs, height, width, inputs).permute(0, 3, 1, 2)
-
-
-def convolution(x, kernel, bias, strides, padding="same"):
-    """See `keras_genai.engine.jax.convolution`. Its images are views, not copies."""
-    return _convolved(x, _filters_first(kernel), bias, strides, padding, 1)
-
-
-def depthwise_convolution(x, kernel, bias, strides, padding="same"):
-    """Each channel by itself, with `(h, w, C, M)` -> `(B, H', W', C M)`."""
-    height, width, channels, _ = kernel.shape
-    filters = kernel.permute(2, 3, 0, 1).reshape(-1, 1, height, width)
-    return _convolved(x, filters, bias, strides, padding, channels)
-
-
-def _convolved(x, kernel, bias, strides, padding, groups):
-    x = x.permute(0, 3, 1, 2)
-    pads = [2 * padding] * 2 if isinstance(padding, int) else [0, 0]
-    if padding == "same":
-        pads = [
-            max((-(-n // s) - 1) * s + k - n, 0)
-            for n, k, s in zip(x.shape[2:], kernel.shape[2:], strides, strict=True)
-        ]
-    if any(pad % 2 for pad in pads):
-        ends = [side for p in reversed(pads) for side in (p // 2, p - p // 2)]
-        x, pads = F.pad(x, ends), [0, 0]
-    pads = [pad // 2 for pad in pads]
-    y = F.conv2d(x, kernel, bias, strides, pads, groups=groups)
-    return y.permute(0, 2, 3, 1)
-
-
-_PHASES = (3, 1, 4, 4, 2, 0)  # which row of a kernel each phase reads; 4 is of zeros
-
-
-def _by_phases(x, kernel, bias):
-    """A transposed convolution of 4 x 4 by 2: its four phases are one of 3 x 3.
-
-    Of few channels PyTorch's own takes two to three times as long. (Backwards it does
-    not: this is for what is not trained.)
-    """
-    count, height, width, inputs = x.shape
-    outputs = kernel.shape[2]
-    rows = torch.tensor(_PHASES, device=kernel.device)
-    kernel = F.pad(kernel, (0, 0, 0, 0, 0, 1, 0, 1))
-    kernel = kernel.index_select(0, rows).index_select(1, rows)
-    kernel = kernel.view(2, 3, 2, 3, outputs, inputs).permute(0, 2, 4, 1, 3, 5)
-    kernel = kernel.reshape(4 * outputs, 3, 3, inputs).permute(0, 3, 1, 2)
-    bias = None if bias is None else bias.repeat(4)
-    y = F.conv2d(x.permute(0, 3, 1, 2), kernel, bias, padding=1)
-    y = y.permute(0, 2, 3, 1).reshape(count, height, width, 2, 2, outputs)
-    return y.permute(0, 1, 3, 2, 4, 5).reshape(count, 2 * height, 2 * width, outputs)
-
-
-def activated(y, activation):
-    """`activation(y)` of a tensor that nobody else has: in place where it can be."""
-    if activation is keras.activations.relu and not y.requires_grad:
-        return y.relu_()
-    return activation(y)
-
-
-def transposed_convolution(x, kernel, bias, strides):
-    """See `keras_genai.engine.jax.transposed_convolution`."""
-    learns = torch.is_grad_enabled() and (x.requires_grad or kernel.requires_grad)
-    sizes = tuple(kernel.shape[:2]), tuple(strides)
-    if sizes == ((4, 4), (2, 2)) and kernel.shape[2] <= 4 and not learns:
-        return _by_phases(x, kernel, bias)
-    height, width = (n * s for n, s in zip(x.shape[1:3], strides, strict=True))
-    x = x.permute(0, 3, 1, 2)
-    kernel = kernel.permute(3, 2, 0, 1)
-    extra = [k - s for k, s in zip(kernel.shape[2:], strides, strict=True)]
-    pads = [max(n, 0) // 2 for n in extra]
-    more = [max(-n, 0) for n in extra]
-    y = F.conv_transpose2d(x, kernel, bias, strides, pads, more)
-    return y[:, :, :height, :width].permute(0, 2, 3, 1)

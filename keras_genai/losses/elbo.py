@@ -96,7 +96,13 @@ def bernoulli_log_likelihood(x, logits, batch_axes=1):
         Tensor of the leading axes.
     """
     x, logits = widen(x), widen(logits)
-    return _sum(x * logits - ops.softplus(logits), batch_axes)
+    normalizer = _sum(ops.softplus(logits), batch_axes)
+    if batch_axes == 2 and x.shape[1] == 1:
+        # One image for all its latents: a product of matrices, not an array of them.
+        x, logits = (ops.reshape(t, (*ops.shape(t)[:2], -1)) for t in (x, logits))
+        products = ops.matmul(logits, ops.transpose(x, (0, 2, 1)))  # (B, k, 1)
+        return products[..., 0] - normalizer
+    return _sum(x * logits, batch_axes) - normalizer
 
 
 def gaussian_log_likelihood(x, mean, log_scale, batch_axes=1):

@@ -158,7 +158,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--epochs", type=int, default=18)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--steps", type=int, default=20, help="of the sampler")
     parser.add_argument("--images", type=int, default=5000, help="that are judged")
     parser.add_argument("--curve", type=int, default=200, help="steps; 0 for none")

@@ -1,0 +1,32 @@
+"""Whether operations of PyTorch are being recorded, and by whom."""
+
+import torch
+
+
+class Recording:
+    """The recorder at work, or None: while there is one, no value may be looked at."""
+
+    recorder = None
+
+
+def outside(function, *args, **kwargs):
+    """A function of tensors that a recording takes as one operation, run as it is.
+
+    It may look at values, and is called anew each time the recording is run.
+
+    Args:
+        function: of tensors, also in lists, and of other arguments that are the same
+            each time; it returns a tensor, a tuple of them, or None.
+    """
+    recorder = Recording.recorder
+    if recorder is None or (
+        torch.is_grad_enabled() and _learns([*args, *kwargs.values()])
+    ):
+        return function(*args, **kwargs)
+    return recorder.call(function, args, kwargs)
+
+
+def _learns(x):
+    if isinstance(x, list | tuple):
+        return any(map(_learns, x))
+    return isinstance(x, torch.Tensor) and x.requires_grad
