@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 
 BATCH = 64
-SCALES = (1.0, 2.0)
+SCALES = (1.0, 1.5, 2.0)
 NETWORK = {
     "image_shape": (28, 28, 1),
     "block_channels": (16, 32, 64),
@@ -91,6 +91,23 @@ def curve(images, labels, steps, seed):
     return float(np.mean(ours[steps // 2 :])), float(np.mean(theirs[steps // 2 :]))
 
 
+def trained(options, train_set):
+    """The DDPM, and how it was made."""
+    import keras_genai as kg
+
+    if options.trained:
+        return kg.load_model(options.trained, compile=False), f"{options.trained}"
+    steps = options.epochs * math.ceil(len(train_set[0]) / BATCH)
+    model = make(steps, options.seeds[0])
+    started = time.monotonic()
+    model.fit(*train_set, batch_size=BATCH, epochs=options.epochs, verbose=2)
+    seconds = time.monotonic() - started
+    if options.model:
+        model.save(options.model)
+    how = f"{options.epochs} epochs, {steps:,} steps of {BATCH} in {seconds:.0f} s"
+    return model, how
+
+
 def quality(options):
     """Trains, judges and prints."""
     sys.path[:0] = [str(TOOLS), str(TOOLS.parent)]
@@ -113,12 +130,8 @@ def quality(options):
     results["quickstart's CGAN"] = gan.judge(sampled, images, labels)
     results["real"] = gan.judge(gan.floor(train_set, labels), images, labels)
 
-    steps = options.epochs * math.ceil(len(train_set[0]) / BATCH)
-    model = make(steps, options.seeds[0])
-    started = time.monotonic()
-    model.fit(*train_set, batch_size=BATCH, epochs=options.epochs, verbose=2)
-    trained = time.monotonic() - started
-    for scale in SCALES:
+    model, how = trained(options, train_set)
+    for scale in options.scales:
         started = time.monotonic()
         sampled = model.generate(
             labels=labels,
@@ -133,8 +146,7 @@ def quality(options):
         print(f"guidance {scale:g}: sampled in {spent:.0f} s", flush=True)
     names = kg.datasets.class_names("fashion_mnist")
     print(
-        f"\n{gan.table(results, names)}\n\n{keras.backend.backend()}: {options.epochs} "
-        f"epochs, {steps:,} steps of {BATCH} in {trained:.0f} s; "
+        f"\n{gan.table(results, names)}\n\n{keras.backend.backend()}: {how}; "
         f"{model.network.count_params():,} parameters; {options.steps} steps of "
         "dpmpp_2m"
     )
@@ -150,8 +162,6 @@ def quality(options):
         )
     if options.output:
         options.output.write_text(json.dumps(results) + "\n", encoding="utf-8")
-    if options.model:
-        model.save(options.model)
 
 
 def main():
@@ -164,6 +174,8 @@ def main():
     parser.add_argument("--curve", type=int, default=200, help="steps; 0 for none")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--quickstart", type=Path, help="its .keras file")
+    parser.add_argument("--scales", type=float, nargs="+", default=SCALES)
+    parser.add_argument("--trained", type=Path, help="a DDPM's .keras file to judge")
     parser.add_argument("--model", type=Path, help="write the model as .keras")
     parser.add_argument("--output", type=Path, help="also write the figures as JSON")
     quality(parser.parse_args())
