@@ -14,6 +14,7 @@ from keras_genai.engine._torch_convolution import (
     depthwise_convolution,
     transposed_convolution,
 )
+from keras_genai.engine._torch_memory import keep_freed_memory
 from keras_genai.engine._torch_recording import outside
 from keras_genai.engine._torch_replay import Replayed
 from keras_genai.engine._torch_steps import Recordings, Steps
@@ -30,6 +31,8 @@ __all__ = [  # what is looked for here and stands in other files
     "threefry2x32",
     "transposed_convolution",
 ]
+
+keep_freed_memory()
 
 
 def value_and_gradients(loss_fn, variables, scale=None):

@@ -280,31 +280,27 @@ class Inference:
             log_weights = ops.where(asked, log_weights, lowest)
             return ops.logsumexp(log_weights, axis=-1)  # (B,)
 
-        def tensor(value, dtype=None):
-            return ops.convert_to_tensor(value, dtype)
+        def number(value):
+            return np.array(value, "int32")
 
         found = np.empty(len(x), "float64")
-        arrays = [x, labels]
+        arrays, words = [x, labels], ops.convert_to_tensor(words)
         for begin, count, results in self._stream(
             "observe", encode, arrays, batch_size, verbose
         ):
-            images, mean, log_variance = map(tensor, results)
-            of_class = []
+            batch = [ops.convert_to_tensor(part) for part in results]
             if labels is not None:
-                batch = labels[begin : begin + batch_size]
-                of_class = [tensor(np.resize(batch, len(results[0])))]
+                of_class = labels[begin : begin + batch_size]
+                batch.append(ops.convert_to_tensor(np.resize(of_class, len(batch[0]))))
             total = np.full(len(results[0]), -np.inf)
             for start in range(0, importance_samples, chunk):
                 part = self.run_compiled(
                     f"weigh/{chunk}",
                     weigh,
                     self.variables,
-                    tensor(words),
-                    *(tensor(n, "int32") for n in (begin, start, importance_samples)),
-                    images,
-                    mean,
-                    log_variance,
-                    *of_class,
+                    words,
+                    *map(number, (begin, start, importance_samples)),
+                    *batch,
                 )
                 total = np.logaddexp(total, part)
             found[begin : begin + count] = total[:count]

@@ -268,3 +268,15 @@ def test_a_function_of_several_shapes_and_a_changed_weight():
     for _ in range(7):
         np.testing.assert_array_equal(host(run(same, same)["sum"]), 3 * x)
     assert len(run.programs) == 3
+
+
+def test_freed_memory_is_kept_unless_the_environment_says_how(monkeypatch):
+    import platform
+
+    from keras_genai.engine._torch_memory import keep_freed_memory
+
+    for name in ("MALLOC_ARENA_MAX", "MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"):
+        monkeypatch.delenv(name, raising=False)
+    assert keep_freed_memory() is (platform.libc_ver()[0] == "glibc")
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    assert keep_freed_memory() is False
