@@ -1,12 +1,17 @@
 """Whether operations of PyTorch are being recorded, and by whom."""
 
+import threading
+
 import torch
 
 
-class Recording:
+class _Recording(threading.local):
     """The recorder at work, or None: while there is one, no value may be looked at."""
 
     recorder = None
+
+
+recording = _Recording()  # of this thread: others go on
 
 
 def outside(function, *args, **kwargs):
@@ -18,7 +23,7 @@ def outside(function, *args, **kwargs):
         function: of tensors, also in lists, and of other arguments that are the same
             each time; it returns a tensor, a tuple of them, or None.
     """
-    recorder = Recording.recorder
+    recorder = recording.recorder
     if recorder is None or (
         torch.is_grad_enabled() and _learns([*args, *kwargs.values()])
     ):

@@ -13,7 +13,7 @@ import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from keras_genai.engine._torch_recording import Recording
+from keras_genai.engine._torch_recording import recording
 
 # Their results have sizes that depend on values.
 SIZED = ("nonzero", "argwhere", "masked_select", "unique", "_unique2", "where.default")
@@ -197,23 +197,23 @@ class Recorder(TorchDispatchMode):
 @contextlib.contextmanager
 def _unrecorded():
     """A context in which nothing is written down."""
-    recorder, Recording.recorder = Recording.recorder, None
+    recorder, recording.recorder = recording.recorder, None
     try:
         with _disable_current_modes(), torch.no_grad():
             yield
     finally:
-        Recording.recorder = recorder
+        recording.recorder = recorder
 
 
 @contextlib.contextmanager
 def recorded(arrays, owned=()):
     """A context whose operations a new `Recorder` writes down."""
-    recorder = Recording.recorder = Recorder(arrays, owned)
+    recorder = recording.recorder = Recorder(arrays, owned)
     try:
         with recorder:
             yield recorder
     finally:
-        Recording.recorder = None
+        recording.recorder = None
 
 
 def _written(func, args, kwargs):
@@ -330,7 +330,7 @@ def _alike(a, b):
 def _recordable(arrays):
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
-    distinct = Recording.recorder is None and len(set(map(id, arrays))) == len(arrays)
+    distinct = recording.recorder is None and len(set(map(id, arrays))) == len(arrays)
     return distinct and all(type(x) is torch.Tensor for x in arrays)
 
 

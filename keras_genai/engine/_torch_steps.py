@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from keras_genai.engine._torch_recording import Recording
+from keras_genai.engine._torch_recording import recording
 from keras_genai.engine._torch_replay import place, recorded, storage
 
 # Calls before the first recording: the last batch of an epoch is no reason for one.
@@ -151,7 +151,7 @@ def _recordable(leaves, arrays):
             torch.distributed.is_available() and torch.distributed.is_initialized()
         )
         and not _get_current_dispatch_mode_stack()
-        and Recording.recorder is None
+        and recording.recorder is None
         and all(x.device.type == "cpu" and type(x) is torch.Tensor for x in arrays)
         and not any(x.requires_grad for x in arrays)
         and all(x is None or isinstance(x, torch.Tensor) for x in leaves)

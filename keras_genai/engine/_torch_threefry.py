@@ -6,7 +6,7 @@ Keras's dispatch.
 
 import torch
 
-from keras_genai.engine._torch_recording import Recording
+from keras_genai.engine._torch_recording import recording
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
@@ -61,7 +61,7 @@ def concrete_int(x):
 
     The key of a draw is then computed in Python: a fiftieth of the time of scalars.
     """
-    return int(x) if _is_eager(x) and Recording.recorder is None else x
+    return int(x) if _is_eager(x) and recording.recorder is None else x
 
 
 def _is_eager(x):

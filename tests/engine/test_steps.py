@@ -280,3 +280,25 @@ def test_freed_memory_is_kept_unless_the_environment_says_how(monkeypatch):
     assert keep_freed_memory() is (platform.libc_ver()[0] == "glibc")
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
     assert keep_freed_memory() is False
+
+
+def test_a_thread_that_draws_beside_a_recording():
+    """As a data set's workers do: what they draw is none of the step's."""
+    import threading
+
+    stop, seen = threading.Event(), set()
+    key = engine.random.key(0, "beside")
+
+    def draw():
+        while not stop.is_set():
+            seen.add(float(host(engine.random.normal(key, ()))))
+
+    worker = threading.Thread(target=draw)
+    worker.start()
+    try:
+        _, logs = trained(vae, (IMAGES,), True)
+    finally:
+        stop.set()
+        worker.join()
+    assert len(seen) == 1
+    assert logs == trained(vae, (IMAGES,), False)[1]
