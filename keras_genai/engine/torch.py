@@ -240,6 +240,11 @@ def argmax(x):
     return torch.argmax(x, dim=-1).to(torch.int32)
 
 
+def linear(x, kernel, bias):
+    """`x kernel + bias`, of rows `(B, n)`, in one kernel."""
+    return torch.addmm(bias, x, kernel)
+
+
 def gelu(x):
     """See `keras_genai.engine.tensorflow.gelu`."""
     return F.gelu(x)

@@ -2,6 +2,7 @@
 
 from keras_genai.layers.attention import Attention, attention_mask
 from keras_genai.layers.convolution import Conv2D, Conv2DTranspose, DepthwiseConv2D
+from keras_genai.layers.dense import Dense
 from keras_genai.layers.dropout import Dropout
 from keras_genai.layers.group_normalization import GroupNormalization
 from keras_genai.layers.image_blocks import (
@@ -42,6 +43,7 @@ __all__ = [
     "ConditionalBatchNormalization",
     "Conv2D",
     "Conv2DTranspose",
+    "Dense",
     "DepthwiseConv2D",
     "CrossAttention2D",
     "CrossAttentionBlock",

@@ -7,7 +7,7 @@ from keras_genai.engine.checks import check_image_shape
 from keras_genai.engine.initializers import streams
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import wide
-from keras_genai.layers import Conv2D, Conv2DTranspose
+from keras_genai.layers import Conv2D, Conv2DTranspose, Dense
 from keras_genai.layers.convolution import stages_of
 
 ARCHITECTURES = ("mlp", "convolutional")
@@ -82,9 +82,7 @@ class Shape:
         self.seed = seed
 
     def dense(self, kernel, name, units, x, activation=None):
-        layer = keras.layers.Dense(
-            units, activation, kernel_initializer=kernel(name), name=name
-        )
+        layer = Dense(units, activation, kernel_initializer=kernel(name), name=name)
         return layer(x)
 
     def convolution(self, kind, kernel, name, filters, x, activation=None):

@@ -1,0 +1,74 @@
+"""Dense layers through the engine's kernel: Keras's layer, with its numbers."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import keras_genai as kg
+from keras_genai import engine
+
+SMALL = {"rtol": 1e-6, "atol": 1e-6}
+X = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
+
+
+def host(x):
+    return ops.convert_to_numpy(x)
+
+
+def pair(x, **arguments):
+    layers = [kind(4, **arguments) for kind in (keras.layers.Dense, kg.layers.Dense)]
+    for layer in layers:
+        layer.build(x.shape)
+    for a, b in zip(layers[0].weights, layers[1].weights, strict=True):
+        a.assign(np.linspace(-1, 1, int(np.prod(a.shape))).reshape(a.shape))
+        b.assign(a)
+    return layers
+
+
+@pytest.mark.parametrize(
+    ("x", "arguments"),
+    [
+        (X, {}),
+        (X, {"activation": "tanh"}),
+        (X, {"use_bias": False}),
+        (X, {"dtype": "bfloat16"}),
+        (X.reshape(1, 5, 3), {"activation": "relu"}),
+    ],
+)
+def test_it_is_keras_s_with_its_gradients(x, arguments):
+    theirs, ours = pair(x, **arguments)
+    # In bfloat16 Keras rounds before the bias and after it: of terms up to 4.
+    tolerance = {"rtol": 2e-2, "atol": 4 * 2.0**-8} if "dtype" in arguments else SMALL
+    np.testing.assert_allclose(
+        host(ops.cast(ours(x), "float32")),
+        host(ops.cast(theirs(x), "float32")),
+        **tolerance,
+    )
+    found = []
+    for layer in (theirs, ours):
+
+        def loss(layer=layer):
+            return ops.sum(ops.square(ops.cast(layer(x), "float32")))
+
+        variables = layer.trainable_variables
+        found.append(engine.value_and_gradients(loss, variables)[1])
+    for a, b in zip(*found, strict=True):
+        a, b = (host(ops.cast(t, "float32")) for t in (a, b))
+        np.testing.assert_allclose(
+            a, b, **{**tolerance, "atol": 30 * tolerance["atol"]}
+        )
+
+
+def test_low_rank_updates_and_its_file(tmp_path):
+    theirs, ours = pair(X)
+    for layer in (theirs, ours):
+        layer.enable_lora(2)
+        layer.lora_kernel_b.assign(np.ones(layer.lora_kernel_b.shape))
+    ours.lora_kernel_a.assign(theirs.lora_kernel_a)
+    np.testing.assert_allclose(host(ours(X)), host(theirs(X)), rtol=1e-6, atol=1e-6)
+    model = keras.Sequential([keras.Input((3,)), kg.layers.Dense(2, name="end")])
+    model.save(tmp_path / "dense.keras")
+    again = keras.saving.load_model(tmp_path / "dense.keras")
+    assert type(again.layers[-1]) is kg.layers.Dense
+    np.testing.assert_array_equal(host(again(X)), host(model(X)))
