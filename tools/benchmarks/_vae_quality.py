@@ -20,8 +20,8 @@ all), over the first `--images` test images; its error is that of the mean over
 images. Each is trained from several seeds, the pair from the same first weights; a
 difference is the mean over the seeds, with the standard error of that mean: it says
 whether the two are equal within the noise of training. (Of three seeds that error is
-itself uncertain: PyTorch's IWAE from one set of first weights, with three sets of draws,
-had mean losses of 181.56, 180.34 and 180.64 in its first pass.)
+itself uncertain: PyTorch's IWAE from one set of first weights, with three sets of
+draws, had mean losses of 181.56, 180.34 and 180.64 in its first pass.)
 """
 
 from __future__ import annotations
