@@ -161,6 +161,8 @@ class Recorder(TorchDispatchMode):
 
     def call(self, function, args, kwargs):
         """See `_torch_recording.outside`."""
+        if self.failed is not None:
+            return function(*args, **kwargs)
         with _unrecorded():
             given, keywords = self._slots(args, kwargs)
             made = function(*args, **kwargs)
@@ -330,7 +332,9 @@ def _alike(a, b):
 def _recordable(arrays):
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
-    distinct = recording.recorder is None and len(set(map(id, arrays))) == len(arrays)
+    if recording.recorder is not None:
+        return False
+    distinct = len(set(map(id, arrays))) == len(arrays)
     return distinct and all(type(x) is torch.Tensor for x in arrays)
 
 
@@ -359,7 +363,7 @@ class Replayed:
             return self.fn(*arrays)
         with torch._C._AutoDispatchBelowAutograd(), recorded(arrays) as recorder:
             made = self.fn(*arrays)
-        program = recorder.finished(made)
         if recorder.failed is None:
-            self.program = program
+            program = recorder.finished(made)  # which may find a reason not to
+            self.program = program if recorder.failed is None else None
         return made

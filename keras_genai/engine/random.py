@@ -386,10 +386,8 @@ def _keyed(function):
     return draw
 
 
-def _outside(function, *args, **kwargs):
-    """A draw, where steps are recorded one operation that is not taken apart."""
-    whole = getattr(backend_ops, "outside", None)
-    return whole(function, *args, **kwargs) if whole else function(*args, **kwargs)
+# Where steps are recorded, a draw is one operation that is not taken apart.
+_outside = getattr(backend_ops, "outside", lambda fn, *args, **kw: fn(*args, **kw))
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -123,3 +123,14 @@ def test_gradients_are_not_lost(weight):
     _, (gradient,) = engine.value_and_gradients(loss, [weight])
     assert step.program is None
     assert np.abs(host(gradient)).max() > 0
+
+
+@pytest.mark.skipif(not TORCH, reason="elsewhere steps are compiled")
+def test_a_sparse_result_is_left_as_it_is():
+    step = engine.replayed(lambda x: ((2 * x).to_sparse(),))
+    x = ops.ones((2, 2))
+    with engine.without_gradients():
+        for _ in range(6):
+            (made,) = step(x)
+            np.testing.assert_array_equal(host(made.to_dense()), 2 * host(x))
+    assert step.program is None

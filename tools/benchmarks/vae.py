@@ -11,8 +11,8 @@ Contenders, on each backend `b`:
 
 Tasks: "step", one training step on a batch that lies on the device;
 "log_likelihood", 32 images by 128 importance samples (of the paper's network 512), in
-chunks. Both Bernoulli with
-images drawn black or white. FLOPs are those of convolutions and matrix products.
+chunks. Both Bernoulli with images drawn black or white. FLOPs are those of convolutions
+and matrix products.
 
 With `--quality`: `_vae_quality.py`, which trains and judges.
 """
@@ -98,14 +98,9 @@ def causes(label):
     return CAUSES.get(label)
 
 
-NOISE = (
-    "the noise that is the same on each backend: a fifth of the time, where PyTorch's "
-    "own takes a twentieth"
-)
 CAUSES = {
-    "step: torch / PyTorch": NOISE,
-    "log-likelihood: tensorflow / PyTorch": NOISE,
-    "log-likelihood: torch / PyTorch": NOISE,
+    "log-likelihood: torch / PyTorch": "the noise that is the same on each backend: a "
+    "tenth of the time (PyTorch's profiler); the rest is not known yet",
 }
 
 
