@@ -36,6 +36,7 @@ from keras_genai.engine.checks import (
 from keras_genai.engine.data import tensors
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy
+from keras_genai.engine.saving import configuration
 from keras_genai.losses.reduction import mean_over_samples
 
 TIMES = ("uniform", "lognormal", "logit_normal")
@@ -158,7 +159,7 @@ class DDPM(Editing, Inference, engine.GenerativeModel):
         self.steps = steps
         self.ema_decay = ema_decay
         self.denoiser()  # refuses what does not fit the schedule
-        self._own = network is not None
+        self._own = [] if network is None else ["network"]
         with dtype_policy(kwargs.get("dtype")):
             self.network = network or self._default_network()
         self._check_network()
@@ -313,30 +314,27 @@ class DDPM(Editing, Inference, engine.GenerativeModel):
     # Configuration
 
     def get_config(self):
-        config = {
+        names = (
+            "parameterization",
+            "image_shape",
+            "num_classes",
+            "weighting",
+            "times",
+            "variance",
+            "clip",
+            "sigma_data",
+            "time_scale",
+            "sampler",
+            "steps",
+            "ema_decay",
+        )
+        return {
+            **configuration(self, names, self._own),
             "schedule": self.schedule.get_config(),
-            "parameterization": self.parameterization,
-            "image_shape": self.image_shape,
-            "num_classes": self.num_classes,
             "vector_dim": self.conditions.vector_dim,
             "context_shape": self.conditions.context_shape,
             "condition_dropout": self.conditions.dropout,
-            "weighting": self.weighting,
-            "times": self.times,
-            "variance": self.variance,
-            "clip": self.clip,
-            "sigma_data": self.sigma_data,
-            "time_scale": self.time_scale,
-            "sampler": self.sampler,
-            "steps": self.steps,
-            "ema_decay": self.ema_decay,
-            "seed": self.seed,
-            "name": self.name,
-            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
         }
-        if self._own:
-            config["network"] = keras.saving.serialize_keras_object(self.network)
-        return config
 
     # Files
 
@@ -373,13 +371,15 @@ class DDPM(Editing, Inference, engine.GenerativeModel):
 
         return ddpm.load(cls, source, subfolder, variant, **arguments)
 
-    def save_pretrained(self, folder, dtype="float32"):
+    def save_pretrained(self, folder, dtype="float32", max_shard_size="10GB"):
         """Writes the network that samples, as diffusers' `DDPMPipeline` reads it.
 
         Args:
             folder: path, made if need be; the model's files in it are replaced.
             dtype: of the weights' file: `"float32"`, `"float16"`, `"bfloat16"` or
                 `"float64"`.
+            max_shard_size: `"10GB"`, `"200MB"` or a number of bytes: larger weights are
+                written in several files beside an index.
 
         Raises:
             ValueError: diffusers has no such network or scheduler.
@@ -387,7 +387,7 @@ class DDPM(Editing, Inference, engine.GenerativeModel):
         """
         from keras_genai.weights import ddpm
 
-        ddpm.save(self, folder, dtype)
+        ddpm.save(self, folder, dtype, max_shard_size)
 
 
 def _image_shape(given, network):

@@ -15,7 +15,7 @@ from keras_genai.engine import random
 from keras_genai.engine.checks import check_image_shape, check_positive
 from keras_genai.engine.initializers import VarianceScaling
 from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.saving import deserialized
+from keras_genai.engine.saving import configuration, deserialized
 from keras_genai.layers.positions import sinusoidal_grid
 
 # Table 1: depth, hidden channels, heads.
@@ -255,13 +255,15 @@ class DiT(keras.Model):
 
         return dit.load(cls, source, subfolder, variant, **arguments)
 
-    def save_pretrained(self, folder, dtype="float32"):
+    def save_pretrained(self, folder, dtype="float32", max_shard_size="10GB"):
         """Writes the network in diffusers' layout, a `DiTTransformer2DModel`.
 
         Args:
             folder: it is made; `config.json` and the weights in it are replaced.
             dtype: of the weights' file: `"float32"`, `"float16"`, `"bfloat16"` or
                 `"float64"`.
+            max_shard_size: `"10GB"`, `"200MB"` or a number of bytes: larger weights are
+                written in several files beside an index.
 
         Raises:
             ValueError: for another dtype, or a network that diffusers has not: without
@@ -271,7 +273,7 @@ class DiT(keras.Model):
         """
         from keras_genai.weights import dit
 
-        dit.save(self, folder, dtype)
+        dit.save(self, folder, dtype, max_shard_size)
 
     def get_config(self):
         names = (
@@ -285,13 +287,8 @@ class DiT(keras.Model):
             "out_channels",
             "shared_embedding",
             "frequency_shift",
-            "seed",
-            "name",
         )
-        return {
-            **{name: getattr(self, name) for name in names},
-            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
-        }
+        return configuration(self, names)
 
     @classmethod
     def from_config(cls, config):

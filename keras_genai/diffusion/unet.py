@@ -13,7 +13,7 @@ from keras_genai.engine import random
 from keras_genai.engine.checks import check_positive
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import wide
-from keras_genai.engine.saving import deserialized
+from keras_genai.engine.saving import configuration, deserialized
 from keras_genai.layers import CrossAttention2D, ResNetBlock
 
 
@@ -326,12 +326,7 @@ class UNet(keras.Model):
     # Configuration and weights
 
     def get_config(self):
-        return {
-            **{name: getattr(self, name) for name in self._arguments},
-            "seed": self.seed,
-            "name": self.name,
-            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
-        }
+        return configuration(self, self._arguments)
 
     @classmethod
     def from_config(cls, config):
@@ -375,7 +370,7 @@ class UNet(keras.Model):
 
         return unet.load(cls, source, subfolder, variant, **arguments)
 
-    def save_pretrained(self, folder, dtype="float32"):
+    def save_pretrained(self, folder, dtype="float32", max_shard_size="10GB"):
         """Writes the network in diffusers' layout.
 
         As a `UNet2DModel`, or a `UNet2DConditionModel` where there is a context.
@@ -384,6 +379,8 @@ class UNet(keras.Model):
             folder: it is made; `config.json` and the weights in it are replaced.
             dtype: of the weights' file: `"float32"`, `"float16"`, `"bfloat16"` or
                 `"float64"`.
+            max_shard_size: `"10GB"`, `"200MB"` or a number of bytes: larger weights are
+                written in several files beside an index.
 
         Raises:
             ValueError: for another dtype; or diffusers has no such network.
@@ -391,7 +388,7 @@ class UNet(keras.Model):
         """
         from keras_genai.weights import unet
 
-        unet.save(self, folder, dtype)
+        unet.save(self, folder, dtype, max_shard_size)
 
 
 def _whole(value):

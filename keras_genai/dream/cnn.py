@@ -28,6 +28,7 @@ from keras_genai.engine.data import tensors
 from keras_genai.engine.initializers import VarianceScaling, streams
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy, wide, widen
+from keras_genai.engine.saving import configuration
 from keras_genai.losses.reduction import mean_over_samples
 
 ARCHITECTURES = ("plain", "residual")
@@ -193,7 +194,7 @@ class CNN(engine.GenerativeModel):
         self.steps = steps
         self.rate = rate
         self.decay = decay
-        self._own = network is not None
+        self._own = [] if network is None else ["network"]
         if network is None:
             with dtype_policy(kwargs.get("dtype")):
                 network = cnn_network(
@@ -309,19 +310,15 @@ class CNN(engine.GenerativeModel):
         }
 
     def get_config(self):
-        network = keras.saving.serialize_keras_object(self.network)
-        return {
-            "image_shape": self.image_shape,
-            "num_classes": self.num_classes,
-            "architecture": self.architecture,
-            "filters": self.filters,
-            "hidden_units": self.hidden_units,
-            "dropout": self.dropout,
-            "steps": self.steps,
-            "rate": self.rate,
-            "decay": self.decay,
-            "seed": self.seed,
-            "name": self.name,
-            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
-            **({"network": network} if self._own else {}),
-        }
+        names = (
+            "image_shape",
+            "num_classes",
+            "architecture",
+            "filters",
+            "hidden_units",
+            "dropout",
+            "steps",
+            "rate",
+            "decay",
+        )
+        return configuration(self, names, self._own)

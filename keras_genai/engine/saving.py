@@ -75,3 +75,24 @@ def deserialized(config):
         return value
 
     return {name: made(value) for name, value in config.items()}
+
+
+def configuration(model, names, objects=()):
+    """A model's arguments, as `get_config` returns them and `deserialized` reads them.
+
+    Args:
+        model: it has a seed, a name and a dtype policy, which are taken too.
+        names: attributes of plain values.
+        objects: attributes that hold what Keras serializes, such as networks; what is
+            None is left out.
+
+    Returns:
+        Dict of arguments.
+    """
+    serialize = keras.saving.serialize_keras_object
+    held = {name: getattr(model, name) for name in objects}
+    return {
+        **{name: getattr(model, name) for name in (*names, "seed", "name")},
+        "dtype": serialize(model.dtype_policy),
+        **{name: serialize(x) for name, x in held.items() if x is not None},
+    }

@@ -17,6 +17,7 @@ from keras_genai.engine.checks import (
 )
 from keras_genai.engine.data import tensors
 from keras_genai.engine.precision import widen
+from keras_genai.engine.saving import configuration
 from keras_genai.losses import adversarial, penalties
 
 
@@ -306,24 +307,20 @@ class GAN(engine.GenerativeModel):
     # Configuration
 
     def get_config(self):
+        names = (
+            "image_shape",
+            "latent_dim",
+            "penalty_interval",
+            "discriminator_steps",
+            "generator_steps",
+            "label_smoothing",
+            "ema_decay",
+        )
         return {
-            "image_shape": self.image_shape,
-            "latent_dim": self.latent_dim,
+            **configuration(self, names, self._own),
             "loss": self.loss_name,
             "penalties": dict(self.penalties),
-            "penalty_interval": self.penalty_interval,
-            "discriminator_steps": self.discriminator_steps,
-            "generator_steps": self.generator_steps,
-            "label_smoothing": self.label_smoothing,
             "augment": [keras.saving.serialize_keras_object(x) for x in self.augment],
-            "ema_decay": self.ema_decay,
-            "seed": self.seed,
-            "name": self.name,
-            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
-            **{
-                name: keras.saving.serialize_keras_object(getattr(self, name))
-                for name in self._own
-            },
         }
 
 

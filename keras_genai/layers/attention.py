@@ -179,9 +179,7 @@ class Attention(NormalBlock):
         check_scaling(rotary_scaling)
         if rotary is not None and alibi:
             raise ValueError("rotary and alibi are two ways to say where a token is.")
-        given = locals()
-        for name in self._ARGUMENTS:
-            setattr(self, name, given[name])
+        self._keep(locals())
         self.drop = None
         if dropout:
             self.drop = Dropout(dropout, **self._place("dropout"))
@@ -368,10 +366,6 @@ class Attention(NormalBlock):
 
     def compute_output_shape(self, x_shape, context_shape=None):
         return x_shape
-
-    def get_config(self):
-        own = {name: getattr(self, name) for name in self._ARGUMENTS}
-        return {**super().get_config(), **own}
 
 
 def _written(cache, values, index):

@@ -33,6 +33,8 @@ class Block(keras.layers.Layer):
         stream: name of the place: blocks of one model take different names.
     """
 
+    _ARGUMENTS = ()  # those of a subclass that it keeps as attributes, by `_keep`
+
     def __init__(self, seed=0, stream="", **kwargs):
         super().__init__(**kwargs)
         self.seed = random.check_seed(seed)
@@ -73,8 +75,14 @@ class Block(keras.layers.Layer):
     def _norm(self, name, groups, epsilon):
         return GroupNormalization(groups, epsilon, dtype=self.dtype_policy, name=name)
 
+    def _keep(self, given):
+        for name in self._ARGUMENTS:
+            setattr(self, name, given[name])
+
     def get_config(self):
-        return {**super().get_config(), "seed": self.seed, "stream": self.stream}
+        names = (*self._ARGUMENTS, "seed", "stream")
+        own = {name: getattr(self, name) for name in names}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -70,9 +70,7 @@ class FeedForward(NormalBlock):
                 f"activation must be one of {', '.join((*ACTIVATIONS, *GATED))}; got "
                 f"{activation!r}."
             )
-        given = locals()
-        for name in self._ARGUMENTS:
-            setattr(self, name, given[name])
+        self._keep(locals())
         self.drop = None
         if dropout:
             self.drop = Dropout(dropout, **self._place("dropout"))
@@ -98,10 +96,6 @@ class FeedForward(NormalBlock):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-    def get_config(self):
-        own = {name: getattr(self, name) for name in self._ARGUMENTS}
-        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -172,9 +166,7 @@ class TransformerBlock(Block):
         super().__init__(**kwargs)
         self.supports_masking = True  # see compute_mask
         attention = dict(attention or {})
-        given = locals()
-        for name in self._ARGUMENTS:
-            setattr(self, name, given[name])
+        self._keep(locals())
         how = {
             "heads": heads,
             "use_bias": use_bias,
@@ -324,7 +316,3 @@ class TransformerBlock(Block):
 
     def compute_output_shape(self, x_shape, context_shape=None):
         return x_shape
-
-    def get_config(self):
-        own = {name: getattr(self, name) for name in self._ARGUMENTS}
-        return {**super().get_config(), **own}

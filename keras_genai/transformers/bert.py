@@ -13,6 +13,7 @@ from keras_genai.engine.checks import (
 )
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy
+from keras_genai.engine.saving import configuration
 from keras_genai.losses.reduction import weighted_mean
 from keras_genai.transformers.bert_inference import BERTInference, parts_of
 from keras_genai.transformers.bert_network import BERTNetwork
@@ -321,11 +322,7 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
     # Configuration
 
     def get_config(self):
-        config = {name: getattr(self, name) for name in self._ARGUMENTS}
-        if self.tokenizer is not None:
-            config["tokenizer"] = keras.saving.serialize_keras_object(self.tokenizer)
-        policy = keras.saving.serialize_keras_object(self.dtype_policy)
-        return {**config, "name": self.name, "dtype": policy}
+        return configuration(self, self._ARGUMENTS, ["tokenizer"])
 
 
 def _entropy(labels, logits, weight):

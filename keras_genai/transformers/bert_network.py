@@ -56,9 +56,7 @@ class BERTNetwork(NormalBlock):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        given = locals()
-        for name in self._ARGUMENTS:
-            setattr(self, name, given[name])
+        self._keep(locals())
         self.tokens = self._table("tokens", vocabulary_size, hidden)
         self.positions = self._table("positions", context, hidden)
         self.types = self._table("types", token_types, hidden)
@@ -151,7 +149,3 @@ class BERTNetwork(NormalBlock):
 
     def compute_output_shape(self, tokens_shape, *others):
         return (*tokens_shape, self.hidden)
-
-    def get_config(self):
-        own = {name: getattr(self, name) for name in self._ARGUMENTS}
-        return {**super().get_config(), **own}

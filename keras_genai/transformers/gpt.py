@@ -15,6 +15,7 @@ from keras_genai import engine
 from keras_genai.engine import replicas
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy
+from keras_genai.engine.saving import configuration
 from keras_genai.layers import lora
 from keras_genai.layers.transformer_block import GATED
 from keras_genai.losses.reduction import weighted_mean
@@ -282,15 +283,7 @@ class GPT(Tuning, GPTInference, engine.GenerativeModel):
     # Configuration and files
 
     def get_config(self):
-        config = {name: getattr(self, name) for name in self._ARGUMENTS}
-        config |= {
-            "seed": self.seed,
-            "name": self.name,
-            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
-        }
-        if self.tokenizer is not None:
-            config["tokenizer"] = keras.saving.serialize_keras_object(self.tokenizer)
-        return config
+        return configuration(self, self._ARGUMENTS, ["tokenizer"])
 
     @classmethod
     def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):

@@ -63,11 +63,9 @@ class GPTNetwork(NormalBlock):
     ):
         super().__init__(**kwargs)
         self.supports_masking = True  # see compute_mask
-        given = locals()
-        for name in self._ARGUMENTS:
-            setattr(self, name, given[name])
+        self._keep(locals())
         for name in ("vocabulary_size", "context", "depth", "hidden", "heads"):
-            check_positive(name, given[name])
+            check_positive(name, getattr(self, name))
         if positions not in POSITIONS:
             raise ValueError(
                 f"positions must be one of {', '.join(POSITIONS)}; got {positions!r}."
@@ -193,7 +191,3 @@ class GPTNetwork(NormalBlock):
 
     def compute_output_shape(self, input_shape):
         return (*input_shape, self.vocabulary_size)
-
-    def get_config(self):
-        own = {name: getattr(self, name) for name in self._ARGUMENTS}
-        return {**super().get_config(), **own}

@@ -9,6 +9,7 @@ from keras_genai.engine import replicas
 from keras_genai.engine.checks import check_positive, check_sample_weight
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy
+from keras_genai.engine.saving import configuration
 from keras_genai.losses.reduction import weighted_mean
 from keras_genai.transformers.checks import check_rate, check_tokens, row_of
 from keras_genai.transformers.seq2seq_network import Seq2SeqNetwork
@@ -291,8 +292,4 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
     # Configuration
 
     def get_config(self):
-        config = {name: getattr(self, name) for name in self._ARGUMENTS}
-        if self.tokenizer is not None:
-            config["tokenizer"] = keras.saving.serialize_keras_object(self.tokenizer)
-        policy = keras.saving.serialize_keras_object(self.dtype_policy)
-        return {**config, "name": self.name, "dtype": policy}
+        return configuration(self, self._ARGUMENTS, ["tokenizer"])

@@ -57,9 +57,7 @@ class Seq2SeqNetwork(NormalBlock):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        given = locals()
-        for name in self._ARGUMENTS:
-            setattr(self, name, given[name])
+        self._keep(locals())
         self.initial_std = hidden**-0.5  # scaled up, as large as the positions'
         self.table = self._table("table", vocabulary_size, hidden)
         self.places = PositionEmbedding(
@@ -216,7 +214,3 @@ class Seq2SeqNetwork(NormalBlock):
 
     def compute_output_shape(self, source_shape, target_shape, *others):
         return (*target_shape, self.vocabulary_size)
-
-    def get_config(self):
-        own = {name: getattr(self, name) for name in self._ARGUMENTS}
-        return {**super().get_config(), **own}

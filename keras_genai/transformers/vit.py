@@ -15,6 +15,7 @@ from keras_genai.engine.checks import (
 from keras_genai.engine.data import tensors
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy, widen
+from keras_genai.engine.saving import configuration
 from keras_genai.losses.reduction import mean_over_samples
 from keras_genai.transformers.checks import check_rate, row_of
 from keras_genai.transformers.tuning import Tuning
@@ -342,9 +343,7 @@ class ViT(Tuning, ViTInference, engine.GenerativeModel):
     # Configuration
 
     def get_config(self):
-        config = {name: getattr(self, name) for name in self._ARGUMENTS}
-        policy = keras.saving.serialize_keras_object(self.dtype_policy)
-        return {**config, "name": self.name, "dtype": policy}
+        return configuration(self, self._ARGUMENTS)
 
 
 def _row(size):

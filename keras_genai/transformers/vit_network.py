@@ -153,9 +153,7 @@ class ViTNetwork(_Grid):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        given = locals()
-        for name in self._ARGUMENTS:
-            setattr(self, name, given[name])
+        self._keep(locals())
         height, width, channels = image_shape
         self.grid = (height // patch_size, width // patch_size)
         tokens = self.grid[0] * self.grid[1] + class_token
@@ -263,10 +261,6 @@ class ViTNetwork(_Grid):
         tokens = (shape[1] // self.patch_size) * (shape[2] // self.patch_size)
         return (shape[0], tokens + self.class_token, self.hidden)
 
-    def get_config(self):
-        own = {name: getattr(self, name) for name in self._ARGUMENTS}
-        return {**super().get_config(), **own}
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class MAEDecoder(_Grid):
@@ -307,9 +301,7 @@ class MAEDecoder(_Grid):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        given = locals()
-        for name in self._ARGUMENTS:
-            setattr(self, name, given[name])
+        self._keep(locals())
         self.grid = tuple(grid)
         tokens = grid[0] * grid[1] + class_token
         self.embed = self._built_dense("embed", inputs, hidden)
@@ -352,7 +344,3 @@ class MAEDecoder(_Grid):
 
     def compute_output_shape(self, hidden_shape, restore_shape):
         return (*restore_shape, self.pixels)
-
-    def get_config(self):
-        own = {name: getattr(self, name) for name in self._ARGUMENTS}
-        return {**super().get_config(), **own}

@@ -15,6 +15,7 @@ from keras_genai.engine import random
 from keras_genai.engine.data import tensors
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy, widen
+from keras_genai.engine.saving import configuration
 from keras_genai.losses import adversarial
 from keras_genai.losses.perceptual import perceptual_distance
 from keras_genai.losses.reduction import mean_over_samples
@@ -379,14 +380,9 @@ class AutoencoderKL(KLChecks, LatentImages, engine.GenerativeModel):
     def get_config(self):
         weights = self.perceptual_channels
         return {
-            **{name: getattr(self, name) for name in self._arguments},
+            **configuration(self, self._arguments, ["perceptual"]),
             "perceptual_channels": weights
             and [np.asarray(w, "float64").tolist() for w in weights],
-            "perceptual": self.perceptual
-            and keras.saving.serialize_keras_object(self.perceptual),
-            "seed": self.seed,
-            "name": self.name,
-            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
         }
 
 

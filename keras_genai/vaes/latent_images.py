@@ -219,7 +219,7 @@ class LatentImages:
 
         return autoencoder_kl.load(cls, source, subfolder, variant, **arguments)
 
-    def save_pretrained(self, folder, dtype="float32"):
+    def save_pretrained(self, folder, dtype="float32", max_shard_size="10GB"):
         """Writes the encoder and decoder in diffusers' layout.
 
         Args:
@@ -227,6 +227,8 @@ class LatentImages:
             dtype: of the weights' file: `"float32"`, `"float16"`, `"bfloat16"` or
                 `"float64"`. In the dtype of the file that they came from, they are its
                 tensors to the bit.
+            max_shard_size: `"10GB"`, `"200MB"` or a number of bytes: larger weights are
+                written in several files beside an index.
 
         Raises:
             ValueError: for another dtype.
@@ -234,7 +236,7 @@ class LatentImages:
         """
         from keras_genai.weights import autoencoder_kl
 
-        autoencoder_kl.save(self, folder, dtype)
+        autoencoder_kl.save(self, folder, dtype, max_shard_size)
 
 
 def _floats(x, channels, what):

@@ -22,6 +22,7 @@ from keras_genai.engine.checks import (
 from keras_genai.engine.data import tensors
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy
+from keras_genai.engine.saving import configuration
 from keras_genai.engine.threefry import threefry2x32, to_int32
 from keras_genai.losses.reduction import mean_over_samples
 from keras_genai.vaes.codes import check_codes, check_temperature
@@ -101,7 +102,7 @@ class PixelCNN(engine.GenerativeModel):
         self.kernel_size = kernel_size
         self.dropout = dropout
         self.ema_decay = ema_decay
-        self._own = network is not None
+        self._own = [] if network is None else ["network"]
         with dtype_policy(kwargs.get("dtype")):
             self.network = network or pixelcnn_network(
                 shape,
@@ -250,22 +251,17 @@ class PixelCNN(engine.GenerativeModel):
         return {"generate": (codes, inputs)}
 
     def get_config(self):
-        config = {
-            "shape": self.shape,
-            "num_values": self.num_values,
-            "num_classes": self.num_classes,
-            "filters": self.filters,
-            "blocks": self.blocks,
-            "kernel_size": self.kernel_size,
-            "dropout": self.dropout,
-            "ema_decay": self.ema_decay,
-            "seed": self.seed,
-            "name": self.name,
-            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
-        }
-        if self._own:
-            config["network"] = keras.saving.serialize_keras_object(self.network)
-        return config
+        names = (
+            "shape",
+            "num_values",
+            "num_classes",
+            "filters",
+            "blocks",
+            "kernel_size",
+            "dropout",
+            "ema_decay",
+        )
+        return configuration(self, names, self._own)
 
 
 def _check_shape(shape):

@@ -16,6 +16,7 @@ from keras_genai.engine.checks import check_image_shape, check_positive
 from keras_genai.engine.data import tensors
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy, widen
+from keras_genai.engine.saving import configuration
 from keras_genai.losses import elbo
 from keras_genai.vaes import likelihoods
 from keras_genai.vaes.active_units import ActiveUnits
@@ -320,30 +321,26 @@ class VAE(Checks, Inference, PriorSampling, engine.GenerativeModel):
     # Configuration
 
     def get_config(self):
+        names = (
+            "image_shape",
+            "latent_dim",
+            "scale",
+            "binarize",
+            "free_bits",
+            "importance_samples",
+            "estimator",
+            "num_classes",
+            "architecture",
+            "hidden_units",
+            "base_filters",
+            "activation",
+        )
         return {
-            "image_shape": self.image_shape,
-            "latent_dim": self.latent_dim,
+            **configuration(self, names, self._own),
             "likelihood": self.likelihood_name,
-            "scale": self.scale,
-            "binarize": self.binarize,
             "beta": _serialized(self.beta),
             "capacity": _serialized(self.capacity),
-            "free_bits": self.free_bits,
-            "importance_samples": self.importance_samples,
-            "estimator": self.estimator,
-            "num_classes": self.num_classes,
-            "architecture": self.architecture,
-            "hidden_units": self.hidden_units,
-            "base_filters": self.base_filters,
-            "activation": self.activation,
             "prior_components": self.prior and self.prior.components,
-            "seed": self.seed,
-            "name": self.name,
-            "dtype": keras.saving.serialize_keras_object(self.dtype_policy),
-            **{
-                name: keras.saving.serialize_keras_object(getattr(self, name))
-                for name in self._own
-            },
         }
 
 

@@ -20,6 +20,7 @@ from keras_genai.engine.checks import (
 from keras_genai.engine.data import tensors
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy
+from keras_genai.engine.saving import configuration
 from keras_genai.layers import GumbelQuantizer
 from keras_genai.losses import reconstruction as reconstructions
 from keras_genai.losses.reduction import mean_over_samples, per_sample
@@ -303,20 +304,17 @@ class VQVAE(CodeImages, engine.GenerativeModel):
     # Configuration
 
     def get_config(self):
+        names = (
+            "image_shape",
+            "hidden",
+            "residual_hidden",
+            "halvings",
+            "reconstruction",
+        )
         serialize = keras.saving.serialize_keras_object
-        prior = self.prior
         return {
-            "image_shape": self.image_shape,
+            **configuration(self, names, ["prior", *self._own]),
             "quantizer": self.quantizer_name or serialize(self.quantizer),
             "codebook_size": self.sizes[0],
             "latent_dim": self.sizes[1],
-            "hidden": self.hidden,
-            "residual_hidden": self.residual_hidden,
-            "halvings": self.halvings,
-            "reconstruction": self.reconstruction,
-            "prior": None if prior is None else serialize(prior),
-            "seed": self.seed,
-            "name": self.name,
-            "dtype": serialize(self.dtype_policy),
-            **{name: serialize(getattr(self, name)) for name in self._own},
         }

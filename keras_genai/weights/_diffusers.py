@@ -4,8 +4,6 @@ The names of the layers of its image blocks, the check of a configuration, and a
 folder: `config.json` beside `diffusion_pytorch_model.safetensors`.
 """
 
-import pathlib
-
 from keras_genai.weights import _safetensors as st
 from keras_genai.weights import _writing
 
@@ -158,18 +156,13 @@ def load(make, table, source, subfolder=None, variant=None):
     return model
 
 
-def save(table, config, folder, dtype="float32"):
+def save(table, config, folder, dtype="float32", max_shard_size=None):
     """Writes a model's folder.
 
     Args:
         table: list of `Entry`.
         config: diffusers' configuration, a dict.
-        folder, dtype: see `AutoencoderKL.save_pretrained`.
+        folder, dtype, max_shard_size: see `AutoencoderKL.save_pretrained`.
     """
-    _writing.check_dtype(dtype)
-    folder = pathlib.Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; save_pretrained writes a folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    _writing.save(table, folder / f"{STEM}.safetensors", dtype)
-    st.write_json(folder / "config.json", {"_diffusers_version": VERSION, **config})
+    settings = {"_diffusers_version": VERSION, **config}
+    _writing.save_folder(table, settings, folder, STEM, dtype, max_shard_size)

@@ -158,11 +158,5 @@ def save(table, config, folder, dtype="float32", max_shard_size=None):
         dtype: of the weights' file.
         max_shard_size: see `_writing.save`.
     """
-    _writing.check_dtype(dtype)
-    folder = pathlib.Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; save_pretrained writes a folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    _writing.save(table, folder / f"{STEM}.safetensors", dtype, max_shard_size)
     settings = {"transformers_version": VERSION, "dtype": dtype, **config}
-    st.write_json(folder / "config.json", settings)
+    _writing.save_folder(table, settings, folder, STEM, dtype, max_shard_size)

@@ -62,6 +62,31 @@ def save(table, path, dtype="float32", max_shard_size=None):
             old.unlink()
 
 
+def save_folder(table, settings, folder, stem, dtype="float32", max_shard_size=None):
+    """Writes a model's folder: its configuration and its weights.
+
+    Args:
+        table: list of `Entry`.
+        settings: what `config.json` holds, a dict.
+        folder: it is made; `config.json` and the weights in it are replaced.
+        stem: of the weights' file, `"model"` for `model.safetensors`.
+        dtype, max_shard_size: see `save`.
+
+    Raises:
+        ValueError: for another dtype or size, or the folder is a file.
+        ImportError: the package `safetensors` is not installed.
+    """
+    check_dtype(dtype)
+    if max_shard_size is not None:
+        bytes_of(max_shard_size)
+    folder = pathlib.Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; save_pretrained writes a folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    save(table, folder / f"{stem}.safetensors", dtype, max_shard_size)
+    write_json(folder / "config.json", settings)
+
+
 def _size(entry):
     return math.prod(entry.variable.shape)
 

@@ -142,7 +142,7 @@ def load(cls, source, subfolder=None, variant=None, **arguments):
     return cls(network, **{**config, **arguments})
 
 
-def save(model, folder, dtype="float32"):
+def save(model, folder, dtype="float32", max_shard_size=None):
     """Writes the folder of `google/ddpm-cifar10-32`'s layout."""
     from keras_genai.diffusion.unet import UNet
 
@@ -155,7 +155,9 @@ def save(model, folder, dtype="float32"):
     scheduler = to_config(model)
     folder = pathlib.Path(folder)
     # What samples is the average, where one is kept: that is what is written.
-    model.run_averaged("network", lambda: unet.save(model.network, folder, dtype))
+    model.run_averaged(
+        "network", lambda: unet.save(model.network, folder, dtype, max_shard_size)
+    )
     st.write_json(folder / SCHEDULER, scheduler)
     st.write_json(
         folder / "model_index.json",

@@ -329,6 +329,6 @@ def load(cls, source, subfolder=None, variant=None, **arguments):
     return _diffusers.load(make, table, source, subfolder, variant)
 
 
-def save(model, folder, dtype="float32"):
+def save(model, folder, dtype="float32", max_shard_size=None):
     """Writes diffusers' folder; see `UNet.save_pretrained`."""
-    _diffusers.save(table(model), to_config(model), folder, dtype)
+    _diffusers.save(table(model), to_config(model), folder, dtype, max_shard_size)

@@ -184,6 +184,21 @@ def test_the_tensors_of_the_published_networks(config):
         assert key == "_diffusers_version" or written[key] == value, key
 
 
+def test_diffusers_reads_shards(tmp_path):
+    model = make()
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    shards = list(tmp_path.glob("diffusion_pytorch_model-*.safetensors"))
+    assert len(shards) > 2 and not (tmp_path / FILE).exists()
+    reference = diffusers.UNet2DModel.from_pretrained(tmp_path, use_safetensors=True)
+    tensors = {n: p.detach().numpy() for n, p in reference.named_parameters()}
+    for entry in weights.table(model):
+        ours = entry.theirs(host(entry.variable.value))
+        np.testing.assert_array_equal(ours, tensors[entry.name])
+    again = kg.UNet.from_pretrained(tmp_path)
+    for old, new in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
 def test_the_class_for_no_label(tmp_path):
     model = make(num_classes=3)
     assert model.class_embedding.embeddings.shape[0] == 4
