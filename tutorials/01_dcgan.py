@@ -21,6 +21,9 @@
 #
 # *Time: under five minutes on two CPU cores on TensorFlow or PyTorch. What to expect:
 # about nine in ten of the final pictures are recognised as what was asked for.*
+#
+# *What it needs: `pip install "keras-genai[tutorials]"`, and `jax` or `torch` for those
+# backends.*
 
 # %% [markdown]
 # ## The backend is one line
@@ -33,7 +36,6 @@ import os
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # or "jax", "torch"
 
-# %%
 # %%
 import keras_genai as kg  # isort: skip (before Keras: it chooses TensorFlow's kernels)
 

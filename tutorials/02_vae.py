@@ -22,6 +22,9 @@
 #
 # *Time: about five minutes on two CPU cores. What to expect: soft pictures (that is
 # what this family makes), an honest number of nats, and sketches told from clothes.*
+#
+# *What it needs: `pip install "keras-genai[tutorials]"`, and `jax` or `torch` for those
+# backends.*
 
 # %%
 import os

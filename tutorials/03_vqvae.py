@@ -23,6 +23,9 @@
 # *Time: under five minutes on two CPU cores. What to expect: reconstructions that keep
 # the shape and lose the print; samples of the class that was asked for about three
 # times in four.*
+#
+# *What it needs: `pip install "keras-genai[tutorials]"`, and `jax` or `torch` for those
+# backends.*
 
 # %% [markdown]
 # ## The backend is one line

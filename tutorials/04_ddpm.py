@@ -22,6 +22,9 @@
 # *Time: six to nine minutes on two CPU cores. What to expect: clothes that are mostly
 # of the kind asked for but ragged at the edges; published models of this kind train a
 # thousand times longer.*
+#
+# *What it needs: `pip install "keras-genai[tutorials]"`, and `jax` or `torch` for those
+# backends.*
 
 # %% [markdown]
 # ## The backend is one line

@@ -22,6 +22,9 @@
 #
 # *Time: under a minute on two CPU cores. What to expect: errors that fall with the
 # number of steps as theory says, and a likelihood right to three digits.*
+#
+# *What it needs: `pip install "keras-genai[tutorials]"`, and `jax` or `torch` for those
+# backends.*
 
 # %%
 import os

@@ -24,6 +24,9 @@
 # *Time: about five minutes on two CPU cores on TensorFlow or PyTorch. What to expect:
 # pages that look like a play, with speakers and mostly real words, and no sense at all.
 # A model that makes sense has a thousand times the weights and the text.*
+#
+# *What it needs: `pip install "keras-genai[tutorials]"`, and `jax` or `torch` for those
+# backends.*
 
 # %% [markdown]
 # ## The backend is one line

@@ -23,6 +23,9 @@
 # Spanish that is mostly grammatical, often right in short and common phrases, and wrong
 # wherever a rare word matters; a BLEU of about 12 on a book that was never read. Useful
 # translators have read a thousand times as much.*
+#
+# *What it needs: `pip install "keras-genai[tutorials]"`, and `jax` or `torch` for those
+# backends.*
 
 # %% [markdown]
 # ## The backend is one line

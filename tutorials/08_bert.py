@@ -24,6 +24,9 @@
 # *Time: seven to eight minutes of one CPU core on PyTorch. What to expect: a word of
 # the right kind in most blanks; the right one in one of three, commas among them. The
 # published BERT read a text more than four thousand times as long.*
+#
+# *What it needs: `pip install "keras-genai[tutorials]"`, and `jax` or `torch` for those
+# backends.*
 
 # %% [markdown]
 # ## The backend is one line

@@ -24,6 +24,9 @@
 # *Time: about five minutes on two CPU cores on TensorFlow or PyTorch. What to expect:
 # about 84 of 100 pictures told right, fewer than by convolutions. That order turns with
 # more pictures; here there are 20,000, in the papers 300 million.*
+#
+# *What it needs: `pip install "keras-genai[tutorials]"`, and `jax` or `torch` for those
+# backends.*
 
 # %% [markdown]
 # ## The backend is one line

@@ -22,6 +22,9 @@
 # *Time: about one minute on two CPU cores, three on JAX. What to expect: features of a
 # small network for clothes; with a fetched network of photographs, the dreams that the
 # method is known for.*
+#
+# *What it needs: `pip install "keras-genai[tutorials]"`, and `jax` or `torch` for those
+# backends.*
 
 # %% [markdown]
 # ## The backend is one line
