@@ -1,9 +1,12 @@
 """The order of the samples, and what a batch is turned into."""
 
+import keras
 import numpy as np
 import pytest
+from keras import ops
 
-from keras_genai.engine import data
+from keras_genai import engine
+from keras_genai.engine import backend_ops, data
 
 
 def dataset(size=10, batch=4, **kwargs):
@@ -40,6 +43,62 @@ def test_steps_per_epoch_runs_on_through_the_data():
 
 def test_the_order_is_the_same_on_every_backend():
     np.testing.assert_array_equal(epoch(dataset(), 0), [6, 4, 2, 1, 5, 3, 0, 8, 9, 7])
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="its own queue")
+def test_tensorflow_reads_without_the_tuner_that_may_miss_an_epochs_end():
+    d = dataset(1000, 64)
+    batches = backend_ops.feed(d).get_tf_dataset()
+    assert batches.options().autotune.enabled is False
+    for number in (0, 1):
+        d.epoch = number
+        read = np.concatenate([x.numpy() for x, _ in batches])
+        np.testing.assert_array_equal(read, epoch(d, number))
+
+
+def test_fit_hands_keras_what_the_backend_reads(monkeypatch):
+    class Model(engine.GenerativeModel):
+        def __init__(self):
+            super().__init__(seed=0)
+            self.layer = keras.layers.Dense(1)
+            self.layer.build((None, 2))
+            self.set_players("layer")
+
+        def train_step(self, data):
+            x, y, _ = data
+            self.minimize("layer", lambda: ops.mean((self.layer(x)[:, 0] - y) ** 2))
+
+        def test_step(self, data):
+            x, y, _ = data
+            self.track("layer", ops.mean((self.layer(x)[:, 0] - y) ** 2))
+
+    class Batches(keras.utils.PyDataset):
+        epochs = 0
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            x = np.full((4, 2), index, "float32")
+            return x, x[:, 0]
+
+        def on_epoch_end(self):
+            self.epochs += 1
+
+    fed = []
+    feed = getattr(backend_ops, "feed", lambda x: x)
+    note = lambda x: (fed.append(x), feed(x))[1]  # noqa: E731
+    monkeypatch.setattr(backend_ops, "feed", note, raising=False)
+    model = Model()
+    model.compile(keras.optimizers.SGD(0.01))
+    theirs = Batches()
+    model.fit(theirs, epochs=2, validation_data=theirs, verbose=0)
+    assert fed[:2] == [theirs, theirs] and theirs.epochs >= 2
+    fed.clear()
+    x = np.ones((8, 2), "float32")
+    model.fit(x, x[:, 0], validation_data=(x, x[:, 0]), verbose=0)
+    model.evaluate(x, x[:, 0], verbose=0)
+    assert len(fed) >= 3 and all(isinstance(d, data.ArrayDataset) for d in fed)
 
 
 def test_unpack_gives_three_parts():

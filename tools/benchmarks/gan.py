@@ -3,10 +3,10 @@
     python tools/benchmark.py gan --quality
     KERAS_BACKEND=torch python tools/benchmarks/gan.py --quickstart cgan.keras
 
-Trains the quickstart's recipe with wider networks (`WIDER`) for more epochs
-(`--epochs`, one backend, at most half an hour on two cores) on the package's
-Fashion-MNIST training images, and judges it on the 5,000 test images by the package's
-classifier and its features:
+Trains the quickstart's networks, made wider and with a weaker penalty (`LONGER`), for
+more epochs (`--epochs`, one backend, at most half an hour on two cores) with a rate
+that falls to 0 linearly, on the package's Fashion-MNIST training images, and judges
+them on the 5,000 test images by the package's classifier and its features:
 
     class agreement   share of samples that the classifier gives the class asked for,
                       beside its accuracy on the real images, which bounds it
@@ -28,13 +28,23 @@ import time
 from pathlib import Path
 
 TITLE = "A CGAN's samples"
-EPOCHS = 90
-WIDER = {"base_filters": 48, "discriminator_filters": 64}
+EPOCHS = 100
+# With the quickstart's penalty (5 times this) and the square root's decay a long
+# training spends its time with a discriminator that knows nothing (its loss 2 log 2),
+# until the rate is low: FID 0.40 after 90 epochs, 0.94 after 130.
+LONGER = {
+    "base_filters": 48,
+    "discriminator_filters": 64,
+    "penalties": {"r1": 0.1},
+}
 TOOLS = Path(__file__).resolve().parent.parent
 
 
-def train(recipe: dict, epochs: int, seed: int):
-    """A CGAN of the quickstart's recipe, and the seconds that its training took."""
+def train(recipe: dict, epochs: int, seed: int, power: float = 0.5):
+    """A CGAN of the quickstart's recipe, and the seconds that its training took.
+
+    The learning rate falls to 0 as a power of the steps that are left.
+    """
     import keras
 
     import keras_genai as kg
@@ -43,7 +53,7 @@ def train(recipe: dict, epochs: int, seed: int):
     model = kg.CGAN(**recipe["model"], seed=seed)
     steps = epochs * math.ceil(len(images) / recipe["batch_size"])
     rate = keras.optimizers.schedules.PolynomialDecay(
-        recipe["learning_rate"], steps, end_learning_rate=0.0, power=0.5
+        recipe["learning_rate"], steps, end_learning_rate=0.0, power=power
     )
     model.compile(
         generator_optimizer=keras.optimizers.Adam(rate, **recipe["adam"]),
@@ -142,8 +152,8 @@ def quality(epochs, seed, quickstart=None, output=None, path=None):
         print(f"quickstart's training: {short} epochs, {seconds:.0f} s", flush=True)
     sampled = model.generate(labels=labels, seed=seed, batch_size=250)
     results["quickstart"] = judge(sampled, images, labels)
-    wider = {**RECIPE, "model": {**RECIPE["model"], **WIDER}}
-    model, seconds = train(wider, epochs, seed)
+    longer = {**RECIPE, "model": {**RECIPE["model"], **LONGER}}
+    model, seconds = train(longer, epochs, seed, power=1.0)
     if path:
         model.save(path)
     sampled = model.generate(labels=labels, seed=seed, batch_size=250)
