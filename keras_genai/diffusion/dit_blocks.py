@@ -58,6 +58,8 @@ class Condition(Block):
         stream: name of the place: layers of one model take different names.
     """
 
+    _ARGUMENTS = ("units", "rows", "frequency_shift")
+
     def __init__(self, units, rows=0, frequency_shift=1.0, **kwargs):
         # Of half precision, 999.5 would not be a time.
         super().__init__(autocast=False, **kwargs)
@@ -95,14 +97,6 @@ class Condition(Block):
     def compute_output_shape(self, t_shape, labels_shape=None):
         return (*(labels_shape or t_shape), self.units)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "units": self.units,
-            "rows": self.rows,
-            "frequency_shift": self.frequency_shift,
-        }
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class DiTBlock(_Glorot, Block):
@@ -123,6 +117,8 @@ class DiTBlock(_Glorot, Block):
     y = DiTBlock(6)(x, c)                          # (B, T, D), (B, D) -> (B, T, D)
     ```
     """
+
+    _ARGUMENTS = ("heads",)
 
     def __init__(self, heads, **kwargs):
         super().__init__(**kwargs)
@@ -155,9 +151,6 @@ class DiTBlock(_Glorot, Block):
 
     def compute_output_shape(self, x_shape, c_shape):
         return x_shape
-
-    def get_config(self):
-        return {**super().get_config(), "heads": self.heads}
 
 
 def zero_dense(name, units, policy):

@@ -33,7 +33,7 @@ class Block(keras.layers.Layer):
         stream: name of the place: blocks of one model take different names.
     """
 
-    _ARGUMENTS = ()  # those of a subclass that it keeps as attributes, by `_keep`
+    _ARGUMENTS = ()  # those of a subclass, which are attributes of the same names
 
     def __init__(self, seed=0, stream="", **kwargs):
         super().__init__(**kwargs)
@@ -113,6 +113,8 @@ class ResNetBlock(Block):
     ```
     """
 
+    _ARGUMENTS = ("filters", "groups", "epsilon", "dropout", "scale_shift", "zero_out")
+
     def __init__(
         self,
         filters,
@@ -176,17 +178,6 @@ class ResNetBlock(Block):
     def compute_output_shape(self, x_shape, embedding_shape=None):
         return (*x_shape[:-1], self.filters)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "filters": self.filters,
-            "groups": self.groups,
-            "epsilon": self.epsilon,
-            "dropout": self.dropout,
-            "scale_shift": self.scale_shift,
-            "zero_out": self.zero_out,
-        }
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class SelfAttention2D(Block):
@@ -212,6 +203,8 @@ class SelfAttention2D(Block):
     y = SelfAttention2D()(x)                          # (B, H, W, C) -> (B, H, W, C)
     ```
     """
+
+    _ARGUMENTS = ("heads", "groups", "epsilon", "zero_out")
 
     def __init__(self, heads=1, groups=32, epsilon=1e-6, zero_out=False, **kwargs):
         super().__init__(**kwargs)
@@ -252,15 +245,6 @@ class SelfAttention2D(Block):
     def compute_output_shape(self, input_shape):
         return input_shape
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "heads": self.heads,
-            "groups": self.groups,
-            "epsilon": self.epsilon,
-            "zero_out": self.zero_out,
-        }
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Downsample2D(Block):
@@ -284,6 +268,8 @@ class Downsample2D(Block):
     y = Downsample2D()(x)                     # (B, H, W, C) -> (B, H / 2, W / 2, C)
     ```
     """
+
+    _ARGUMENTS = ("filters", "padding")
 
     def __init__(self, filters=None, padding="after", **kwargs):
         super().__init__(**kwargs)
@@ -314,10 +300,6 @@ class Downsample2D(Block):
         halves = [None if side is None else side // 2 for side in sides]
         return (batch, *halves, self.filters or channels)
 
-    def get_config(self):
-        config = {"filters": self.filters, "padding": self.padding}
-        return {**super().get_config(), **config}
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Upsample2D(Block):
@@ -336,6 +318,8 @@ class Upsample2D(Block):
     y = Upsample2D()(x)                           # (B, H, W, C) -> (B, 2H, 2W, C)
     ```
     """
+
+    _ARGUMENTS = ("filters",)
 
     def __init__(self, filters=None, **kwargs):
         super().__init__(**kwargs)
@@ -373,9 +357,6 @@ class Upsample2D(Block):
         batch, *sides, channels = input_shape
         doubles = [None if side is None else 2 * side for side in sides]
         return (batch, *doubles, self.filters or channels)
-
-    def get_config(self):
-        return {**super().get_config(), "filters": self.filters}
 
 
 def _folded(kernel, axis):

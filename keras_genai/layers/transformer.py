@@ -32,6 +32,8 @@ class GatedFeedForward(Block):
     ```
     """
 
+    _ARGUMENTS = ("expansion",)
+
     def __init__(self, expansion=4, **kwargs):
         super().__init__(**kwargs)
         check_positive("expansion", expansion)
@@ -53,9 +55,6 @@ class GatedFeedForward(Block):
     def compute_output_shape(self, input_shape):
         return input_shape
 
-    def get_config(self):
-        return {**super().get_config(), "expansion": self.expansion}
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class CrossAttentionBlock(Block):
@@ -76,6 +75,8 @@ class CrossAttentionBlock(Block):
     y = CrossAttentionBlock(8)(x, context)  # (B, T, C), (B, S, D) -> (B, T, C)
     ```
     """
+
+    _ARGUMENTS = ("heads", "epsilon", "wide_scores")
 
     def __init__(self, heads=1, epsilon=1e-5, wide_scores=False, **kwargs):
         super().__init__(**kwargs)
@@ -107,14 +108,6 @@ class CrossAttentionBlock(Block):
     def compute_output_shape(self, x_shape, context_shape):
         return x_shape
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "heads": self.heads,
-            "epsilon": self.epsilon,
-            "wide_scores": self.wide_scores,
-        }
-
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class CrossAttention2D(Block):
@@ -138,6 +131,8 @@ class CrossAttention2D(Block):
     y = CrossAttention2D(8)(x, context)  # (B, H, W, C), (B, S, D) -> (B, H, W, C)
     ```
     """
+
+    _ARGUMENTS = ("heads", "depth", "groups", "wide_scores", "zero_out")
 
     def __init__(
         self,
@@ -185,13 +180,3 @@ class CrossAttention2D(Block):
 
     def compute_output_shape(self, x_shape, context_shape):
         return x_shape
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "heads": self.heads,
-            "depth": self.depth,
-            "groups": self.groups,
-            "wide_scores": self.wide_scores,
-            "zero_out": self.zero_out,
-        }

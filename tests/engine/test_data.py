@@ -87,7 +87,11 @@ def test_fit_hands_keras_what_the_backend_reads(monkeypatch):
 
     fed = []
     feed = getattr(backend_ops, "feed", lambda x: x)
-    note = lambda x: (fed.append(x), feed(x))[1]  # noqa: E731
+
+    def note(x):
+        fed.append(x)
+        return feed(x)
+
     monkeypatch.setattr(backend_ops, "feed", note, raising=False)
     model = Model()
     model.compile(keras.optimizers.SGD(0.01))
