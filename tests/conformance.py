@@ -646,12 +646,12 @@ class Battery:
         if BACKEND == "torch":
             pytest.skip(BACKEND_EXCEPTIONS[BACKEND]["no_retrace"])
         model, traces = self.runs.fitted.model, []
-        run = model.run_compiled
+        compiled = model.compiled_once
 
-        def counted(name, fn, variables, *args):
-            return run(name, count_calls(fn, traces), variables, *args)
+        def counted(name, fn, variables):
+            return compiled(name, count_calls(fn, traces), variables)
 
-        monkeypatch.setattr(model, "run_compiled", counted)
+        monkeypatch.setattr(model, "compiled_once", counted)
         first = self.runs.sample(model, 1)
         count = len(traces)
         assert count >= 1
