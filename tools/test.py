@@ -172,7 +172,7 @@ def ruff_steps(python: Path) -> list[Step]:
     return [
         Step(
             " ".join(["ruff", *arguments]),
-            [str(python), "-m", "ruff", *arguments],
+            [str(python), "-P", "-m", "ruff", *arguments],
             count_status,
             {},
         )
