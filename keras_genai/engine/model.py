@@ -10,12 +10,15 @@ from keras_genai.engine.compiling import Compiling
 from keras_genai.engine.ema import EMA
 from keras_genai.engine.fitting import Fitting
 from keras_genai.engine.group import Group
+from keras_genai.engine.interrupts import Interruptible
 from keras_genai.engine.precision import widen
 from keras_genai.engine.sampling import Sampling
 from keras_genai.engine.saving import deserialized
 
 
-class GenerativeModel(Compiling, Fitting, Sampling, backend_ops.Trainer, keras.Model):
+class GenerativeModel(
+    Compiling, Fitting, Sampling, Interruptible, backend_ops.Trainer, keras.Model
+):
     """A `keras.Model` of one or several players that trains with `fit()`.
 
     A family writes `train_step(self, data)` once, in `keras.ops`, with `data` the
