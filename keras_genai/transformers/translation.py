@@ -9,6 +9,8 @@ from keras_genai.layers import lora
 from keras_genai.transformers import generation
 from keras_genai.transformers.checks import check_tokens
 from keras_genai.transformers.rules import MINUS, Rules
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import either, integer, number, text
 
 
 class Translation:
@@ -45,6 +47,7 @@ class Translation:
         stop = self.stop_token
         return [row if row[-1:] == [stop] else [*row, stop] for row in rows]
 
+    @checked()
     def pairs(self, sources, targets, *, length=None):
         """What `fit` takes, of two lists of texts.
 
@@ -96,6 +99,7 @@ class Translation:
 
     # Translating
 
+    @checked(length_penalty=number(">= 0"))
     def translate(
         self,
         sentences,
@@ -259,6 +263,7 @@ class Translation:
         start = ops.full_like(target[:, :1], self.start_token)
         return ops.concatenate([start, target[:, :-1]], axis=1)
 
+    @checked()
     def score(self, sources, targets, *, batch_size=32):
         """The log-probability of each translation, in nats: NumPy float32 `(N,)`.
 
@@ -276,6 +281,7 @@ class Translation:
         counted = ops.cast(target != self.pad_token, losses.dtype)
         return -ops.sum(losses * counted, axis=1)
 
+    @checked()
     def attention_maps(self, sources, targets, *, batch_size=32):
         """How much each token of a target looks at each of its source.
 
@@ -322,6 +328,7 @@ class Translation:
     # Published weights
 
     @classmethod
+    @checked()
     def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
         """A model with published weights: a `MarianMTModel`'s folder.
 
@@ -343,6 +350,7 @@ class Translation:
 
         return marian.load(cls, source, subfolder, variant, **arguments)
 
+    @checked(dtype=text, max_shard_size=either(text, integer(1)))
     def save_pretrained(self, folder, dtype="float32", max_shard_size="50GB"):
         """Writes the model, and its tokenizer, as a `MarianMTModel`.
 

@@ -18,12 +18,14 @@ from keras_genai.utils.validation import (
     array,
     flag,
     function,
+    having,
+    image_shape,
     integer,
+    is_integer,
     network,
     number,
     path,
     refuse,
-    sizes,
     text,
     word,
 )
@@ -41,15 +43,22 @@ def verbosity(name, value):
         refuse(name, "0, 1, 2 or 'auto'", value)
 
 
+def seed(name, value):
+    """An integer in [0, 2**63)."""
+    if not is_integer(value) or not 0 <= value < 2**63:
+        refuse(name, "an integer in [0, 2**63)", value)
+    return int(value)
+
+
 def _same(check, names):
     return dict.fromkeys(names.split(), check)
 
 
 # Argument -> check, for the names that mean the same in every signature.
 USUAL = {
-    "seed": integer(0),
+    "seed": seed,
+    "image_shape": image_shape(),
     "verbose": verbosity,
-    "image_shape": None,  # each model says what divides it
     # Sizes of arrays
     **_same(
         integer(1),
@@ -64,7 +73,8 @@ USUAL = {
     **_same(
         integer(1, DEEPEST),
         "depth decoder_depth layers_per_block discriminator_layers blocks stages "
-        "octaves power_iterations transformer_layers probes resamplings jump_length",
+        "octaves power_iterations transformer_layers probes resamplings jump_length "
+        "discriminator_steps generator_steps penalty_interval",
     ),
     "halvings": integer(1, 30),
     "levels": integer(2),
@@ -75,7 +85,7 @@ USUAL = {
     **_same(
         number("[0, 1)"), "dropout attention_dropout hidden_dropout label_smoothing"
     ),
-    "ema_decay": number("(0, 1)"),
+    "ema_decay": number("[0, 1)"),
     "epsilon": number(">= 0"),
     **_same(number("> 0"), "initial_std out_std sigma_data theta"),
     # Yes or no
@@ -87,7 +97,7 @@ USUAL = {
         "shared_embedding normalize keep_colors lowercase truncate cross scale_shift "
         "zero_out hard from_logits run_eagerly auto_scale_loss zero_terminal_snr "
         "skip_last rounded runge_kutta dequantize alibi early_stopping overwrite "
-        "animation pooler masked_lm out_bias training",
+        "animation pooler masked_lm out_bias",
     ),
     # Words, files and objects
     "name": text,
@@ -96,13 +106,11 @@ USUAL = {
     **_same(text, "subfolder variant"),
     **_same(network, "encoder decoder generator discriminator network"),
     "preprocess": function,
-    "value_range": None,
+    "tokenizer": having("encode decode vocabulary_size", "a kg.Tokenizer"),
     # Data
     "images": array(finite=False),
     "labels": array((1, 2), finite=False),
-    "kernel_size": sizes,
 }
-del USUAL["kernel_size"], USUAL["image_shape"], USUAL["value_range"], USUAL["training"]
 
 
 def checked(**checks):
@@ -135,9 +143,7 @@ def _wrapped(function, checks):
     for argument in signature.parameters.values():
         if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
             continue
-        check = checks.get(argument.name, USUAL.get(argument.name))
-        if argument.name in checks:
-            check = checks[argument.name]
+        check = {**USUAL, **checks}.get(argument.name)
         entry = None if check is None else (argument.name, check, argument.default)
         if entry:
             table[argument.name] = entry

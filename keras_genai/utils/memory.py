@@ -20,7 +20,9 @@ def memory():
         import resource
     except ImportError:  # Windows
         return total
-    limits = [resource.getrlimit(k)[0] for k in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+    limits = [
+        resource.getrlimit(k)[0] for k in (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+    ]
     return min([total, *(n for n in limits if n != resource.RLIM_INFINITY)])
 
 

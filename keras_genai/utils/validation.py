@@ -167,7 +167,7 @@ def either(*checks, says=None):
                 return one(name, value)
             except Refusal as error:
                 said.append(error.says)
-        refuse(name, says or " or ".join(dict.fromkeys(map(str, said))), value)
+        return refuse(name, says or " or ".join(dict.fromkeys(said)), value)
 
     return check
 
@@ -207,12 +207,32 @@ def tuple_of(check, least=1, length=None, says=None):
     return entries
 
 
-def sizes(least=1, length=None, smallest=1):
+def integers(least=1, length=None, smallest=1):
     """A tuple of integers, such as a shape; returns Python's."""
     says = f"a tuple of {length or 'integers'}"
     if length:
         says = f"a tuple of {length} integers"
     return tuple_of(integer(smallest), least, length, says)
+
+
+def image_shape(free_sides=False):
+    """`(height, width, channels)`, from a tuple or list; returns a tuple of integers.
+
+    Args:
+        free_sides: whether the sides may be None.
+    """
+    says = "(height, width, channels), positive integers"
+    side = optional(integer(1)) if free_sides else integer(1)
+
+    def check(name, value):
+        if not isinstance(value, (tuple, list)) or len(value) != 3:
+            refuse(name, says, value)
+        try:
+            return (*(side(name, n) for n in value[:2]), integer(1)(name, value[2]))
+        except Refusal:
+            return refuse(name, says, value)
+
+    return check
 
 
 def pair(interval=""):
