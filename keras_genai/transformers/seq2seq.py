@@ -16,6 +16,8 @@ from keras_genai.transformers.seq2seq_network import Seq2SeqNetwork
 from keras_genai.transformers.translation import Translation
 from keras_genai.transformers.tuning import Tuning
 from keras_genai.transformers.writing_rules import Generation
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer, number, text
 
 # Table 3 of 1706.03762: layers, channels, heads, channels inside, dropout.
 SIZES = {"base": (6, 512, 8, 2048, 0.1), "big": (6, 1024, 16, 4096, 0.3)}
@@ -37,6 +39,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
     ```
     """
 
+    @checked(warmup=integer(1), factor=number("> 0"))
     def __init__(self, hidden, warmup=4000, factor=1.0):
         check_positive("hidden", hidden)
         check_positive("warmup", warmup)
@@ -118,6 +121,12 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
         *("label_smoothing", "pad_token", "start_token", "stop_token", "seed"),
     )
 
+    @checked(
+        size=text,
+        hidden_units=integer(1),
+        activation=text,
+        positions=text,
+    )
     def __init__(
         self,
         size="base",
