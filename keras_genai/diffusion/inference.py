@@ -295,7 +295,7 @@ class Inference:
             key: pair of words.
             batch_size: samples in one pass.
         """
-        size = min(n, batch_size)
+        size = self.programs.rows(n, batch_size)
         scalars, rows = _divided(given)
 
         def run(key, *arrays):
@@ -304,7 +304,7 @@ class Inference:
             return fn((key[0], key[1]), size, first, inputs)
 
         batches = self.stream(
-            (place, size, *scalars, *rows),
+            (place, size, tuple(scalars), tuple(rows)),
             run,
             self.sampling_variables(),
             list(rows.values()),
@@ -317,7 +317,7 @@ class Inference:
 
     def _shown(self, place, plan, begin, given, n, key, batch_size, verbose):
         """The walks of `_walks` driven from Python, with a progress bar."""
-        size = min(n, batch_size)
+        size = self.programs.rows(n, batch_size)
         starts = range(0, n, size)
         count = plan.sampler.evaluations * len(starts)
         bar = keras.utils.Progbar(count, verbose=verbose, unit_name="evaluation")
@@ -335,18 +335,16 @@ class Inference:
 
     def _stepped(self, place, plan, names):
         """The walk of a plan, driven from Python; kept."""
-        cache = self.__dict__.setdefault("__jitted", {})
-        key = ("stepped", place, self.run_eagerly)
-        if key not in cache:
-            cache[key] = samplers.stepped(
-                plan.sampler,
-                lambda *arrays: self._denoise(
-                    plan, dict(zip(names, arrays, strict=True))
-                ),
-                self.sampling_variables(),
-                compiled=not self.run_eagerly,
-            )
-        return cache[key]
+
+        def denoiser(*arrays):
+            return self._denoise(plan, dict(zip(names, arrays, strict=True)))
+
+        run = self.compiled_once(
+            ("stepped", place, tuple(names)),
+            samplers.one_step(plan.sampler, denoiser),
+            self.sampling_variables(),
+        )
+        return samplers.driven(plan.sampler, run)
 
     def sampling_variables(self):
         return self.averaged_variables("network")

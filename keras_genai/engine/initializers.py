@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_genai.engine import random
+from keras_genai.engine.deferred import is_deferring
 from keras_genai.engine.optimizer import PACKAGE
 
 
@@ -21,6 +22,8 @@ class _Initializer(keras.initializers.Initializer):
         self.stream = stream
 
     def __call__(self, shape, dtype=None):
+        if is_deferring():  # a shape is asked for, not a value
+            return ops.zeros(shape, dtype=dtype or keras.config.floatx())
         key = random.key(self.seed, f"initial/{self.stream}")
         values = self.draw(key, tuple(int(n) for n in shape))
         return ops.convert_to_tensor(values, dtype=dtype or keras.config.floatx())

@@ -23,6 +23,11 @@ from keras_genai.engine.scope import Scope
 
 __all__ = ["convolution", "transposed_convolution"]  # looked for here
 
+# Whether `jit` compiles for each shape, which takes seconds.
+COMPILES = True
+# Whether what it compiled is freed by the collector of garbage alone.
+GRAPHS_ARE_CYCLES = False
+
 
 def _publish(variables, values):
     """Hands updates on to the scope outside, or to the variables themselves."""

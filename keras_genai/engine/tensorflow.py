@@ -33,6 +33,8 @@ __all__ = [  # looked for here
     "write",
 ]
 
+COMPILES, GRAPHS_ARE_CYCLES = True, True  # see keras_genai.engine.jax
+
 
 def value_and_gradients(loss_fn, variables, scale=None):
     """The loss and its gradients by the variables.

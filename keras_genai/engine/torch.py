@@ -35,6 +35,9 @@ __all__ = [  # what is looked for here and stands in other files
 
 keep_freed_memory()
 
+COMPILES = False  # `jit` runs any shape as it is
+GRAPHS_ARE_CYCLES = False
+
 
 def value_and_gradients(loss_fn, variables, scale=None):
     """See `keras_genai.engine.tensorflow.value_and_gradients`."""

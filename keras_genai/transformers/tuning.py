@@ -37,7 +37,7 @@ class Tuning:
         self.compiled = False
         self.optimizer = None
         self.train_function = self.test_function = None
-        self.__dict__.pop("__jitted", None)
+        self.forget_compiled()
 
     def save(self, *args, **kwargs):
         """See `keras.Model.save`; with LoRA, merge before."""

@@ -27,8 +27,7 @@ class Inference:
         """
         check_positive("batch_size", batch_size)
         arrays = [a for a in arrays if a is not None]
-        # Of the sizes of small sets only powers of two are compiled.
-        size = min(2 ** (len(arrays[0]) - 1).bit_length(), batch_size)
+        size = self.programs.rows(len(arrays[0]), batch_size)
         return self.stream(
             name, fn, self.variables, arrays, size, numbered=True, verbose=verbose
         )

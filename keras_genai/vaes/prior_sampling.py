@@ -54,7 +54,7 @@ class PriorSampling:
         prior.fit(mean + np.exp(0.5 * log_variance) * noise, seed, **kwargs)
         self.prior = prior
         # What was compiled reads the variables of the prior before.
-        self.__dict__.pop("__jitted", None)
+        self.forget_compiled()
         return self
 
     def sampling_variables(self):

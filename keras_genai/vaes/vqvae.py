@@ -201,7 +201,7 @@ class VQVAE(CodeImages, engine.GenerativeModel):
         # No setter of a property: PyTorch keeps a module that is set in its own way.
         if name == "prior":
             self._check_prior(value)
-            self.__dict__.pop("__jitted", None)  # compiled with the former one
+            self.forget_compiled()
             name = "_prior"
         super().__setattr__(name, value)
 

@@ -1,19 +1,26 @@
 """Marian's weights and configuration, as transformers stores them."""
 
 from keras_genai.transformers.tokenizers import Tokenizer
-from keras_genai.weights import _transformers, _writing
+from keras_genai.weights import _keys, _transformers, _writing
+from keras_genai.weights._keys import NULL, RATE, SIZE, TOKEN
 
 CLASS = "MarianMTModel"
-DEFAULTS = {
-    "vocab_size": 58101,
-    "d_model": 1024,
-    "encoder_layers": 12,
-    "encoder_attention_heads": 16,
-    "encoder_ffn_dim": 4096,
-    "decoder_layers": 12,
-    "decoder_attention_heads": 16,
-    "decoder_ffn_dim": 4096,
-    "max_position_embeddings": 1024,
+ACTIVATIONS = {  # transformers' name -> ours
+    "gelu": "gelu",
+    "swish": "silu",
+    "silu": "silu",
+    "relu": "relu",
+    "gelu_new": "gelu_tanh",
+    "tanh": "tanh",
+}
+SIZES = {  # key -> argument
+    "vocab_size": "vocabulary_size",
+    "d_model": "hidden",
+    "encoder_layers": "depth",
+    "encoder_attention_heads": "heads",
+    "encoder_ffn_dim": "hidden_units",
+    "decoder_layers": "decoder_depth",
+    "max_position_embeddings": "context",
 }
 # What this network has not but with these values; published files say some of them.
 FIXED = {
@@ -26,16 +33,34 @@ FIXED = {
     "normalize_embedding": False,
     "normalize_before": False,
     "add_final_layer_norm": False,
-    "static_position_embeddings": (True, None),
 }
-ACTIVATIONS = {  # transformers' name -> ours
-    "gelu": "gelu",
-    "swish": "silu",
-    "silu": "silu",
-    "relu": "relu",
-    "gelu_new": "gelu_tanh",
-    "tanh": "tanh",
+# An absent key has the default of transformers' own class.
+KEYS = {
+    "vocab_size": (58101, SIZE),
+    "d_model": (1024, SIZE),
+    "encoder_layers": (12, _keys.LAYERS),
+    "encoder_attention_heads": (16, SIZE),
+    "encoder_ffn_dim": (4096, SIZE),
+    "decoder_layers": (12, _keys.LAYERS),
+    "max_position_embeddings": (1024, _keys.COUNT),
+    "activation_function": ("gelu", _keys.one_of(*ACTIVATIONS)),
+    "scale_embedding": (False, _keys.FLAG),
+    "dropout": (0.1, RATE),
+    "attention_dropout": (0.0, RATE),
+    "activation_dropout": (0.0, RATE),
+    "pad_token_id": (58100, TOKEN),
+    "decoder_start_token_id": (58100, TOKEN | NULL),
+    "eos_token_id": (0, _keys.TOKENS),
+    **{key: (value, _keys.one_of(value)) for key, value in FIXED.items()},
+    "static_position_embeddings": (True, _keys.one_of(True, None)),
 }
+ALIASES = {
+    "num_attention_heads": "encoder_attention_heads",
+    "hidden_size": "d_model",
+    "num_hidden_layers": "encoder_layers",
+}
+# Where the decoder is not the encoder's size, it is another network.
+DECODER = {"decoder_attention_heads": 16, "decoder_ffn_dim": 4096}
 ATTENTION = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
 # In some files beside the weights: fixed sines, copies of what is tied.
 BESIDE = (
@@ -47,46 +72,42 @@ BESIDE = (
 )
 
 
-def from_config(config, path):
+def from_config(config, path, kinds=None):
     """The arguments of `Translator` of transformers' configuration.
 
     Args:
         config: the content of `config.json`, a dict.
         path: where it came from, for messages.
+        kinds: see `_keys.read`.
 
     Raises:
         ValueError: it is of another class, or asks for what this network has not.
     """
     _transformers.class_of(config, path, CLASS)
-    wanted = dict(FIXED)
-    config = {**DEFAULTS, "activation_function": "gelu", **config}
-    wanted["activation_function"] = tuple(ACTIVATIONS)
-    for own in ("attention_heads", "ffn_dim"):
-        wanted[f"decoder_{own}"] = config[f"encoder_{own}"]
-    wanted["decoder_vocab_size"] = (config["vocab_size"], None)
-    _transformers.check_config(config, path, wanted)
-    sizes = _transformers.integers(config, path, *DEFAULTS)
-    vocabulary, hidden, depth, heads, units, decoder_depth, _, _, context = sizes
-    pad = config.get("pad_token_id", 58100)
+    keys = dict(KEYS)
+    for key, default in DECODER.items():
+        encoder = key.replace("decoder", "encoder")
+        keys[key] = default, _keys.one_of(config.get(encoder, default))
+    words = config.get("vocab_size", KEYS["vocab_size"][0])
+    keys["decoder_vocab_size"] = None, _keys.one_of(words, None)
+    config = _keys.read(config, path, keys, kinds, aliases=ALIASES)
+    pad, start = config["pad_token_id"], config["decoder_start_token_id"]
+    if start is None or start >= config["vocab_size"] > pad:
+        start = pad
+    stop = config["eos_token_id"]
     return {
-        "vocabulary_size": vocabulary,
-        "hidden": hidden,
-        "depth": depth,
-        "heads": heads,
-        "hidden_units": units,
-        "decoder_depth": decoder_depth,
-        "context": context,
+        **{own: config[key] for key, own in SIZES.items()},
         "activation": ACTIVATIONS[config["activation_function"]],
         "epsilon": 1e-5,
         "positions": "sinusoidal_halves",
-        "scale_embedding": config.get("scale_embedding", False),
+        "scale_embedding": config["scale_embedding"],
         "logits_bias": True,
-        "dropout": config.get("dropout", 0.1),
-        "attention_dropout": config.get("attention_dropout", 0.0),
-        "hidden_dropout": config.get("activation_dropout", 0.0),
+        "dropout": config["dropout"],
+        "attention_dropout": config["attention_dropout"],
+        "hidden_dropout": config["activation_dropout"],
         "pad_token": pad,
-        "start_token": config.get("decoder_start_token_id", pad),
-        "stop_token": config.get("eos_token_id", 0),
+        "start_token": start,
+        "stop_token": stop,
     }
 
 
@@ -168,9 +189,8 @@ def _attention(table, place, layer):
 def load(cls, source, subfolder=None, variant=None, **arguments):
     """A model of a published folder; see `Translator.from_pretrained`."""
 
-    def make(config, path, names):
-        del names
-        given = from_config(config, path)
+    def make(config, path, kinds):
+        given = from_config(config, path, kinds)
         there = (path.parent / "source.spm").is_file()
         if there and "tokenizer" not in arguments:
             given["tokenizer"] = Tokenizer.load(path.parent)
