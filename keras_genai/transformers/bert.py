@@ -18,7 +18,12 @@ from keras_genai.losses.reduction import weighted_mean
 from keras_genai.transformers.bert_inference import BERTInference, parts_of
 from keras_genai.transformers.bert_network import BERTNetwork
 from keras_genai.transformers.checks import check_rate, check_tokens, row_of
-from keras_genai.transformers.masking import mask_tokens, word_numbers, word_table
+from keras_genai.transformers.masking import (
+    mask_tokens,
+    not_padding,
+    word_numbers,
+    word_table,
+)
 from keras_genai.transformers.tuning import Tuning
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import integer, number, text, tuple_of
@@ -243,12 +248,18 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
                 "tokenizer that has one)."
             )
 
+    def seen(self, tokens):
+        """Where tokens are no padding: bool `(B, T)`, of a tensor or NumPy array."""
+        one = self.tokenizer
+        ends = () if one is None else (one.eos_id, one.sep_id)
+        return not_padding(tokens, self.pad_token, [i for i in ends if i is not None])
+
     def _inputs(self, x):
         """Tokens, sentences, mask and words as int32 tensors `(B, T)`."""
         x = parts_of(x)
         tokens = ops.cast(ops.convert_to_tensor(x["tokens"]), "int32")
         mask = x.get("mask")
-        mask = tokens != self.pad_token if mask is None else ops.cast(mask, "bool")
+        mask = self.seen(tokens) if mask is None else ops.cast(mask, "bool")
         types, words = x.get("token_types"), x.get("words")
         types = ops.zeros_like(tokens) if types is None else ops.cast(types, "int32")
         if words is None:

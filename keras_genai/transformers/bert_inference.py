@@ -66,15 +66,15 @@ class BERTInference:
                     "token ids."
                 )
             texts = [texts] if isinstance(texts, str) else texts
-            longest = max(map(len, self.tokenizer.encode(list(texts), pairs)))
-            texts = self.tokenizer.batch(
-                texts, pairs, length=min(longest, self.context)
-            )
+            given, texts = texts, self.tokenizer.batch(texts, pairs)
+            if texts["tokens"].shape[1] > self.context:
+                texts = self.tokenizer.batch(given, pairs, length=self.context)
         x = {name: np.asarray(part) for name, part in parts_of(texts).items()}
         check_tokens(x["tokens"], self.vocabulary_size, self.context)
         tokens = x["tokens"].astype("int32")
         types = x.get("token_types", np.zeros_like(tokens))
-        return [tokens, types, x.get("mask", tokens != self.pad_token).astype("int32")]
+        mask = x["mask"] if "mask" in x else self.seen(tokens)
+        return [tokens, types, mask.astype("int32")]
 
     @checked()
     def embed(self, texts, *, normalize=True, batch_size=32):

@@ -273,22 +273,22 @@ class Tokenizer:
         Args:
             texts: list of strings.
             pairs: the second sentence of each, or None.
-            length: T; longer texts are cut. By default that of the longest.
+            length: T; longer texts are cut at their ends, of a pair the longer one
+                token by token (as BERT's own code), and the tokens around them stay.
+                By default that of the longest.
 
         Returns:
             Dict of int32 arrays: `tokens`; `token_types`, 1 in a second sentence;
             `mask`, 0 where padded; `words`, the number of the word that a token
             belongs to, -1 for special tokens and padding.
+
+        Raises:
+            ValueError: the length does not hold even the tokens around the texts.
         """
         made = self._encode(texts, pairs)
-        if length is not None and self.sep_id is not None:
-            # What stands at the end stays there.
-            made = [
-                part
-                if len(part[0]) <= length
-                else tuple([*p[: length - 1], p[-1]] for p in part)
-                for part in made
-            ]
+        if length is not None:
+            check_positive("length", length)
+            made = [vocabularies.shortened(part, length) for part in made]
         arrays = [
             self._pad([part[i] for part in made], length, True, value)
             for i, value in enumerate((self.fill_id, 0, -1))
