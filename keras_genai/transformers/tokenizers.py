@@ -195,11 +195,16 @@ class Tokenizer:
                 vocabulary has no capital letters.
 
         Raises:
-            ValueError: there is no such file, or it is damaged.
+            ValueError: there is no such file, it is damaged, or its
+                `tokenizer_config.json` names a class whose rules are not known here
+                (CLIP's, RoBERTa's).
             ImportError: `tokenizers` or `sentencepiece` is not installed.
         """
         kind, data, named = files.read(source, subfolder, lowercase)
-        made = cls(kind, data)
+        try:
+            made = cls(kind, data)
+        except ValueError as error:
+            raise ValueError(f"{source} holds no tokenizer: {error}") from error
         named = {r: t for r, t in named.items() if t in made.vocabulary}
         return cls(kind, data, named) if named else made
 
