@@ -6,8 +6,8 @@ import math
 import keras
 
 from keras_genai.callbacks.runs import check_folder, run_folder
-from keras_genai.datasets._files import written_beside
 from keras_genai.engine.checks import check_integer
+from keras_genai.utils.files import written_beside
 
 _LESS_IS_BETTER = ("fid", "kid", "loss", "distance")
 

@@ -11,8 +11,8 @@ import numpy as np
 from keras_genai.callbacks.pictures import ANIMATIONS, image_grid, save_animation
 from keras_genai.callbacks.runs import check_folder, run_folder
 from keras_genai.callbacks.tensorboard import TensorBoard
-from keras_genai.datasets._files import written_beside
 from keras_genai.engine.checks import check_integer
+from keras_genai.utils.files import written_beside
 
 _FRAMES = 100
 _MILLISECONDS = 8000  # of the whole animation, when it has many frames
