@@ -1,1 +1,1 @@
-"""What every part of the package uses and no theory is in."""
+"""The ground floor: what every part uses and what uses none of them."""
