@@ -15,6 +15,12 @@ EACH_CHARACTER = r"[\s\S]"  # cuts a text into its characters
 SPACE = "\u2581"  # how sentencepiece writes the space before a word
 INSTALL = "'keras-genai[text]'"
 MARIAN_FILES = ("source.spm", "target.spm", "vocab.json")
+# All that a tokenizer of any kind may have in a folder.
+FILES = (
+    *MARIAN_FILES,
+    *("tokenizer.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+)
 
 
 def hugging_face():
@@ -114,6 +120,7 @@ class HuggingFace:
     """
 
     kind = "tokenizers"
+    head = "tokenizer.json"
 
     def __init__(self, text):
         library = hugging_face()
@@ -196,6 +203,7 @@ class SentencePiece:
     """
 
     kind = "sentencepiece"
+    head = "spiece.model"
 
     def __init__(self, proto, begin=False, end=False):
         self.proto = proto
@@ -254,6 +262,7 @@ class Marian:
     """
 
     kind = "marian"
+    head = "vocab.json"
 
     def __init__(self, source, target, table):
         self.files = source, target
@@ -377,7 +386,7 @@ def word_numbers(pieces):
 
 
 def write_settings(folder, settings):
-    """Adds to the `tokenizer_config.json` of a folder."""
+    """Adds to the `tokenizer_config.json` of a folder that is being written."""
     path = pathlib.Path(folder) / "tokenizer_config.json"
     known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     text = json.dumps({**known, **settings}, indent=2, sort_keys=True)

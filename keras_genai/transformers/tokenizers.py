@@ -11,6 +11,7 @@ from keras_genai.transformers import _tokenizer_files as files
 from keras_genai.transformers import _vocabularies as vocabularies
 from keras_genai.transformers._tokenizer_files import BERT_TOKENS, ROLES
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.files import written_into
 from keras_genai.utils.validation import (
     either,
     flag,
@@ -213,15 +214,19 @@ class Tokenizer:
         """Writes the files that `load`, and Hugging Face's libraries, read.
 
         Args:
-            folder: it is made; files of those names in it are replaced.
+            folder: it is made; the files of a tokenizer of any kind in it are
+                replaced, all of them or none.
+
+        Raises:
+            OSError: they cannot be written; what stood there is whole.
         """
         folder = pathlib.Path(folder)
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file; save writes a folder.")
-        folder.mkdir(parents=True, exist_ok=True)
-        self._model.save(folder)
-        named = {f"{role}_token": token for role, token in self.special.items()}
-        vocabularies.write_settings(folder, named)
+        with written_into(folder, self._model.head, vocabularies.FILES) as beside:
+            self._model.save(beside)
+            named = {f"{role}_token": token for role, token in self.special.items()}
+            vocabularies.write_settings(beside, named)
 
     # Use
 
