@@ -305,7 +305,7 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
         key = self.noise.key("mask")
 
         def loss_fn():
-            loss, parts = self.objective(data, key, replicas.offset(), training=True)
+            loss, parts = self.objective(data, key, replicas.number(), training=True)
             self._track_parts(parts)
             return loss
 
