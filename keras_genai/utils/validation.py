@@ -80,7 +80,9 @@ def number(interval=""):
     """
     inside = _interval(interval)
     says = f"in {interval}" if interval[:1] in ("[", "(") else "a finite number"
-    if interval[:1] in (">", "<"):
+    if interval[:2] == "> ":
+        says = f"a finite number over {interval[2:]}"
+    elif interval[:1] == ">":
         says = f"a finite number {interval}"
 
     def check(name, value):
@@ -102,7 +104,7 @@ def _interval(text):
         below = operator.le if text[-1] == "]" else operator.lt
         return lambda value: above(value, low) and below(value, high)
     sign, bound = text.split()
-    compare = {">": operator.gt, ">=": operator.ge, "<": operator.lt}[sign]
+    compare = {">": operator.gt, ">=": operator.ge}[sign]
     return lambda value: compare(value, float(bound))
 
 
@@ -190,7 +192,7 @@ def tuple_of(check, least=1, length=None, says=None):
         says: what it must be, for the message.
     """
     number_of = f"of {length}" if length is not None else f"of at least {least}"
-    says = says or f"a tuple {number_of}"
+    says = says or f"a list {number_of}"
 
     def entries(name, value):
         if isinstance(value, np.ndarray) and value.ndim == 1:
@@ -209,9 +211,7 @@ def tuple_of(check, least=1, length=None, says=None):
 
 def integers(least=1, length=None, smallest=1):
     """A tuple of integers, such as a shape; returns Python's."""
-    says = f"a tuple of {length or 'integers'}"
-    if length:
-        says = f"a tuple of {length} integers"
+    says = f"a list of {length} integers" if length else "a list of integers"
     return tuple_of(integer(smallest), least, length, says)
 
 
