@@ -12,7 +12,14 @@ from keras_genai.engine.checks import check_integer
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import wide, widen
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import array, integer, integers, number, text
+from keras_genai.utils.validation import (
+    array,
+    integer,
+    integers,
+    number,
+    optional,
+    text,
+)
 
 
 class Objective(keras.layers.Layer):
@@ -27,7 +34,7 @@ class Objective(keras.layers.Layer):
     local = True
     spatial = True
 
-    @checked(layer=text, weight=number())
+    @checked(layer=optional(text), weight=number())
     def __init__(self, layer, weight=1.0, **kwargs):
         super().__init__(dtype=wide(), **kwargs)
         if not (layer is None or isinstance(layer, str)):

@@ -10,7 +10,16 @@ from keras_genai.transformers.prompts import Prompts, stop_tokens
 from keras_genai.transformers.rules import Rules
 from keras_genai.transformers.written import Written
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import integer, network, number
+from keras_genai.utils.validation import (
+    either,
+    integer,
+    network,
+    number,
+    prompts,
+    text,
+    tuple_of,
+    word,
+)
 
 # The ways to write whose first argument is a number.
 NUMBERED = ("beam", "contrastive")
@@ -22,6 +31,8 @@ class GPTWriting:
     unit_name = "text"
 
     @checked(
+        prompts=either(integer(1), prompts),
+        stop=either(word, tuple_of(text, least=0)),
         temperature=number(">= 0"),
         top_k=integer(1),
         top_p=number("(0, 1]"),

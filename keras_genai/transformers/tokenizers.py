@@ -12,11 +12,13 @@ from keras_genai.transformers import _vocabularies as vocabularies
 from keras_genai.transformers._tokenizer_files import BERT_TOKENS, ROLES
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import (
+    array,
     either,
     flag,
     integer,
     text,
     texts,
+    token_rows,
     tuple_of,
     word,
 )
@@ -266,7 +268,9 @@ class Tokenizer:
                 "it from texts that hold them, or with special_tokens=['<unk>']."
             ) from error
 
-    @checked(texts=either(word, texts), pairs=either(word, texts))
+    @checked(
+        texts=either(word, texts), pairs=either(word, texts), length=integer(1, 10**6)
+    )
     def batch(self, texts, pairs=None, *, length=None):
         """What a `BERT` takes of texts: padded arrays `(N, T)` of each token.
 
@@ -303,7 +307,7 @@ class Tokenizer:
         """What fills a row: the padding token, else the end token, else 0."""
         return next((i for i in (self.pad_id, self.eos_id) if i is not None), 0)
 
-    @checked()
+    @checked(sequences=token_rows, length=integer(1, 10**6))
     def pad(self, sequences, length=None, *, truncate=False):
         """Sequences of ids as one array, filled up with `fill_id`.
 
@@ -339,7 +343,11 @@ class Tokenizer:
             row[: min(len(part), length)] = part[:length]
         return array
 
-    @checked(special=flag)
+    @checked(
+        special=flag,
+        tokens=token_rows,
+        lengths=array((1, 2), "iu"),
+    )
     def decode(self, tokens, *, lengths=None, special=False):
         """The text of a sequence of ids, or of each of several.
 
@@ -359,6 +367,11 @@ class Tokenizer:
         rows = [[int(i) for i in row] for row in ([tokens] if single else tokens)]
         if lengths is not None:
             lengths = np.reshape(lengths, -1)
+            if len(lengths) != len(rows):
+                raise ValueError(
+                    f"lengths must be one for each of the {len(rows)} texts; got "
+                    f"{len(lengths)}."
+                )
             rows = [row[: int(n)] for row, n in zip(rows, lengths, strict=True)]
         wrong = [i for row in rows for i in row if not 0 <= i < self.vocabulary_size]
         if wrong:
@@ -373,7 +386,12 @@ class Tokenizer:
         """The token of an id."""
         if self._tokens is None:
             self._tokens = {i: token for token, i in self.vocabulary.items()}
-        return self._tokens[int(i)]
+        if i not in self._tokens:
+            raise ValueError(
+                f"i must be an id of the vocabulary, in [0, {self.vocabulary_size}); "
+                f"got {i!r}."
+            )
+        return self._tokens[i]
 
     def special_ids(self):
         """Sorted list of the ids of the special tokens."""

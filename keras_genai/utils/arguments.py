@@ -12,18 +12,21 @@ in `USUAL`; a function names those of its own.
 import functools
 import inspect
 
-from keras_genai.utils.memory import TooLarge, largest
+from keras_genai.utils.memory import is_shortage, largest
 from keras_genai.utils.validation import (
     DEEPEST,
     array,
+    features_of,
     flag,
     function,
     having,
     image_shape,
     integer,
     is_integer,
+    metrics_of,
     network,
     number,
+    optional,
     path,
     refuse,
     text,
@@ -85,7 +88,7 @@ USUAL = {
     **_same(
         number("[0, 1)"), "dropout attention_dropout hidden_dropout label_smoothing"
     ),
-    "ema_decay": number("[0, 1)"),
+    "ema_decay": optional(number("[0, 1)")),
     "epsilon": number(">= 0"),
     **_same(number("> 0"), "initial_std out_std sigma_data theta"),
     # Yes or no
@@ -106,6 +109,8 @@ USUAL = {
     **_same(text, "subfolder variant"),
     **_same(network, "encoder decoder generator discriminator network"),
     "preprocess": function,
+    **_same(features_of, "extractor classifier"),
+    "metrics": metrics_of,
     "tokenizer": having("encode decode vocabulary_size", "a kg.Tokenizer"),
     # Data
     "images": array(finite=False),
@@ -170,9 +175,11 @@ def _runner(function, signature, places, table):
                 kwargs[name] = converted(table[name], kwargs[name])
         try:
             return function(*by_place, *args[count:], **kwargs)
-        except (TooLarge, MemoryError) as error:
+        except (ValueError, MemoryError, RuntimeError) as error:
+            if not is_shortage(error):
+                raise
             given = dict(zip(signature.parameters, by_place, strict=False)) | kwargs
-            raise ValueError(largest(given, error)) from error
+            raise largest(given, error) from error
 
     run.__signature__ = signature  # Keras reads it without following __wrapped__
     return run

@@ -62,6 +62,7 @@ def integer(least=None, most=MOST):
         says += f"{' and' if least is not None else ' of'} at most {most}"
 
     def check(name, value):
+        value = _scalar(value)
         if not is_integer(value) or (least is not None and value < least):
             refuse(name, says, value)
         if value > most:
@@ -86,12 +87,18 @@ def number(interval=""):
         says = f"a finite number {interval}"
 
     def check(name, value):
+        value = _scalar(value)
         # Also false for NaN.
         if not (is_number(value) and -LARGEST <= value <= LARGEST and inside(value)):
             refuse(name, says, value)
         return value.item() if isinstance(value, np.generic) else value
 
     return check
+
+
+def _scalar(value):
+    """The number in a NumPy array of no axes; anything else as it is."""
+    return value[()] if isinstance(value, np.ndarray) and not value.ndim else value
 
 
 def _interval(text):
@@ -249,9 +256,9 @@ def pair(interval=""):
 
 
 def mapping(name, value):
-    """A dict."""
-    if not isinstance(value, Mapping):
-        refuse(name, "a dict", value)
+    """A dict whose keys are strings."""
+    if not isinstance(value, Mapping) or not all(isinstance(k, str) for k in value):
+        refuse(name, "a dict name -> value", value)
     return value
 
 
@@ -280,6 +287,14 @@ def having(methods, says):
 
 
 network = having("variables call get_config", "a Keras model or layer")
+features_of = having(
+    "layers compute_output_shape", "a Keras model, from images to features"
+)
+metrics_of = either(
+    having("add_generated result", "a metric of kg.metrics, or a list of such"),
+    tuple_of(having("add_generated result", "a metric of kg.metrics")),
+    says="a metric of kg.metrics, or a list of such",
+)
 
 
 def texts(name, value):
@@ -291,6 +306,48 @@ def texts(name, value):
     return value
 
 
+def prompts(name, value):
+    """Texts, or the token ids of some: a string, a list, or an integer array.
+
+    A list is of strings, of integers (one text), or of lists of integers.
+    """
+    says = "strings, lists of token ids, or an integer array (N, T)"
+    if isinstance(value, str):
+        return value
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OU":
+        value = value.tolist()
+    if hasattr(value, "dtype"):
+        return array((1, 2), "iu", says=says)(name, value)
+    listed = isinstance(value, (list, tuple)) and len(value)
+    if not listed or not (
+        all(isinstance(row, str) for row in value)
+        or all(map(is_integer, value))
+        or all(map(_ids, value))
+    ):
+        refuse(name, says, value)
+    return value
+
+
+def token_rows(name, value):
+    """Token ids, one text's or several: an integer array, a list, a list of lists.
+
+    Any of them may be empty.
+    """
+    listed = isinstance(value, (list, tuple)) or hasattr(value, "tolist")
+    rows = value.tolist() if listed and hasattr(value, "tolist") else value
+    if not isinstance(rows, (list, tuple)) or not (
+        all(map(is_integer, rows)) or all(map(_ids, rows))
+    ):
+        refuse(name, "token ids: integers (T,) or (N, T), or a list of lists", value)
+    return value
+
+
+def _ids(row):
+    """Whether it is a list of token ids, or an array of them."""
+    row = row.tolist() if hasattr(row, "tolist") else row
+    return isinstance(row, (list, tuple)) and all(map(is_integer, row))
+
+
 # Arrays
 
 
@@ -298,7 +355,7 @@ def array(rank=None, kinds="fiub", finite=True, says=None):
     """An array or a list that makes one, of a kind of numbers and a rank.
 
     Args:
-        rank: number of axes, or a tuple of those that may be, or None for any.
+        rank: number of axes, or a tuple of those that may be; None for any but 0.
         kinds: letters of the types: f float, i and u integer, b bool.
         finite: refuse NaN and infinity.
         says: what it must be, for the message.
@@ -320,8 +377,10 @@ def array(rank=None, kinds="fiub", finite=True, says=None):
                 made = np.asarray(value)
             except (ValueError, TypeError, RuntimeError):
                 refuse(name, says, value)
-        if rank is not None and len(made.shape) not in ranks:
+        if len(made.shape) not in ranks if rank is not None else not len(made.shape):
             refuse(name, says, value)
+        if 0 in made.shape:
+            refuse(name, f"{says}, not empty", value)
         if _kind(made.dtype) not in kinds:
             refuse(name, says, value)
         if finite and isinstance(made, np.ndarray) and made.dtype.kind == "f":
