@@ -15,6 +15,7 @@ from keras_genai.transformers.checks import check_rate, check_tokens, row_of
 from keras_genai.transformers.seq2seq_network import Seq2SeqNetwork
 from keras_genai.transformers.translation import Translation
 from keras_genai.transformers.tuning import Tuning
+from keras_genai.transformers.writing_rules import Generation
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import integer, number, text
 
@@ -90,6 +91,9 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
         start_token: id that a target begins with; by default the tokenizer's first
             token, or `pad_token`, as Marian does.
         stop_token: id that ends a text; by default the tokenizer's, or 1.
+        generation: dict of the defaults of `translate` that are other than its own,
+            and of tokens that it never writes: the arguments of
+            `keras_genai.transformers.writing_rules.Generation`.
         remat: computes the blocks again for the gradient: less memory, more time.
         seed: integer >= 0: initial weights, noise and shuffling follow from it.
 
@@ -148,6 +152,7 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
         pad_token=None,
         start_token=None,
         stop_token=None,
+        generation=None,
         remat=False,
         seed=0,
         **kwargs,
@@ -166,6 +171,8 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
             self.vocabulary_size = known
         self._check_arguments()
         self._set_tokens(pad_token, start_token, stop_token)
+        self.generation = Generation(**(generation or {}))
+        self.generation.check_tokens(self.vocabulary_size)
         with dtype_policy(kwargs.get("dtype")):
             self.network = Seq2SeqNetwork(
                 **{name: getattr(self, name) for name in Seq2SeqNetwork._ARGUMENTS},
@@ -301,4 +308,5 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
     # Configuration
 
     def get_config(self):
-        return configuration(self, self._ARGUMENTS, ["tokenizer"])
+        config = configuration(self, self._ARGUMENTS, ["tokenizer"])
+        return {**config, "generation": self.generation.get_config()}
