@@ -127,7 +127,7 @@ class DDPM(Editing, Inference, engine.GenerativeModel):
         weighting=text,
         times=text,
         variance=text,
-        clip=optional(either(number("> 0"), function)),
+        clip=optional(number("> 0")),
         time_scale=number("> 0"),
         sampler=either(text, function),
     )

@@ -36,6 +36,10 @@ def bleu(
     references = _checked(translations, references)
     from sacrebleu.metrics import BLEU
 
+    if tokenize not in BLEU.TOKENIZERS:
+        raise ValueError(
+            f"tokenize must be one of {', '.join(BLEU.TOKENIZERS)}; got {tokenize!r}."
+        )
     metric = BLEU(tokenize=tokenize, lowercase=lowercase)
     return float(metric.corpus_score(list(translations), references).score)
 

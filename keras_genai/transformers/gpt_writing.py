@@ -12,6 +12,7 @@ from keras_genai.transformers.written import Written
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import (
     either,
+    flag,
     integer,
     network,
     number,
@@ -43,7 +44,7 @@ class GPTWriting:
         contrastive=number("[0, 1]"),
         draft=network,
         draft_tokens=integer(1, 1000),
-        stream=None,
+        stream=flag,
     )
     def generate(
         self,

@@ -93,6 +93,7 @@ class Tokenizer:
     @checked(
         texts=texts,
         kind=text,
+        vocabulary_size=integer(1, 10**7),
         special_tokens=tuple_of(text, least=0),
         min_frequency=integer(1),
     )

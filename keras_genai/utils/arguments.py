@@ -69,19 +69,20 @@ USUAL = {
         "kv_heads head_dim head_channels base_filters discriminator_filters groups "
         "latent_dim latent_channels codebook_size num_classes num_values "
         "vocabulary_size context patch_size out_channels context_dim vector_dim dim "
-        "units length frames chunk importance_samples components encode_batch_size "
+        "units length chunk components encode_batch_size "
         "max_new_tokens max_length beam_size k max_samples subset_size",
     ),
     # What is built or run one after the other
     **_same(
         integer(1, DEEPEST),
         "depth decoder_depth layers_per_block discriminator_layers blocks stages "
-        "octaves power_iterations transformer_layers probes resamplings jump_length "
-        "discriminator_steps generator_steps penalty_interval",
+        "octaves frames power_iterations transformer_layers probes resamplings "
+        "jump_length discriminator_steps generator_steps penalty_interval",
     ),
     "halvings": integer(1, 30),
     "levels": integer(2),
     **_same(integer(1, 10**6), "subsets splits"),
+    "importance_samples": integer(1, 10**7),
     # Tokens
     **_same(integer(0), "pad_token start_token stop_token mask_token"),
     # Numbers
@@ -141,10 +142,12 @@ def checked(**checks):
 
 def _wrapped(function, checks):
     signature = inspect.signature(function)
+    kinds = {p.kind for p in signature.parameters.values()}
     unknown = set(checks) - set(signature.parameters)
-    if unknown:
+    if unknown and inspect.Parameter.VAR_KEYWORD not in kinds:
         raise TypeError(f"{function.__qualname__} has no argument {sorted(unknown)}.")
-    places, table = [], {}
+    places = []
+    table = {name: (name, checks[name], None) for name in unknown}
     for argument in signature.parameters.values():
         if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
             continue
@@ -162,7 +165,9 @@ def _runner(function, signature, places, table):
 
     def converted(entry, value):
         name, check, default = entry
-        return value if value is default else check(name, value)
+        if value is default and not getattr(check, "always", False):
+            return value
+        return check(name, value)
 
     @functools.wraps(function)
     def run(*args, **kwargs):

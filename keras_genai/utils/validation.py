@@ -91,7 +91,8 @@ def number(interval=""):
         # Also false for NaN.
         if not (is_number(value) and -LARGEST <= value <= LARGEST and inside(value)):
             refuse(name, says, value)
-        return value.item() if isinstance(value, np.generic) else value
+        value = value.item() if isinstance(value, np.generic) else value
+        return float(value) if abs(value) > 2**53 else value
 
     return check
 
@@ -346,6 +347,66 @@ def _ids(row):
     """Whether it is a list of token ids, or an array of them."""
     row = row.tolist() if hasattr(row, "tolist") else row
     return isinstance(row, (list, tuple)) and all(map(is_integer, row))
+
+
+# Training
+
+
+def data(name, value):
+    """What `fit` takes: arrays, a list or dict of them, or an object that yields them.
+
+    Its shapes and values are the model's to check.
+    """
+    says = "an array of data, or a data set that yields batches"
+    if isinstance(value, (list, tuple, dict)):
+        given = not value or _numbers_of_one_shape(value)
+        if not value or not given:
+            refuse(name, f"{says}, not empty and of one shape", value)
+    elif hasattr(value, "dtype") and hasattr(value, "shape"):
+        array(finite=False, says=says)(name, value)
+    elif isinstance(value, (str, bytes)) or not (
+        hasattr(value, "__iter__") or hasattr(value, "__getitem__")
+    ):
+        refuse(name, says, value)
+    elif inspect.isclass(value):
+        refuse(name, says, value)
+    return value
+
+
+data.always = True  # also where it is the default, None
+
+
+def _numbers_of_one_shape(value):
+    """False for a list of plain numbers that makes no array of a type of numbers."""
+    if isinstance(value, dict) or not isinstance(
+        value[0], (int, float, complex, list, type(None))
+    ):
+        return True
+    try:
+        made = np.asarray(value)
+    except ValueError:
+        return False
+    return made.dtype.kind in "fiubU"
+
+
+def callbacks_of(name, value):
+    """A callback, or a list of such."""
+    many = value if isinstance(value, (list, tuple)) else [value]
+    for one in many:
+        if inspect.isclass(one) or not hasattr(one, "on_epoch_end"):
+            refuse(name, "a Keras callback or a list of such", value)
+    return value
+
+
+def class_weights(name, value):
+    """A dict of a weight for each class."""
+    says = "a dict class -> weight, a number >= 0"
+    if not isinstance(value, Mapping) or not value:
+        refuse(name, says, value)
+    for key, weight in value.items():
+        if not is_integer(key) or not is_number(weight) or not weight >= 0:
+            refuse(name, says, value)
+    return value
 
 
 # Arrays
