@@ -212,7 +212,8 @@ def tuple_of(check, least=1, length=None, says=None):
         try:
             return tuple(check(name, entry) for entry in value)
         except Refusal as error:
-            refuse(name, f"{says}, each {error.says}", value)
+            each = "" if "numbers" in says else f", each {error.says}"
+            return refuse(name, says + each, value)
 
     return entries
 
@@ -245,12 +246,14 @@ def image_shape(free_sides=False):
 
 def pair(interval=""):
     """Two finite numbers, the second above the first."""
-    both = tuple_of(number(interval), length=2, says="two numbers (low, high)")
+    inside = f" {interval}" if interval else ""
+    says = f"two finite numbers{inside} (low, high) with low < high"
+    both = tuple_of(number(interval), length=2, says=says)
 
     def check(name, value):
         low, high = both(name, value)
         if not low < high:
-            refuse(name, "two numbers (low, high), the second above the first", value)
+            refuse(name, says, value)
         return low, high
 
     return check
