@@ -20,7 +20,7 @@ ANIMATIONS = {
 
 
 @checked(
-    images=array(),
+    images=array(finite=False, says="images (N, H, W, C)"),
     columns=integer(1),
     scale=integer(1, 1000),
     gap=integer(0, 1000),

@@ -104,7 +104,7 @@ class UNet(keras.Model):
     @checked(
         image_shape=image_shape(free_sides=True),
         block_channels=integers(0),
-        attention=either(flag, tuple_of(flag)),
+        attention=either(flag, tuple_of(flag, least=0)),
         heads=either(integer(1), integers()),
         transformer_layers=either(integer(1, 100), tuple_of(integer(1, 100))),
         downsample_padding=one_of("after", "before"),

@@ -110,7 +110,9 @@ class Sampling:
         if n is None and labels is not None:
             n = len(labels)
         if n is None:
-            raise ValueError("n must say how many, or labels which; got None for both.")
+            raise ValueError(
+                "n must be an integer of at least 1, or labels given; got None."
+            )
         check_positive("n", n)
         if labels is not None:
             labels = np.asarray(labels)

@@ -16,10 +16,10 @@ from keras_genai.utils.validation import (
     either,
     flag,
     integer,
+    strings,
     text,
     texts,
     token_rows,
-    tuple_of,
     word,
 )
 
@@ -94,7 +94,7 @@ class Tokenizer:
         texts=texts,
         kind=text,
         vocabulary_size=integer(1, 10**7),
-        special_tokens=tuple_of(text, least=0),
+        special_tokens=strings,
         min_frequency=integer(1),
     )
     def train(
@@ -154,7 +154,7 @@ class Tokenizer:
         return cls("tokenizers", {"text": tokenizer.to_str()})
 
     @classmethod
-    @checked(texts=texts, special_tokens=tuple_of(text, least=0))
+    @checked(texts=texts, special_tokens=strings)
     def characters(cls, texts, special_tokens=()):
         """A tokenizer of which each character of the texts is a token.
 

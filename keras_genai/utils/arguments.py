@@ -16,6 +16,7 @@ from keras_genai.utils.memory import is_shortage, largest
 from keras_genai.utils.validation import (
     DEEPEST,
     array,
+    either,
     features_of,
     flag,
     function,
@@ -26,6 +27,7 @@ from keras_genai.utils.validation import (
     metrics_of,
     network,
     number,
+    one_of,
     optional,
     path,
     refuse,
@@ -100,9 +102,10 @@ USUAL = {
         "null_class linear_projection wide_scores time_scale_shift cosine_first "
         "shared_embedding normalize keep_colors lowercase truncate cross scale_shift "
         "zero_out hard from_logits run_eagerly auto_scale_loss zero_terminal_snr "
-        "skip_last rounded runge_kutta dequantize alibi early_stopping overwrite "
+        "skip_last rounded runge_kutta dequantize alibi overwrite "
         "animation pooler masked_lm out_bias",
     ),
+    "early_stopping": either(flag, one_of("never")),
     # Words, files and objects
     "name": text,
     "stream": word,
@@ -114,7 +117,7 @@ USUAL = {
     "metrics": metrics_of,
     "tokenizer": having("encode decode vocabulary_size", "a kg.Tokenizer"),
     # Data
-    "images": array(finite=False),
+    "images": array(finite=False, empty=True),
     "labels": array((1, 2), finite=False),
 }
 

@@ -227,17 +227,19 @@ def integers(least=1, length=None, smallest=1):
 def image_shape(free_sides=False):
     """`(height, width, channels)`, from a tuple or list; returns a tuple of integers.
 
+    What divides the sides is the model's to check.
+
     Args:
         free_sides: whether the sides may be None.
     """
     says = "(height, width, channels), positive integers"
-    side = optional(integer(1)) if free_sides else integer(1)
+    side = optional(integer()) if free_sides else integer()
 
     def check(name, value):
         if not isinstance(value, (tuple, list)) or len(value) != 3:
             refuse(name, says, value)
         try:
-            return (*(side(name, n) for n in value[:2]), integer(1)(name, value[2]))
+            return (*(side(name, n) for n in value[:2]), integer()(name, value[2]))
         except Refusal:
             return refuse(name, says, value)
 
@@ -273,6 +275,13 @@ def function(name, value):
     return value
 
 
+def features_of(name, value):
+    """A Keras model or a function, from images to features."""
+    if not callable(value) or inspect.isclass(value):
+        refuse(name, "a Keras model or a function, from images to features", value)
+    return value
+
+
 def having(methods, says):
     """An object, no class, that has every one of these methods or attributes.
 
@@ -291,13 +300,10 @@ def having(methods, says):
 
 
 network = having("variables call get_config", "a Keras model or layer")
-features_of = having(
-    "layers compute_output_shape", "a Keras model, from images to features"
-)
 metrics_of = either(
-    having("add_generated result", "a metric of kg.metrics, or a list of such"),
-    tuple_of(having("add_generated result", "a metric of kg.metrics")),
-    says="a metric of kg.metrics, or a list of such",
+    having("add_generated result", "a kg.metrics object"),
+    tuple_of(having("add_generated result", "a metric of kg.metrics"), least=0),
+    says="kg.metrics objects, one or a list",
 )
 
 
@@ -311,23 +317,13 @@ def texts(name, value):
 
 
 def prompts(name, value):
-    """Texts, or the token ids of some: a string, a list, or an integer array.
+    """Texts, or the token ids of some: a string, a list, or an array.
 
-    A list is of strings, of integers (one text), or of lists of integers.
+    What a list or an array holds is the model's to check.
     """
-    says = "strings, lists of token ids, or an integer array (N, T)"
-    if isinstance(value, str):
-        return value
-    if isinstance(value, np.ndarray) and value.dtype.kind in "OU":
-        value = value.tolist()
-    if hasattr(value, "dtype"):
-        return array((1, 2), "iu", says=says)(name, value)
-    listed = isinstance(value, (list, tuple)) and len(value)
-    if not listed or not (
-        all(isinstance(row, str) for row in value)
-        or all(map(is_integer, value))
-        or all(map(_ids, value))
-    ):
+    listed = isinstance(value, (str, list, tuple))
+    if not listed and (not hasattr(value, "dtype") or not getattr(value, "shape", ())):
+        says = "strings, lists of token ids, or an integer array (N, T)"
         refuse(name, says, value)
     return value
 
@@ -366,7 +362,7 @@ def data(name, value):
         if not value or not given:
             refuse(name, f"{says}, not empty and of one shape", value)
     elif hasattr(value, "dtype") and hasattr(value, "shape"):
-        array(finite=False, says=says)(name, value)
+        array(finite=False, says=says, empty=True)(name, value)
     elif isinstance(value, (str, bytes)) or not (
         hasattr(value, "__iter__") or hasattr(value, "__getitem__")
     ):
@@ -412,10 +408,15 @@ def class_weights(name, value):
     return value
 
 
+def strings(name, value):
+    """Strings that are not empty, in a list or a tuple, which may be; a list."""
+    return list(tuple_of(text, least=0, says="a list of strings")(name, value))
+
+
 # Arrays
 
 
-def array(rank=None, kinds="fiub", finite=True, says=None):
+def array(rank=None, kinds="fiub", finite=True, says=None, empty=False):
     """An array or a list that makes one, of a kind of numbers and a rank.
 
     Args:
@@ -423,6 +424,7 @@ def array(rank=None, kinds="fiub", finite=True, says=None):
         kinds: letters of the types: f float, i and u integer, b bool.
         finite: refuse NaN and infinity.
         says: what it must be, for the message.
+        empty: whether an axis may be 0.
 
     Returns:
         A check that returns an array as it is, and a list as a NumPy array.
@@ -443,7 +445,7 @@ def array(rank=None, kinds="fiub", finite=True, says=None):
                 refuse(name, says, value)
         if len(made.shape) not in ranks if rank is not None else not len(made.shape):
             refuse(name, says, value)
-        if 0 in made.shape:
+        if 0 in made.shape and not empty:
             refuse(name, f"{says}, not empty", value)
         if _kind(made.dtype) not in kinds:
             refuse(name, says, value)
