@@ -45,6 +45,7 @@ from keras_genai.utils.validation import (
     integer,
     integers,
     number,
+    optional,
     text,
 )
 
@@ -126,7 +127,7 @@ class DDPM(Editing, Inference, engine.GenerativeModel):
         weighting=text,
         times=text,
         variance=text,
-        clip=either(number("> 0"), function),
+        clip=optional(number("> 0")),
         time_scale=number("> 0"),
         sampler=either(text, function),
     )

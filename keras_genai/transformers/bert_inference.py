@@ -7,7 +7,7 @@ from keras_genai.engine.precision import widen
 from keras_genai.layers import lora
 from keras_genai.transformers.checks import check_tokens
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import either, integer, text
+from keras_genai.utils.validation import either, integer, prompts, text, texts, word
 
 PARTS = ("tokens", "token_types", "mask", "words")
 
@@ -76,7 +76,7 @@ class BERTInference:
         mask = x["mask"] if "mask" in x else self.seen(tokens)
         return [tokens, types, mask.astype("int32")]
 
-    @checked()
+    @checked(texts=prompts)
     def embed(self, texts, *, normalize=True, batch_size=32):
         """One vector for each text: the mean of the hidden states of its tokens.
 
@@ -108,7 +108,7 @@ class BERTInference:
         length = ops.sqrt(ops.sum(ops.square(mean), axis=-1, keepdims=True))
         return mean / ops.maximum(length, 1e-12)
 
-    @checked()
+    @checked(texts=prompts, pairs=either(word, texts))
     def classify(self, texts, pairs=None, *, batch_size=32):
         """The probabilities of the classes of each text.
 

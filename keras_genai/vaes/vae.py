@@ -112,7 +112,7 @@ class VAE(Checks, Inference, PriorSampling, engine.GenerativeModel):
         likelihood=text,
         scale=either(text, number("> 0")),
         binarize=text,
-        capacity=number(">= 0"),
+        capacity=either(number(">= 0"), function),
         free_bits=number(">= 0"),
         estimator=text,
         architecture=text,
