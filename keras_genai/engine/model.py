@@ -14,6 +14,7 @@ from keras_genai.engine.interrupts import Interruptible
 from keras_genai.engine.precision import widen
 from keras_genai.engine.sampling import Sampling
 from keras_genai.engine.saving import deserialized
+from keras_genai.utils.arguments import checked
 
 
 class GenerativeModel(
@@ -41,6 +42,7 @@ class GenerativeModel(
         ema: the `engine.EMA` of `set_players(..., ema=...)`, or None.
     """
 
+    @checked()
     def __init__(self, seed=0, name=None, **kwargs):
         backend_ops.check_distribution()
         super().__init__(name=name, **kwargs)

@@ -7,6 +7,8 @@ from keras import ops
 from keras_genai.engine import backend_ops, random
 from keras_genai.engine.checks import check_labels, check_positive
 from keras_genai.engine.programs import Programs, Traits, form, surroundings
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import path, text
 
 
 class Sampling:
@@ -30,6 +32,7 @@ class Sampling:
     def sampling_variables(self):
         return list(self.variables)
 
+    @checked()
     def generate(
         self, n=None, seed=0, *, labels=None, batch_size=64, verbose=0, **options
     ):
@@ -62,6 +65,7 @@ class Sampling:
             bar.add(len(batch))
         return np.concatenate(images)
 
+    @checked()
     def generate_batches(
         self, n=None, seed=0, *, labels=None, batch_size=64, **options
     ):
@@ -254,6 +258,7 @@ class Sampling:
             f"{type(self).__name__} must define export_signatures(self)."
         )
 
+    @checked(path=path, format=text, signature=text)
     def export(self, path, overwrite=False, format="tf_saved_model", signature=None):
         """Writes the sampler as a SavedModel that TensorFlow runs alone, or as ONNX.
 

@@ -6,7 +6,7 @@ from keras import ops
 from keras_genai.engine.deferred import fill
 from keras_genai.layers.positions import SCALINGS
 from keras_genai.transformers.tokenizers import Tokenizer
-from keras_genai.weights import _keys, _transformers, _writing
+from keras_genai.weights import _generation, _keys, _transformers, _writing
 from keras_genai.weights import _safetensors as st
 from keras_genai.weights._keys import (
     FLAG,
@@ -343,12 +343,28 @@ def _llama_table(model, bare):
     return table.entries
 
 
+def _ends(given, config, path):
+    """The end and padding tokens of a folder: `generation_config.json`'s come first."""
+    ends = {"stop_token": "eos_token_id", "pad_token": "pad_token_id"}
+    said = _generation.read(path.parent, config, path, tuple(ends.values()))
+    stop, pad = (
+        given[own] if said[key] is None else said[key] for own, key in ends.items()
+    )
+    size = given["vocabulary_size"]
+    stops = _generation.stops_within(stop, size, path.parent)
+    return {
+        "stop_token": stops if len(stops) > 1 else (*stops, None)[0],
+        "pad_token": _generation.pad_within(pad, size, path.parent),
+    }
+
+
 def load(cls, source, subfolder=None, variant=None, **arguments):
     """A model of a published folder; see `GPT.from_pretrained`."""
     bare = []
 
     def make(config, path, kinds):
         given = from_config(config, path, kinds)
+        given |= _ends(given, config, path)
         if (config.get("architectures") or [""])[0] in BARE:
             bare.append(True)
         # A tokenizer that is in the folder, unless another is given.
@@ -388,5 +404,7 @@ def save(model, folder, dtype="float32", max_shard_size=None):
         "network",
         lambda: _transformers.save(table(model), config, folder, dtype, max_shard_size),
     )
+    ends = ("eos_token_id", "pad_token_id", "bos_token_id")
+    _generation.save(folder, {key: config[key] for key in ends})
     if model.tokenizer is not None:
         model.tokenizer.save(folder)

@@ -1,7 +1,9 @@
 """Marian's weights and configuration, as transformers stores them."""
 
+import dataclasses
+
 from keras_genai.transformers.tokenizers import Tokenizer
-from keras_genai.weights import _keys, _transformers, _writing
+from keras_genai.weights import _generation, _keys, _transformers, _writing
 from keras_genai.weights._keys import NULL, RATE, SIZE, TOKEN
 
 CLASS = "MarianMTModel"
@@ -186,11 +188,80 @@ def _attention(table, place, layer):
         table.dense(f"{place}.{name}", getattr(layer, own))
 
 
+# The keys of `generation_config.json` that become arguments of `Generation`.
+USUAL = {
+    "num_beams": ("beam_size", 1),
+    "length_penalty": ("length_penalty", 1.0),
+    "early_stopping": ("early_stopping", False),
+    "bad_words_ids": ("barred", ()),
+    "renormalize_logits": ("renormalize", False),
+}
+FORCED = {"forced_bos_token_id": "first_token", "forced_eos_token_id": "last_token"}
+LENGTHS = ("max_length", "max_new_tokens")
+ENDS = {
+    "eos_token_id": "stop_token",
+    "pad_token_id": "pad_token",
+    "decoder_start_token_id": "start_token",
+}
+NEW_TOKENS = 20  # where a file says no length
+
+
+def _written(given, config, path):
+    """How a folder's translator writes: arguments of `Translator`.
+
+    What is left out has transformers' own defaults, which are not those of ours.
+    """
+    taken = (*USUAL, *FORCED, *LENGTHS, *ENDS)
+    said = _generation.read(path.parent, config, path, taken)
+    folder, size = path.parent, given["vocabulary_size"]
+    usual = {
+        own: default if said[key] is None else said[key]
+        for key, (own, default) in USUAL.items()
+    }
+    for key, own in FORCED.items():
+        tokens = said[key] if isinstance(said[key], list) else [said[key]]
+        if len(tokens) == 1:
+            usual[own] = tokens[0]
+        else:
+            _keys.pass_over(folder, said, [key], "one token can be forced")
+    whole, new = (said[key] for key in LENGTHS)
+    if new is None:  # the other counts the start
+        new = NEW_TOKENS if whole is None else max(1, whole - 1)
+    usual["max_length"] = new
+    ends = {
+        own: given[own] if said[key] is None else said[key] for key, own in ENDS.items()
+    }
+    stops = _generation.stops_within(ends["stop_token"], size, folder)
+    if not stops:
+        _keys.refuse(path, [f"eos_token_id must be in [0, {size})"])
+    if len(stops) > 1:
+        beside = {"eos_token_id": list(stops[1:])}
+        _keys.pass_over(folder, beside, beside, f"{stops[0]} alone ends a translation")
+    return {**ends, "stop_token": stops[0], "generation": usual}
+
+
+def _to_generation(model):
+    """`generation_config.json` of a model."""
+    usual = model.generation
+    barred = [[model.pad_token]] if usual.barred is None else usual.barred
+    ours = {
+        **dataclasses.asdict(usual),
+        "barred": [list(words) for words in barred] or None,
+    }
+    return {
+        **{key: ours[own] for key, (own, _) in USUAL.items()},
+        **{key: ours[own] for key, own in FORCED.items()},
+        **{key: getattr(model, own) for key, own in ENDS.items()},
+        "max_length": min(model.context, (usual.max_length or model.context) + 1),
+    }
+
+
 def load(cls, source, subfolder=None, variant=None, **arguments):
     """A model of a published folder; see `Translator.from_pretrained`."""
 
     def make(config, path, kinds):
         given = from_config(config, path, kinds)
+        given |= _written(given, config, path)
         there = (path.parent / "source.spm").is_file()
         if there and "tokenizer" not in arguments:
             given["tokenizer"] = Tokenizer.load(path.parent)
@@ -208,5 +279,6 @@ def save(model, folder, dtype="float32", max_shard_size=None):
     if model.network.bias is None:
         raise ValueError("Marian's logits have a bias: make it with logits_bias=True.")
     _transformers.save(entries, config, folder, dtype, max_shard_size)
+    _generation.save(folder, _to_generation(model))
     if model.tokenizer is not None:
         model.tokenizer.save(folder)
