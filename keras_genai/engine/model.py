@@ -10,12 +10,16 @@ from keras_genai.engine.compiling import Compiling
 from keras_genai.engine.ema import EMA
 from keras_genai.engine.fitting import Fitting
 from keras_genai.engine.group import Group
+from keras_genai.engine.interrupts import Interruptible
 from keras_genai.engine.precision import widen
 from keras_genai.engine.sampling import Sampling
 from keras_genai.engine.saving import deserialized
+from keras_genai.utils.arguments import checked
 
 
-class GenerativeModel(Compiling, Fitting, Sampling, backend_ops.Trainer, keras.Model):
+class GenerativeModel(
+    Compiling, Fitting, Sampling, Interruptible, backend_ops.Trainer, keras.Model
+):
     """A `keras.Model` of one or several players that trains with `fit()`.
 
     A family writes `train_step(self, data)` once, in `keras.ops`, with `data` the
@@ -38,6 +42,7 @@ class GenerativeModel(Compiling, Fitting, Sampling, backend_ops.Trainer, keras.M
         ema: the `engine.EMA` of `set_players(..., ema=...)`, or None.
     """
 
+    @checked()
     def __init__(self, seed=0, name=None, **kwargs):
         backend_ops.check_distribution()
         super().__init__(name=name, **kwargs)

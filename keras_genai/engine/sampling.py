@@ -6,6 +6,9 @@ from keras import ops
 
 from keras_genai.engine import backend_ops, random
 from keras_genai.engine.checks import check_labels, check_positive
+from keras_genai.engine.programs import Programs, Traits, form, surroundings
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import path, text
 
 
 class Sampling:
@@ -29,6 +32,7 @@ class Sampling:
     def sampling_variables(self):
         return list(self.variables)
 
+    @checked()
     def generate(
         self, n=None, seed=0, *, labels=None, batch_size=64, verbose=0, **options
     ):
@@ -61,6 +65,7 @@ class Sampling:
             bar.add(len(batch))
         return np.concatenate(images)
 
+    @checked()
     def generate_batches(
         self, n=None, seed=0, *, labels=None, batch_size=64, **options
     ):
@@ -75,7 +80,7 @@ class Sampling:
         seed = random.check_seed(seed)
         labels, n = self._labels_to_draw(n, seed, labels)
         check_positive("batch_size", batch_size)
-        size = min(n, batch_size)
+        size = self.programs.rows(n, batch_size)
         key = np.array(random.key(seed, "generate/latents"), "int32")
 
         def draw(key, first, labels=None):
@@ -144,7 +149,8 @@ class Sampling:
         """Runs a function of tensors, compiled once for each shape and kept.
 
         Args:
-            name: what it is kept under.
+            name: hashable: what the function closes over, beside the model, and what
+                tells it from others of the model.
             fn: function of tensors to tensors that reads `variables`.
             variables: list of the Keras variables that it reads.
             *args: its arguments.
@@ -156,12 +162,34 @@ class Sampling:
         return keras.tree.map_structure(backend_ops.to_host, made)
 
     def compiled_once(self, name, fn, variables):
-        """The compiled function that `run_compiled` runs, tensors to tensors."""
-        cache = self.__dict__.setdefault("__jitted", {})
-        key = (name, self.run_eagerly)
-        if key not in cache:
-            cache[key] = backend_ops.jit(fn, variables, compiled=not self.run_eagerly)
-        return cache[key]
+        """The compiled function that `run_compiled` runs, tensors to tensors.
+
+        It is kept by its name, by the variables, by the attributes of the model and of
+        its layers (see `engine.programs.Traits`) and by the shapes of the arguments;
+        where one of them is another, it is compiled anew. The last used are kept.
+        """
+        programs, eager = self.programs, self.run_eagerly
+        variables, traits = list(variables), Traits(self)
+        key = (name, eager, surroundings(), traits.key, tuple(map(id, variables)))
+        held = (traits.held, variables)
+
+        def make():
+            return backend_ops.jit(fn, variables, compiled=not eager)
+
+        def run(*args):
+            return programs.get((key, form(args)), held, make)(*args)
+
+        return run
+
+    @property
+    def programs(self):
+        """The compiled functions, an `engine.programs.Programs`."""
+        # Not tracked: it is no layer.
+        return self.__dict__.setdefault("__jitted", Programs())
+
+    def forget_compiled(self):
+        """Drops what is compiled, such as before weights become other variables."""
+        self.programs.clear()
 
     def stream(
         self,
@@ -194,6 +222,7 @@ class Sampling:
         """
         total = len(arrays[0]) if total is None else total
         bar = keras.utils.Progbar(total, verbose=verbose, unit_name=self.unit_name)
+        run = self.compiled_once(name, fn, variables)
         for start in range(0, total, size):
             count = min(size, total - start)
             number = [np.array(start, "int32")] if numbered else []
@@ -205,13 +234,17 @@ class Sampling:
                 ops.convert_to_tensor(a.astype("int32") if a.dtype.kind in "iu" else a)
                 for a in (*constants, *number, *rows)
             ]
-            yield start, count, self.run_compiled(name, fn, variables, *batch)
+            yield (
+                start,
+                count,
+                keras.tree.map_structure(backend_ops.to_host, run(*batch)),
+            )
             bar.add(count)
 
     def run_in_batches(self, name, fn, variables, arrays, batch_size):
         """What `stream` makes of arrays, joined: a NumPy array of N rows."""
         check_positive("batch_size", batch_size)
-        size = min(batch_size, len(arrays[0]))
+        size = self.programs.rows(len(arrays[0]), batch_size)
         parts = self.stream(name, fn, variables, arrays, size)
         return np.concatenate([made[:count] for _, count, made in parts])
 
@@ -225,6 +258,7 @@ class Sampling:
             f"{type(self).__name__} must define export_signatures(self)."
         )
 
+    @checked(path=path, format=text, signature=text)
     def export(self, path, overwrite=False, format="tf_saved_model", signature=None):
         """Writes the sampler as a SavedModel that TensorFlow runs alone, or as ONNX.
 

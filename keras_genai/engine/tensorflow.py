@@ -21,6 +21,7 @@ from keras_genai.engine._tensorflow_kernels import (
     write,
 )
 from keras_genai.engine.devices import Devices
+from keras_genai.engine.interrupts import stepped
 from keras_genai.engine.scope import rematerialized
 
 __all__ = [  # looked for here
@@ -33,6 +34,8 @@ __all__ = [  # looked for here
     "leaky_relu",
     "write",
 ]
+
+COMPILES, GRAPHS_ARE_CYCLES = True, True  # see keras_genai.engine.jax
 
 
 def value_and_gradients(loss_fn, variables, scale=None):
@@ -340,6 +343,9 @@ class Trainer:
     def synchronize(self):
         """Gives every process the variables of the first, before training."""
 
+    def settle(self):
+        """Makes the model whole after an interrupt or an error in a step's loop."""
+
     def make_train_function(self, force=False):
         if self.train_function is not None and not force:
             return
@@ -357,7 +363,7 @@ class Trainer:
                 return {}
             return run(iterator)
 
-        self.train_function = function
+        self.train_function = stepped(function)
 
     def _make_step_function(self, step):
         workers = tf.distribute.MultiWorkerMirroredStrategy
@@ -400,4 +406,5 @@ class Trainer:
 
     def make_test_function(self, force=False):
         if self.test_function is None or force:
-            self.test_function = self._make_step_function(self._run_test_step)
+            step = self._make_step_function(self._run_test_step)
+            self.test_function = stepped(step)

@@ -20,6 +20,7 @@ from keras_genai.engine._torch_replay import Replayed
 from keras_genai.engine._torch_steps import Recordings, Steps
 from keras_genai.engine._torch_threefry import concrete_int, threefry2x32
 from keras_genai.engine.devices import Devices
+from keras_genai.engine.interrupts import stepped
 from keras_genai.engine.scope import rematerialized
 
 __all__ = [  # what is looked for here and stands in other files
@@ -33,6 +34,9 @@ __all__ = [  # what is looked for here and stands in other files
 ]
 
 keep_freed_memory()
+
+COMPILES = False  # `jit` runs any shape as it is
+GRAPHS_ARE_CYCLES = False
 
 
 def value_and_gradients(loss_fn, variables, scale=None):
@@ -345,6 +349,9 @@ class Trainer:
             for variable in (*self.variables, *self.optimizer.variables):
                 dist.broadcast(variable.value.data, src=0)
 
+    def settle(self):
+        """See `keras_genai.engine.tensorflow.Trainer.settle`."""
+
     def is_due(self, interval, phase):
         """Whether it is known while tracing that a schedule is due."""
         steps = self.__dict__.get("_train_steps")
@@ -358,12 +365,13 @@ class Trainer:
         def function(data):
             return {} if self._take_skip() else run(data)
 
-        self.train_function = function
+        self.train_function = stepped(function)
 
     def make_test_function(self, force=False):
         if self.test_function is not None and not force:
             return
-        self.test_function = _with_step(self, super().make_test_function, "test")
+        run = _with_step(self, super().make_test_function, "test")
+        self.test_function = stepped(run)
 
 
 def _with_step(model, make, kind):

@@ -19,6 +19,8 @@ from keras_genai.engine.data import tensors
 from keras_genai.engine.precision import widen
 from keras_genai.engine.saving import configuration
 from keras_genai.losses import adversarial, penalties
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import either, having, mapping, text
 
 
 class GAN(engine.GenerativeModel):
@@ -54,6 +56,13 @@ class GAN(engine.GenerativeModel):
         seed: integer >= 0.
     """
 
+    @checked(
+        loss=either(
+            text,
+            having("discriminator generator name", "a loss of kg.losses.adversarial"),
+        ),
+        penalties=mapping,
+    )
     def __init__(
         self,
         generator,

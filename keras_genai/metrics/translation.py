@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 
 from keras_genai.export.child import check_installed
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer, text, texts
 
 
+@checked(translations=texts, references=texts, tokenize=text)
 def bleu(
     translations: Sequence[str],
     references: Sequence[str],
@@ -37,6 +40,7 @@ def bleu(
     return float(metric.corpus_score(list(translations), references).score)
 
 
+@checked(translations=texts, references=texts, word_order=integer(0, 100))
 def chrf(
     translations: Sequence[str], references: Sequence[str], word_order: int = 0
 ) -> float:

@@ -20,6 +20,8 @@ from keras_genai.transformers.bert_network import BERTNetwork
 from keras_genai.transformers.checks import check_rate, check_tokens, row_of
 from keras_genai.transformers.masking import mask_tokens, word_numbers, word_table
 from keras_genai.transformers.tuning import Tuning
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer, number, text, tuple_of
 
 # Layers, channels, heads: base and large of 1810.04805, the others of 1908.08962.
 SIZES = {
@@ -98,6 +100,13 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
         *("pad_token", "special_tokens", "remat", "seed"),
     )
 
+    @checked(
+        size=text,
+        hidden_units=integer(1),
+        token_types=integer(1),
+        mask_rate=number("(0, 1)"),
+        special_tokens=tuple_of(integer(0), least=0),
+    )
     def __init__(
         self,
         size="base",

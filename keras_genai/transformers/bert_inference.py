@@ -6,6 +6,8 @@ from keras import ops
 from keras_genai.engine.precision import widen
 from keras_genai.layers import lora
 from keras_genai.transformers.checks import check_tokens
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import either, integer, text
 
 PARTS = ("tokens", "token_types", "mask", "words")
 
@@ -74,6 +76,7 @@ class BERTInference:
         types = x.get("token_types", np.zeros_like(tokens))
         return [tokens, types, x.get("mask", tokens != self.pad_token).astype("int32")]
 
+    @checked()
     def embed(self, texts, *, normalize=True, batch_size=32):
         """One vector for each text: the mean of the hidden states of its tokens.
 
@@ -105,6 +108,7 @@ class BERTInference:
         length = ops.sqrt(ops.sum(ops.square(mean), axis=-1, keepdims=True))
         return mean / ops.maximum(length, 1e-12)
 
+    @checked()
     def classify(self, texts, pairs=None, *, batch_size=32):
         """The probabilities of the classes of each text.
 
@@ -156,6 +160,7 @@ class BERTInference:
     # Published weights
 
     @classmethod
+    @checked()
     def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
         """A model with published weights, from a folder in transformers' layout.
 
@@ -180,6 +185,7 @@ class BERTInference:
 
         return bert.load(cls, source, subfolder, variant, **arguments)
 
+    @checked(dtype=text, max_shard_size=either(text, integer(1)))
     def save_pretrained(self, folder, dtype="float32", max_shard_size="50GB"):
         """Writes the model, and its tokenizer, in transformers' layout.
 

@@ -23,6 +23,15 @@ from keras_genai.transformers.checks import check_rate, check_tokens, row_of
 from keras_genai.transformers.gpt_inference import GPTInference
 from keras_genai.transformers.gpt_network import GPTNetwork
 from keras_genai.transformers.tuning import Tuning
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import (
+    either,
+    integer,
+    mapping,
+    optional,
+    text,
+    tuple_of,
+)
 
 # Blocks, channels, heads: table 2 of "Language models are unsupervised multitask
 # learners" (2019), with the heads of its code.
@@ -107,6 +116,16 @@ class GPT(Tuning, GPTInference, engine.GenerativeModel):
     }
     _ARGUMENTS = (*GPTNetwork._ARGUMENTS, "pad_token", "stop_token", "ema_decay")
 
+    @checked(
+        size=text,
+        hidden_units=integer(1),
+        activation=text,
+        norm=text,
+        positions=text,
+        rope_scaling=mapping,
+        window=either(integer(1), tuple_of(optional(integer(1)))),
+        stop_token=either(integer(0), tuple_of(integer(0))),
+    )
     def __init__(
         self,
         size="small",
@@ -286,6 +305,7 @@ class GPT(Tuning, GPTInference, engine.GenerativeModel):
         return configuration(self, self._ARGUMENTS, ["tokenizer"])
 
     @classmethod
+    @checked()
     def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
         """A model with published weights, in the layout of transformers.
 
@@ -317,6 +337,7 @@ class GPT(Tuning, GPTInference, engine.GenerativeModel):
 
         return gpt.load(cls, source, subfolder, variant, **arguments)
 
+    @checked(dtype=text, max_shard_size=either(text, integer(1)))
     def save_pretrained(self, folder, dtype="float32", max_shard_size="50GB"):
         """Writes the weights as transformers reads them: GPT-2, or Llama.
 

@@ -8,6 +8,7 @@ from keras_genai.transformers.checks import check_tokens
 from keras_genai.transformers.gpt_writing import GPTWriting, positions_of
 from keras_genai.transformers.prompts import Prompts
 from keras_genai.transformers.rules import Rules
+from keras_genai.utils.arguments import checked
 
 
 class GPTInference(GPTWriting):
@@ -51,6 +52,7 @@ class GPTInference(GPTWriting):
         check_tokens(prompts.tokens, self.vocabulary_size, most)
         return prompts.tokens, prompts.lengths
 
+    @checked()
     def score(self, texts, batch_size=32):
         """The log-probability of each token given those before it, in nats.
 
@@ -82,6 +84,7 @@ class GPTInference(GPTWriting):
         real = places < ops.expand_dims(ops.cast(lengths, "int32"), 1)
         return ops.where(real, -losses, ops.zeros_like(losses))
 
+    @checked()
     def embed(self, texts, batch_size=32):
         """A vector of each text: the mean of its last hidden states.
 

@@ -9,6 +9,8 @@ from keras_genai.transformers import generation, speculative
 from keras_genai.transformers.prompts import Prompts, stop_tokens
 from keras_genai.transformers.rules import Rules
 from keras_genai.transformers.written import Written
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer, network, number
 
 # The ways to write whose first argument is a number.
 NUMBERED = ("beam", "contrastive")
@@ -19,6 +21,19 @@ class GPTWriting:
 
     unit_name = "text"
 
+    @checked(
+        temperature=number(">= 0"),
+        top_k=integer(1),
+        top_p=number("(0, 1]"),
+        min_p=number("[0, 1]"),
+        repetition_penalty=number("> 0"),
+        no_repeat_ngram=integer(1),
+        length_penalty=number(),
+        contrastive=number("[0, 1]"),
+        draft=network,
+        draft_tokens=integer(1, 1000),
+        stream=None,
+    )
     def generate(
         self,
         prompts,

@@ -10,6 +10,16 @@ from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.transformers import _tokenizer_files as files
 from keras_genai.transformers import _vocabularies as vocabularies
 from keras_genai.transformers._tokenizer_files import BERT_TOKENS, ROLES
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import (
+    either,
+    flag,
+    integer,
+    text,
+    texts,
+    tuple_of,
+    word,
+)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -43,6 +53,7 @@ class Tokenizer:
     ```
     """
 
+    @checked(kind=text)
     def __init__(self, kind, data, special=None):
         if kind not in vocabularies.KINDS:
             known = ", ".join(vocabularies.KINDS)
@@ -77,6 +88,12 @@ class Tokenizer:
     # Making
 
     @classmethod
+    @checked(
+        texts=texts,
+        kind=text,
+        special_tokens=tuple_of(text, least=0),
+        min_frequency=integer(1),
+    )
     def train(
         cls,
         texts,
@@ -134,6 +151,7 @@ class Tokenizer:
         return cls("tokenizers", {"text": tokenizer.to_str()})
 
     @classmethod
+    @checked(texts=texts, special_tokens=tuple_of(text, least=0))
     def characters(cls, texts, special_tokens=()):
         """A tokenizer of which each character of the texts is a token.
 
@@ -161,6 +179,7 @@ class Tokenizer:
         return cls("tokenizers", {"text": tokenizer.to_str()})
 
     @classmethod
+    @checked(lowercase=flag)
     def load(cls, source, *, subfolder=None, lowercase=None):
         """A tokenizer of published or saved files.
 
@@ -184,6 +203,7 @@ class Tokenizer:
         named = {r: t for r, t in named.items() if t in made.vocabulary}
         return cls(kind, data, named) if named else made
 
+    @checked()
     def save(self, folder):
         """Writes the files that `load`, and Hugging Face's libraries, read.
 
@@ -200,6 +220,9 @@ class Tokenizer:
 
     # Use
 
+    @checked(
+        special=flag, target=flag, texts=either(word, texts), pairs=either(word, texts)
+    )
     def encode(self, texts, pairs=None, *, special=True, target=False):
         """The ids of a text, or of each of a list.
 
@@ -243,6 +266,7 @@ class Tokenizer:
                 "it from texts that hold them, or with special_tokens=['<unk>']."
             ) from error
 
+    @checked(texts=either(word, texts), pairs=either(word, texts))
     def batch(self, texts, pairs=None, *, length=None):
         """What a `BERT` takes of texts: padded arrays `(N, T)` of each token.
 
@@ -279,6 +303,7 @@ class Tokenizer:
         """What fills a row: the padding token, else the end token, else 0."""
         return next((i for i in (self.pad_id, self.eos_id) if i is not None), 0)
 
+    @checked()
     def pad(self, sequences, length=None, *, truncate=False):
         """Sequences of ids as one array, filled up with `fill_id`.
 
@@ -314,6 +339,7 @@ class Tokenizer:
             row[: min(len(part), length)] = part[:length]
         return array
 
+    @checked(special=flag)
     def decode(self, tokens, *, lengths=None, special=False):
         """The text of a sequence of ids, or of each of several.
 
@@ -342,6 +368,7 @@ class Tokenizer:
         texts = self._model.decode(rows, special)
         return texts[0] if single else texts
 
+    @checked(i=integer(0))
     def token(self, i):
         """The token of an id."""
         if self._tokens is None:

@@ -1,11 +1,19 @@
 """Fine-tuning few weights: what every transformer here can do."""
 
 from keras_genai.layers import lora
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer, number, text, tuple_of
 
 
 class Tuning:
     """The part of a model that trains low-rank changes of its dense layers."""
 
+    @checked(
+        rank=integer(1),
+        targets=tuple_of(text),
+        alpha=number("> 0"),
+        also=tuple_of(text, least=0),
+    )
     def enable_lora(self, rank, targets=("query", "value"), alpha=None, also=()):
         """Trains low-rank changes of some dense layers, and little else (2106.09685).
 
@@ -37,7 +45,7 @@ class Tuning:
         self.compiled = False
         self.optimizer = None
         self.train_function = self.test_function = None
-        self.__dict__.pop("__jitted", None)
+        self.forget_compiled()
 
     def save(self, *args, **kwargs):
         """See `keras.Model.save`; with LoRA, merge before."""

@@ -83,15 +83,11 @@ class Written:
     def _compiled(self, how, fn):
         """A function of tensors, compiled once and kept; its results stay tensors."""
         model = self.model
-        cache = model.__dict__.setdefault("__jitted", {})
-        key = (*how, fn.__name__, model.run_eagerly)
-        if key not in cache:
-            cache[key] = engine.jit(
-                lambda *args: model.run_averaged("network", lambda: fn(*args)),
-                model.sampling_variables(),
-                compiled=not model.run_eagerly,
-            )
-        return cache[key]
+        return model.compiled_once(
+            (*how, fn.__name__),
+            lambda *args: model.run_averaged("network", lambda: fn(*args)),
+            model.sampling_variables(),
+        )
 
 
 def flat(state):

@@ -6,6 +6,8 @@ from keras import ops
 from keras_genai import engine
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import widen
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import number
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -22,6 +24,7 @@ class ActiveUnits(keras.metrics.Metric):
         threshold: of the variance.
     """
 
+    @checked(threshold=number(">= 0"))
     def __init__(self, latent_dim, threshold=0.01, name="active_units"):
         super().__init__(name=name)
         self.latent_dim = latent_dim

@@ -3,6 +3,8 @@
 import numpy as np
 
 from keras_genai.engine import random
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import array
 from keras_genai.vaes.mixture import Mixture, branch
 
 PRIORS = ("normal", "mixture")
@@ -11,6 +13,7 @@ PRIORS = ("normal", "mixture")
 class PriorSampling:
     """The part of `VAE` that draws images, and what is exported."""
 
+    @checked(x=array(finite=False))
     def fit_prior(self, x, labels=None, components=10, seed=0, **kwargs):
         """Fits a mixture of Gaussians to the codes, from which `generate` then draws.
 
@@ -54,7 +57,7 @@ class PriorSampling:
         prior.fit(mean + np.exp(0.5 * log_variance) * noise, seed, **kwargs)
         self.prior = prior
         # What was compiled reads the variables of the prior before.
-        self.__dict__.pop("__jitted", None)
+        self.forget_compiled()
         return self
 
     def sampling_variables(self):

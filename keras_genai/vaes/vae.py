@@ -18,6 +18,15 @@ from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy, widen
 from keras_genai.engine.saving import configuration
 from keras_genai.losses import elbo
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import (
+    either,
+    function,
+    integer,
+    integers,
+    number,
+    text,
+)
 from keras_genai.vaes import likelihoods
 from keras_genai.vaes.active_units import ActiveUnits
 from keras_genai.vaes.checks import Checks
@@ -99,6 +108,19 @@ class VAE(Checks, Inference, PriorSampling, engine.GenerativeModel):
     ```
     """
 
+    @checked(
+        likelihood=text,
+        scale=either(text, number("> 0")),
+        binarize=text,
+        capacity=number(">= 0"),
+        free_bits=number(">= 0"),
+        estimator=text,
+        architecture=text,
+        hidden_units=integers(),
+        activation=either(text, function),
+        prior_components=integer(1),
+        beta=either(number(">= 0"), function),
+    )
     def __init__(
         self,
         encoder=None,

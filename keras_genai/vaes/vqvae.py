@@ -24,6 +24,8 @@ from keras_genai.engine.saving import configuration
 from keras_genai.layers import GumbelQuantizer
 from keras_genai.losses import reconstruction as reconstructions
 from keras_genai.losses.reduction import mean_over_samples, per_sample
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import either, network, text
 from keras_genai.vaes.code_images import CodeImages
 from keras_genai.vaes.codes import Perplexity
 from keras_genai.vaes.pixelcnn import PixelCNN
@@ -93,6 +95,7 @@ class VQVAE(CodeImages, engine.GenerativeModel):
     ```
     """
 
+    @checked(reconstruction=text, prior=network, quantizer=either(text, network))
     def __init__(
         self,
         image_shape,
@@ -201,7 +204,7 @@ class VQVAE(CodeImages, engine.GenerativeModel):
         # No setter of a property: PyTorch keeps a module that is set in its own way.
         if name == "prior":
             self._check_prior(value)
-            self.__dict__.pop("__jitted", None)  # compiled with the former one
+            self.forget_compiled()
             name = "_prior"
         super().__setattr__(name, value)
 
@@ -263,6 +266,7 @@ class VQVAE(CodeImages, engine.GenerativeModel):
         loss = self.autoencoder_loss(images, weight, False)
         self.track("autoencoder", loss)
 
+    @checked(prior=network)
     def fit_prior(
         self, x, y=None, *, prior=None, optimizer=None, encode_batch_size=256, **kwargs
     ):

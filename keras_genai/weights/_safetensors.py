@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from keras_genai.datasets._files import written_beside
+from keras_genai.engine.deferred import deferred, fill, finish
 from keras_genai.export.child import check_installed
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
@@ -203,6 +204,34 @@ def refuse_pickle(path, instead="diffusion_pytorch_model.safetensors"):
 _FLOATS = {"F16", "BF16", "F32", "F64"}
 
 
+def load_model(make, table, path, ignored=None, config=None):
+    """A model with the weights of a file, made without weights of its own.
+
+    Nothing is allocated before the shapes in the file's header are those of the model.
+
+    Args:
+        make: function (dict name -> (shape, dtype) of the tensors) -> model.
+        table: function (model, those) -> list of `Entry`.
+        path: a `.safetensors` file or a `.safetensors.index.json`.
+        ignored: see `load`.
+        config: path of the configuration that `make` reads, for messages.
+
+    Raises:
+        ValueError: no such model can be made; see `load`.
+    """
+    kinds = Tensors(path).kinds()
+    with deferred() as variables:
+        try:
+            model = make(kinds)
+        except (ValueError, TypeError, ArithmeticError) as error:
+            if config is None or str(config.parent) in str(error):
+                raise
+            raise ValueError(f"No model can be made of {config}: {error}") from error
+    load(table(model, kinds), path, ignored)
+    finish(variables)
+    return model
+
+
 def load(table, path, ignored=None):
     """Assigns the tensors of a file to our variables; all or none.
 
@@ -247,7 +276,11 @@ def load(table, path, ignored=None):
         entry = found[name]
         variable = entry.variable
         array = np.asarray(array.reshape(entry.shape), variable.dtype)
-        variable.assign(np.ascontiguousarray(entry.ours(array)))
+        array = np.ascontiguousarray(entry.ours(array))
+        if isinstance(variable, keras.Variable):
+            fill(variable, array)
+        else:
+            variable.assign(array)
 
 
 # Configurations

@@ -168,14 +168,12 @@ def test_labels_and_guidance():
     null = model.generate(labels=[2] * 5, steps=30, seed=4)
     zero = model.generate(labels=labels, steps=30, seed=4, guidance_scale=0.0)
     np.testing.assert_allclose(zero, null, atol=1e-4)
-    compiled = len(model.__dict__["__jitted"])
     for scale in (2.0, np.array([1, 1, 1, 1, 1], "float32")):
         strong = model.generate(labels=labels, steps=30, seed=4, guidance_scale=scale)
         shown = model.generate(
             labels=labels, steps=30, seed=4, guidance_scale=scale, verbose=1
         )
         np.testing.assert_allclose(shown, strong, atol=1e-5)
-    del compiled
     beyond = model.generate(labels=labels, steps=30, seed=4, guidance_scale=2.0)
     towards = (beyond - one).reshape(5, -1) * MEANS[labels]
     assert np.all(towards.sum(1) > 0)
