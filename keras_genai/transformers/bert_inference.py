@@ -4,6 +4,7 @@ import numpy as np
 from keras import ops
 
 from keras_genai.engine.precision import widen
+from keras_genai.engine.sampling import Range
 from keras_genai.layers import lora
 from keras_genai.transformers.checks import check_tokens
 from keras_genai.utils.arguments import checked
@@ -135,6 +136,14 @@ class BERTInference:
             "BERT does not generate: it has embed, classify and its heads. For texts "
             "that are written take kg.GPT or kg.Translator."
         )
+
+    def input_ranges(self):
+        return {
+            **super().input_ranges(),
+            "tokens": Range(least=0, most=self.vocabulary_size - 1),
+            "token_types": Range(least=0, most=self.token_types - 1),
+            "mask": Range(least=0, most=1),
+        }
 
     def export_signatures(self):
         """`embed`: vectors of length 1; `hidden`; `logits` of the classes or tokens.
