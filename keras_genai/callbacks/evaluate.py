@@ -6,8 +6,10 @@ import math
 import keras
 
 from keras_genai.callbacks.runs import check_folder, run_folder
-from keras_genai.datasets._files import written_beside
 from keras_genai.engine.checks import check_integer
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.files import written_beside
+from keras_genai.utils.validation import array, integer, text
 
 _LESS_IS_BETTER = ("fid", "kid", "loss", "distance")
 
@@ -63,6 +65,13 @@ class Evaluate(keras.callbacks.Callback):
     ```
     """
 
+    @checked(
+        x=array(4, finite=False),
+        y=array((1, 2), finite=False),
+        every=integer(1),
+        monitor=text,
+        mode=text,
+    )
     def __init__(
         self,
         metrics,

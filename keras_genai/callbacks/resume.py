@@ -9,8 +9,10 @@ import keras
 import numpy as np
 
 from keras_genai import engine
-from keras_genai.datasets._files import written_beside
 from keras_genai.engine.checks import check_integer
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.files import written_beside
+from keras_genai.utils.validation import integer, number, path
 
 _VERSION = 1
 
@@ -47,6 +49,7 @@ class Resume(keras.callbacks.Callback):
     ```
     """
 
+    @checked(path=path, every=integer(1), seconds=number("> 0"))
     def __init__(self, path, every=None, seconds=60.0):
         super().__init__()
         self.path = pathlib.Path(path)

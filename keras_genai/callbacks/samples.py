@@ -11,8 +11,10 @@ import numpy as np
 from keras_genai.callbacks.pictures import ANIMATIONS, image_grid, save_animation
 from keras_genai.callbacks.runs import check_folder, run_folder
 from keras_genai.callbacks.tensorboard import TensorBoard
-from keras_genai.datasets._files import written_beside
 from keras_genai.engine.checks import check_integer
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.files import written_beside
+from keras_genai.utils.validation import either, flag, integer, text
 
 _FRAMES = 100
 _MILLISECONDS = 8000  # of the whole animation, when it has many frames
@@ -63,6 +65,13 @@ class ImageGrid(keras.callbacks.Callback):
     ```
     """
 
+    @checked(
+        every=integer(1),
+        columns=integer(1),
+        scale=integer(1),
+        animation=either(flag, text),
+        inline=either(flag, text),
+    )
     def __init__(
         self,
         folder,

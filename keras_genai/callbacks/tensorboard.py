@@ -13,6 +13,8 @@ import numpy as np
 from keras_genai import engine
 from keras_genai.callbacks.runs import check_folder, run_folder
 from keras_genai.engine.checks import check_integer
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer
 
 _BOARDS = weakref.WeakSet()
 
@@ -54,6 +56,7 @@ class TensorBoard(keras.callbacks.Callback):
     ```
     """
 
+    @checked(every=integer(1), histograms=integer(0))
     def __init__(self, folder, every=None, histograms=0):
         super().__init__()
         if importlib.util.find_spec("tensorboard") is None:

@@ -10,11 +10,14 @@ from keras_genai.diffusion.repaint import check_repaintable, repaint, resampled
 from keras_genai.engine import random
 from keras_genai.engine.checks import check_integer, check_positive
 from keras_genai.engine.interpolation import check_kind, interpolate
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import array, number, text
 
 
 class Editing:
     """The part of `DDPM` that begins with images; it stands on `Inference`."""
 
+    @checked(images=array(finite=False), strength=number("(0, 1]"))
     def img2img(
         self, images, strength=0.5, seed=0, *, batch_size=64, verbose=0, **options
     ):
@@ -70,6 +73,7 @@ class Editing:
             raise ValueError(f"{name} does not take {', '.join(sorted(options))}.")
         return given, n
 
+    @checked(images=array(finite=False), mask=array(finite=True))
     def inpaint(
         self,
         images,
@@ -145,6 +149,7 @@ class Editing:
         mask = mask[..., None] if mask.ndim == 2 else mask
         return np.broadcast_to(mask, (n, height, width, 1)).astype("float32")
 
+    @checked(images=array(finite=False), spacing=text)
     def invert(self, images, *, steps=None, spacing="trailing", batch_size=64, **given):
         """The noise from which `generate` makes these images (2010.02502, 4.3).
 
@@ -174,6 +179,7 @@ class Editing:
             list(self._batches(plan.key, back, given, n, (0, 0), batch_size))
         )
 
+    @checked(a=array(), b=array(), kind=text)
     def interpolate(self, a, b, n=8, *, kind="spherical", steps=None, batch_size=64):
         """Images on the way from one to another, through their noise (2010.02502, 5.3).
 
@@ -206,6 +212,7 @@ class Editing:
 
     # Likelihood
 
+    @checked(probe=text)
     def log_likelihood(
         self,
         images,
@@ -263,6 +270,7 @@ class Editing:
             return low, high
         return low, float(schedule.time(math.log(1e-4) * 2.0))
 
+    @checked()
     def bits_per_dim(self, images, seed=0, *, levels=256, **options):
         """Bits per dimension of images of discrete levels, a bound from above.
 

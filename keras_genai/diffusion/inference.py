@@ -11,6 +11,17 @@ from keras_genai.diffusion import guidance, samplers
 from keras_genai.diffusion.denoiser import split
 from keras_genai.engine import random
 from keras_genai.engine.checks import check_positive
+from keras_genai.engine.sampling import Range
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import (
+    array,
+    either,
+    function,
+    mapping,
+    number,
+    pair,
+    text,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +89,18 @@ class Inference:
 
     # Sampling
 
+    @checked(
+        sampler=either(text, function),
+        spacing=text,
+        sampler_options=mapping,
+        guidance_scale=either(number(), array(1)),
+        guidance_interval=pair(">= 0"),
+        guidance_rescale=number("[0, 1]"),
+        negative=mapping,
+        noise=array(4),
+        vector=array(2),
+        context=array(3),
+    )
     def generate(
         self,
         n=None,
@@ -155,6 +178,13 @@ class Inference:
         )
         return np.concatenate(list(batches))
 
+    @checked(
+        guidance_scale=either(number(), array(1)),
+        negative=mapping,
+        noise=array(4),
+        vector=array(2),
+        context=array(3),
+    )
     def generate_batches(
         self,
         n=None,
@@ -358,6 +388,12 @@ class Inference:
             {k: v for k, v in given.items() if k in self.conditions.shapes}
         )
         return self.denoiser(training).predict(ops.convert_to_tensor(x), t, given)[0]
+
+    def input_ranges(self):
+        ranges = {**super().input_ranges(), "guidance_scale": Range()}
+        if self.num_classes and self.conditions.dropout:  # K is that of no label
+            ranges["labels"] = Range(least=0, most=self.num_classes)
+        return ranges
 
     def export_signatures(self):
         """What `export` writes: name -> (function, its inputs); the first serves.

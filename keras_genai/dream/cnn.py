@@ -30,10 +30,13 @@ from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy, wide, widen
 from keras_genai.engine.saving import configuration
 from keras_genai.losses.reduction import mean_over_samples
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer, integers, number, text
 
 ARCHITECTURES = ("plain", "residual")
 
 
+@checked(architecture=text, filters=integers(0), hidden_units=integers(least=0))
 def cnn_network(
     image_shape=(28, 28, 1),
     num_classes=10,
@@ -144,6 +147,14 @@ class CNN(engine.GenerativeModel):
     ```
     """
 
+    @checked(
+        architecture=text,
+        filters=integers(0),
+        hidden_units=integers(least=0),
+        rate=number("> 0"),
+        decay=number(">= 0"),
+        steps=integer(1),
+    )
     def __init__(
         self,
         image_shape=(28, 28, 1),
@@ -219,6 +230,7 @@ class CNN(engine.GenerativeModel):
             )
 
     @classmethod
+    @checked(name=text)
     def from_pretrained(cls, name="fashion_mnist", **kwargs):
         """The trained classifier that the package brings: nothing is downloaded.
 

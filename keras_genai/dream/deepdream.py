@@ -20,6 +20,16 @@ from keras_genai.engine.checks import check_integer, check_positive
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.sampling import Sampling
 from keras_genai.engine.saving import deserialized
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import (
+    array,
+    integer,
+    integers,
+    mapping,
+    number,
+    optional,
+    text,
+)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -79,6 +89,17 @@ class DeepDream(Climbing, Sampling, keras.Model):
     ```
     """
 
+    @checked(
+        octave_scale=number("> 1"),
+        rate=number("> 0"),
+        optimizer=text,
+        jitter=integer(0),
+        smoothing=number(">= 0"),
+        total_variation=number(">= 0"),
+        tile=optional(integer(1)),
+        layers=mapping,
+        tile_overlap=integer(0),
+    )
     def __init__(
         self,
         model,
@@ -170,6 +191,7 @@ class DeepDream(Climbing, Sampling, keras.Model):
             self.check_size(*size, what)
         return sizes
 
+    @checked(rate=number("> 0"))
     def dream(
         self, images, *, octaves=None, steps=None, rate=None, seed=None, verbose=1
     ):
@@ -212,6 +234,7 @@ class DeepDream(Climbing, Sampling, keras.Model):
             made = with_colours_of(made, x)
         return made[0] if one else made
 
+    @checked(size=integers(length=2))
     def generate(self, n=1, seed=0, *, size=(224, 224), verbose=0, **options):
         """Dreams out of faint noise.
 
@@ -230,6 +253,7 @@ class DeepDream(Climbing, Sampling, keras.Model):
         noise = np.clip(noise, -1.0, 1.0)
         return self.dream(noise, seed=seed, verbose=verbose, **options)
 
+    @checked(image=array(3, finite=False), factor=number("> 1"))
     def zoom(self, image, frames=30, factor=1.04, *, seed=None, verbose=1, **options):
         """A fall into a dream: each frame is the dream of the middle of the last.
 

@@ -1,5 +1,7 @@
 """How every model samples and exports: `generate`, compiled functions, signatures."""
 
+import dataclasses
+
 import keras
 import numpy as np
 from keras import ops
@@ -7,6 +9,30 @@ from keras import ops
 from keras_genai.engine import backend_ops, random
 from keras_genai.engine.checks import check_labels, check_positive
 from keras_genai.engine.programs import Programs, Traits, form, surroundings
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.memory import check_room
+from keras_genai.utils.validation import path, text
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The values of an input; floats are finite, too.
+
+    Args:
+        least: of them; None for no bound.
+        most: of them, likewise.
+        above: what they are over, likewise.
+    """
+
+    least: int | None = None
+    most: int | None = None
+    above: int | None = None
+
+    def words(self, finite=False):
+        """What it says of a value: "finite and at least 0"."""
+        bounds = {"over": self.above, "at least": self.least, "at most": self.most}
+        told = [f"{word} {n}" for word, n in bounds.items() if n is not None]
+        return " and ".join(["finite", *told] if finite else told)
 
 
 class Sampling:
@@ -30,6 +56,7 @@ class Sampling:
     def sampling_variables(self):
         return list(self.variables)
 
+    @checked()
     def generate(
         self, n=None, seed=0, *, labels=None, batch_size=64, verbose=0, **options
     ):
@@ -51,6 +78,12 @@ class Sampling:
         Returns:
             NumPy float32 `(n, H, W, C)`, in the range of the training images.
         """
+        if n is not None:  # joined at the end: twice their size
+            shape = tuple(
+                getattr(self, "image_shape", None) or getattr(self, "shape", ())
+            )
+            size = 2 * int(np.prod(shape))
+            check_room("n", n, size, f"samples of the shape {shape}")
         batches = self.generate_batches(
             n, seed, labels=labels, batch_size=batch_size, **options
         )
@@ -62,6 +95,7 @@ class Sampling:
             bar.add(len(batch))
         return np.concatenate(images)
 
+    @checked()
     def generate_batches(
         self, n=None, seed=0, *, labels=None, batch_size=64, **options
     ):
@@ -98,6 +132,10 @@ class Sampling:
         """The labels, given or drawn (None for a model without), and their number."""
         if n is None and labels is not None:
             n = len(labels)
+        if n is None:
+            raise ValueError(
+                "n must be an integer of at least 1, or labels given; got None."
+            )
         check_positive("n", n)
         if labels is not None:
             labels = np.asarray(labels)
@@ -244,6 +282,16 @@ class Sampling:
         parts = self.stream(name, fn, variables, arrays, size)
         return np.concatenate([made[:count] for _, count, made in parts])
 
+    def input_ranges(self):
+        """Which values inputs of signatures may have: dict name -> `Range`.
+
+        A SavedModel refuses others; an ONNX file, which cannot, does not.
+        """
+        ranges = {"seed": Range(least=0), "n": Range(least=1)}
+        if self.num_classes:
+            ranges["labels"] = Range(least=0, most=self.num_classes - 1)
+        return ranges
+
     def export_signatures(self):
         """What `export` writes: dict name -> (function, its inputs).
 
@@ -254,6 +302,7 @@ class Sampling:
             f"{type(self).__name__} must define export_signatures(self)."
         )
 
+    @checked(path=path, format=text, signature=text)
     def export(self, path, overwrite=False, format="tf_saved_model", signature=None):
         """Writes the sampler as a SavedModel that TensorFlow runs alone, or as ONNX.
 

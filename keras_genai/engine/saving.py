@@ -5,7 +5,11 @@ import zipfile
 
 import keras
 
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import flag, path
 
+
+@checked(path=path, compile=flag)
 def load_model(path, compile=True):
     """Loads a model that `model.save("x.keras")` wrote.
 

@@ -13,11 +13,14 @@ from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy, wide
 from keras_genai.gans.dcgan import Part, downsample, judge, upsample
 from keras_genai.gans.gan import GAN
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import either, optional, text, tuple_of
 
 GENERATOR_CONDITIONINGS = ("concatenation", "conditional_batch_norm")
 DISCRIMINATOR_CONDITIONINGS = ("concatenation", "projection")
 
 
+@checked(conditioning=either(text, tuple_of(text)), initialization=text)
 def cgan_generator(
     image_shape,
     num_classes,
@@ -59,6 +62,7 @@ def cgan_generator(
     return keras.Model([latents, labels], images, name="generator")
 
 
+@checked(conditioning=text, normalization=optional(text), initialization=text)
 def cgan_discriminator(
     image_shape,
     num_classes,
@@ -169,6 +173,12 @@ class CGAN(GAN):
     ```
     """
 
+    @checked(
+        generator_conditioning=either(text, tuple_of(text)),
+        discriminator_conditioning=text,
+        initialization=text,
+        discriminator_normalization=optional(text),
+    )
     def __init__(
         self,
         image_shape=(64, 64, 3),

@@ -23,6 +23,8 @@ from keras_genai.layers import (
     SpectralNormalization,
 )
 from keras_genai.layers.convolution import stages_of
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import optional, text
 
 NORMALIZATIONS = ("batch_norm", "spectral_norm", None)
 INITIALIZATIONS = ("normal", "glorot_uniform")
@@ -95,6 +97,7 @@ class Part:
         )
 
 
+@checked(initialization=text)
 def dcgan_generator(
     image_shape, latent_dim, base_filters=64, initialization="normal", seed=0
 ):
@@ -138,6 +141,7 @@ def upsample(part, x, labels, image_shape, base_filters, num_classes=None):
     return keras.layers.Activation("tanh", dtype=wide(), name="images")(x)
 
 
+@checked(normalization=optional(text), initialization=text)
 def dcgan_discriminator(
     image_shape,
     base_filters=64,
@@ -231,6 +235,7 @@ class DCGAN(GAN):
     ```
     """
 
+    @checked(initialization=text, discriminator_normalization=optional(text))
     def __init__(
         self,
         image_shape=(64, 64, 3),

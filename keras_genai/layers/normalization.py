@@ -6,6 +6,7 @@ from keras import ops
 from keras_genai import engine
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import widen
+from keras_genai.utils.arguments import checked
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -149,6 +150,7 @@ class ConditionalBatchNormalization(BatchNormalization):
     ```
     """
 
+    @checked()
     def __init__(self, num_classes, **kwargs):
         super().__init__(**kwargs)
         self.num_classes = num_classes

@@ -9,6 +9,8 @@ from keras_genai.engine.initializers import Normal
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import widen
 from keras_genai.layers.image_blocks import Block
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import text
 
 KINDS = ("learned", "sinusoidal", "sinusoidal_halves")
 
@@ -76,6 +78,7 @@ class PositionEmbedding(Block):
     ```
     """
 
+    @checked(kind=text)
     def __init__(self, length, dim, kind="learned", initial_std=0.02, **kwargs):
         super().__init__(**kwargs)
         check_positive("length", length)

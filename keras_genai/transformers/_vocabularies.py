@@ -15,6 +15,12 @@ EACH_CHARACTER = r"[\s\S]"  # cuts a text into its characters
 SPACE = "\u2581"  # how sentencepiece writes the space before a word
 INSTALL = "'keras-genai[text]'"
 MARIAN_FILES = ("source.spm", "target.spm", "vocab.json")
+# All that a tokenizer of any kind may have in a folder.
+FILES = (
+    *MARIAN_FILES,
+    *("tokenizer.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+)
 
 
 def hugging_face():
@@ -114,6 +120,7 @@ class HuggingFace:
     """
 
     kind = "tokenizers"
+    head = "tokenizer.json"
 
     def __init__(self, text):
         library = hugging_face()
@@ -146,7 +153,10 @@ class HuggingFace:
         )
 
     def encode(self, texts, pairs=None, special=True, target=False):
-        """A list of (ids, sentence of each, word of each) for the texts.
+        """A list of (ids, type of each, word of each, part of each) for the texts.
+
+        The part is 0 or 1, the first or second sentence, and -1 for a token that stands
+        around them.
 
         Args:
             texts: list of strings.
@@ -164,7 +174,8 @@ class HuggingFace:
             for place in zip(part.sequence_ids, part.word_ids, strict=True):
                 known = seen.setdefault(place, len(seen)) if place[1] is not None else 0
                 words.append(-1 if place[1] is None else known)
-            made.append((part.ids, part.type_ids, words))
+            parts = [-1 if i is None else i for i in part.sequence_ids]
+            made.append((part.ids, part.type_ids, words, parts))
         return made
 
     def decode(self, sequences, special):
@@ -192,6 +203,7 @@ class SentencePiece:
     """
 
     kind = "sentencepiece"
+    head = "spiece.model"
 
     def __init__(self, proto, begin=False, end=False):
         self.proto = proto
@@ -222,7 +234,7 @@ class SentencePiece:
                 ids, words = [self.model.bos_id(), *ids], [-1, *words]
             if special and self.end:
                 ids, words = [*ids, self.model.eos_id()], [*words, -1]
-            made.append((ids, [0] * len(ids), words))
+            made.append((ids, [0] * len(ids), words, part_numbers(words)))
         return made
 
     def decode(self, sequences, special):
@@ -250,6 +262,7 @@ class Marian:
     """
 
     kind = "marian"
+    head = "vocab.json"
 
     def __init__(self, source, target, table):
         self.files = source, target
@@ -288,7 +301,7 @@ class Marian:
             words = [-1] * len(code) + word_numbers(pieces[len(code) :])
             if special:
                 ids, words = [*ids, self.table["</s>"]], [*words, -1]
-            made.append((ids, [0] * len(ids), words))
+            made.append((ids, [0] * len(ids), words, part_numbers(words)))
         return made
 
     def decode(self, sequences, special):
@@ -323,6 +336,46 @@ def refuse_pairs(pairs):
         )
 
 
+def shortened(part, length):
+    """An encoded text or pair of at most `length` tokens.
+
+    The longer sentence loses its last token, the second where both are as long, until
+    all fit (1810.04805's own code). What stands around the sentences stays.
+
+    Args:
+        part: `(ids, types, words, parts)`, see `HuggingFace.encode`.
+        length: most tokens.
+    """
+    ids, _, words, parts = part
+    if len(ids) <= length:
+        return part
+    left = [parts.count(0), parts.count(1)]
+    around = len(ids) - sum(left)
+    if around > length:
+        raise ValueError(
+            f"length must be at least {around}, for the tokens around the texts; got "
+            f"{length}."
+        )
+    while around + sum(left) > length:
+        left[0 if left[0] > left[1] else 1] -= 1
+    kept, seen = [], [0, 0]
+    for i, sentence in enumerate(parts):
+        if sentence >= 0:
+            seen[sentence] += 1
+        if sentence < 0 or seen[sentence] <= left[sentence]:
+            kept.append(i)
+    cut = [[values[i] for i in kept] for values in part]
+    # Words are numbered by those that are left.
+    numbers = {w: n for n, w in enumerate(dict.fromkeys(w for w in cut[2] if w >= 0))}
+    cut[2] = [numbers.get(word, -1) for word in cut[2]]
+    return tuple(cut)
+
+
+def part_numbers(words):
+    """The part of each token of a single text: 0, and -1 around it."""
+    return [0 if word >= 0 else -1 for word in words]
+
+
 def word_numbers(pieces):
     """The number of the word that each piece belongs to: a new one at each space."""
     words = []
@@ -333,7 +386,7 @@ def word_numbers(pieces):
 
 
 def write_settings(folder, settings):
-    """Adds to the `tokenizer_config.json` of a folder."""
+    """Adds to the `tokenizer_config.json` of a folder that is being written."""
     path = pathlib.Path(folder) / "tokenizer_config.json"
     known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     text = json.dumps({**known, **settings}, indent=2, sort_keys=True)

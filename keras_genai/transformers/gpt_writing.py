@@ -9,6 +9,18 @@ from keras_genai.transformers import generation, speculative
 from keras_genai.transformers.prompts import Prompts, stop_tokens
 from keras_genai.transformers.rules import Rules
 from keras_genai.transformers.written import Written
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import (
+    either,
+    flag,
+    integer,
+    network,
+    number,
+    prompts,
+    text,
+    tuple_of,
+    word,
+)
 
 # The ways to write whose first argument is a number.
 NUMBERED = ("beam", "contrastive")
@@ -19,6 +31,21 @@ class GPTWriting:
 
     unit_name = "text"
 
+    @checked(
+        prompts=either(integer(), prompts),
+        stop=either(word, tuple_of(text, least=0)),
+        temperature=number(">= 0"),
+        top_k=integer(1),
+        top_p=number("(0, 1]"),
+        min_p=number("[0, 1]"),
+        repetition_penalty=number("> 0"),
+        no_repeat_ngram=integer(1),
+        length_penalty=number(),
+        contrastive=number("[0, 1]"),
+        draft=network,
+        draft_tokens=integer(1, 1000),
+        stream=flag,
+    )
     def generate(
         self,
         prompts,

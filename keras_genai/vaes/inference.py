@@ -9,6 +9,8 @@ from keras_genai.engine import random
 from keras_genai.engine.checks import check_images, check_integer, check_positive
 from keras_genai.engine.interpolation import check_kind, interpolate
 from keras_genai.losses import elbo
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import array, integer, pair, text
 from keras_genai.vaes.likelihoods import LEVELS
 
 
@@ -67,6 +69,7 @@ class Inference:
 
     # Codes and images
 
+    @checked(x=array(finite=False))
     def encode(self, x, labels=None, batch_size=256, verbose=0):
         """The Gaussian q(z|x) of each image.
 
@@ -91,6 +94,7 @@ class Inference:
             self._whole("encode", self._one_encode, arrays, batch_size, verbose)
         )
 
+    @checked(z=array())
     def decode(self, z, labels=None, batch_size=256, verbose=0):
         """The mean image of p(x|z) of each latent vector.
 
@@ -109,6 +113,7 @@ class Inference:
         arrays = [z, self._labels(labels, len(z))]
         return self._whole("decode", self._one_decode, arrays, batch_size, verbose)[0]
 
+    @checked(x=array(finite=False))
     def reconstruct(self, x, labels=None, batch_size=256, verbose=0):
         """Each image through its code's mean and back, `(N, H, W, C)`: see `encode`."""
         mean, _ = self.encode(x, labels, batch_size, verbose)
@@ -147,6 +152,7 @@ class Inference:
         images = images.reshape(n, steps, *images.shape[1:])
         return images[0] if alone else images
 
+    @checked(a=array(), b=array(), kind=text)
     def interpolate(self, a, b, steps=8, kind="spherical", labels=None):
         """Images on the way from one to another, through the latents.
 
@@ -172,6 +178,7 @@ class Inference:
         path = interpolate(a[:, None], b[:, None], t, kind)
         return self._paths(path, labels, alone)
 
+    @checked(x=array(finite=False), dimension=integer(0), values=array(1))
     def traverse(self, x, dimension, values=None, labels=None):
         """Images of one latent swept, the others as they are.
 
@@ -196,6 +203,7 @@ class Inference:
 
     # Likelihood
 
+    @checked(x=array(finite=False))
     def log_likelihood(
         self,
         x,
@@ -305,6 +313,7 @@ class Inference:
             found[begin : begin + count] = total[:count]
         return found - math.log(importance_samples)
 
+    @checked(x=array(finite=False), value_range=pair())
     def bits_per_dim(
         self,
         x,

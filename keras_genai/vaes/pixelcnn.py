@@ -25,6 +25,8 @@ from keras_genai.engine.precision import dtype_policy
 from keras_genai.engine.saving import configuration
 from keras_genai.engine.threefry import threefry2x32, to_int32
 from keras_genai.losses.reduction import mean_over_samples
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import array, integer, integers, number
 from keras_genai.vaes.codes import check_codes, check_temperature
 from keras_genai.vaes.pixelcnn_network import pixelcnn_network
 
@@ -66,6 +68,7 @@ class PixelCNN(engine.GenerativeModel):
     ```
     """
 
+    @checked(shape=integers(), filters=integer(1), kernel_size=integer(3))
     def __init__(
         self,
         shape,
@@ -181,6 +184,7 @@ class PixelCNN(engine.GenerativeModel):
             lambda: self.network(self.with_labels(codes, labels), training=training),
         )
 
+    @checked(codes=array())
     def log_probability(self, codes, labels=None, batch_size=256):
         """The logarithm of the probability of each grid, in nats.
 
@@ -214,6 +218,7 @@ class PixelCNN(engine.GenerativeModel):
     def sampling_variables(self):
         return self.averaged_variables("network")
 
+    @checked(temperature=number("> 0"))
     def generate_batches(self, n=None, seed=0, *, temperature=1.0, **kwargs):
         """See `GenerativeModel.generate_batches`.
 

@@ -7,6 +7,8 @@ from keras_genai.engine.initializers import streams
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import wide
 from keras_genai.layers import Dropout
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer, integers
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -43,6 +45,7 @@ class Places(layers.Layer):
         return {**super().get_config(), "initializer": initializer}
 
 
+@checked(shape=integers(), filters=integer(1), kernel_size=integer(3))
 def pixelcnn_network(
     shape,
     num_values,

@@ -3,6 +3,8 @@
 import numpy as np
 
 from keras_genai.engine import random
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import array
 from keras_genai.vaes.mixture import Mixture, branch
 
 PRIORS = ("normal", "mixture")
@@ -11,6 +13,7 @@ PRIORS = ("normal", "mixture")
 class PriorSampling:
     """The part of `VAE` that draws images, and what is exported."""
 
+    @checked(x=array(finite=False))
     def fit_prior(self, x, labels=None, components=10, seed=0, **kwargs):
         """Fits a mixture of Gaussians to the codes, from which `generate` then draws.
 

@@ -14,7 +14,6 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from keras_genai.datasets._files import written_beside
 from keras_genai.engine.deferred import deferred, fill, finish
 from keras_genai.export.child import check_installed
 
@@ -331,9 +330,9 @@ def read_json(path):
 
 
 def write_json(path, content):
-    """Writes a JSON file in one step."""
-    with written_beside(path) as beside:
-        beside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
+    """Writes a JSON file."""
+    text = json.dumps(content, indent=2, sort_keys=True)
+    pathlib.Path(path).write_text(text + "\n", "utf-8")
 
 
 # Folders
