@@ -4,6 +4,7 @@ import base64
 import pathlib
 
 from keras_genai.transformers import _vocabularies as vocabularies
+from keras_genai.utils.files import reading
 from keras_genai.weights._safetensors import fetch, read_json
 
 # Roles of special tokens, and the names that they have in published vocabularies.
@@ -30,8 +31,17 @@ def read(source, subfolder=None, lowercase=None):
         tokens that the vocabulary lacks.
     """
     path = pathlib.Path(source)
-    if path.is_file():
-        folder, names = path.parent, {path.name}
+    single = path.is_file()
+    patterns = ("*.json", "*.txt", "*.spm", "*.model")
+    folder = path.parent if single else fetch(source, subfolder, patterns)
+    with reading(folder):
+        return _read(path if single else None, folder, lowercase)
+
+
+def _read(path, folder, lowercase):
+    """The tokenizer of a file, or without one of a folder; see `read`."""
+    if path is not None:
+        names = {path.name}
         if path.name == "merges.txt":
             names.add("vocab.json")
         elif path.name == "vocab.json":
@@ -44,7 +54,6 @@ def read(source, subfolder=None, lowercase=None):
             text = _bert(path, lowercase).to_str()
             return "tokenizers", {"text": text}, _named_tokens(folder)
     else:
-        folder = fetch(source, subfolder, ("*.json", "*.txt", "*.spm", "*.model"))
         names = {p.name for p in folder.iterdir()}
     return *_of_folder(folder, names, lowercase), _named_tokens(folder)
 
