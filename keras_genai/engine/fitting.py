@@ -148,6 +148,7 @@ class Fitting:
         if not backend_ops.is_main_process():
             verbose = 0
         callbacks = [*(callbacks or []), _EpochNumber(dataset)]
+        self.__dict__["_fit_data"] = x  # for Resume; Keras does not track it
         try:
             return super().fit(
                 _fed(x) if class_weight is None else x,
@@ -169,6 +170,7 @@ class Fitting:
         finally:
             self._skip = 0
             self._initial_epoch = None
+            self._fit_data = self._stored_run = None
 
     def _arrays(self, x, y, sample_weight, class_weight=None):
         """The arrays of `fit` and `evaluate`, checked."""
@@ -191,12 +193,14 @@ class Fitting:
             for step, name in sorted(zip(first, self._names, strict=True))
             if step >= 0
         ]
+        # Resume notes where it has stored a state, which is finite.
+        path = getattr(self, "_stored_run", None)
+        stored = f"; {path} holds the last finite state" if path else ""
         raise FloatingPointError(
             f"A loss of {type(self).__name__} is not finite: "
             f"{', then '.join(found) or 'an average over the epoch'} (counted from "
             "0). Training has stopped. Lower that player's learning rate, clip its "
-            "gradients (clipnorm=1.0 in its optimizer) or check the data; the last "
-            "checkpoint of kg.callbacks.Resume holds finite weights."
+            f"gradients (clipnorm=1.0 in its optimizer) or check the data{stored}."
         ) from None
 
     @checked(

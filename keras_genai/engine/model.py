@@ -14,12 +14,18 @@ from keras_genai.engine.interrupts import Interruptible
 from keras_genai.engine.optimizer import updates
 from keras_genai.engine.precision import widen
 from keras_genai.engine.sampling import Sampling
-from keras_genai.engine.saving import deserialized
+from keras_genai.engine.saving import Saving, deserialized
 from keras_genai.utils.arguments import checked
 
 
 class GenerativeModel(
-    Compiling, Fitting, Sampling, Interruptible, backend_ops.Trainer, keras.Model
+    Compiling,
+    Fitting,
+    Sampling,
+    Interruptible,
+    backend_ops.Trainer,
+    Saving,
+    keras.Model,
 ):
     """A `keras.Model` of one or several players that trains with `fit()`.
 

@@ -25,6 +25,7 @@ DAMAGED = (
     KeyError,
     TypeError,
     RuntimeError,
+    AttributeError,
     SyntaxError,
     zlib.error,
     zipfile.BadZipFile,
