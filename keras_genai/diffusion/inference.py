@@ -17,7 +17,6 @@ from keras_genai.utils.validation import (
     array,
     either,
     function,
-    integer,
     mapping,
     number,
     pair,
@@ -97,7 +96,7 @@ class Inference:
         guidance_scale=either(number(), array(1)),
         guidance_interval=pair(">= 0"),
         guidance_rescale=number("[0, 1]"),
-        negative=either(integer(0), array(1)),
+        negative=mapping,
         noise=array(4),
         vector=array(2),
         context=array(3),
@@ -181,7 +180,7 @@ class Inference:
 
     @checked(
         guidance_scale=either(number(), array(1)),
-        negative=either(integer(0), array(1)),
+        negative=mapping,
         noise=array(4),
         vector=array(2),
         context=array(3),

@@ -10,6 +10,7 @@ from keras_genai.engine import backend_ops, random
 from keras_genai.engine.checks import check_labels, check_positive
 from keras_genai.engine.programs import Programs, Traits, form, surroundings
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.memory import check_room
 from keras_genai.utils.validation import path, text
 
 
@@ -77,6 +78,12 @@ class Sampling:
         Returns:
             NumPy float32 `(n, H, W, C)`, in the range of the training images.
         """
+        if n is not None:  # joined at the end: twice their size
+            shape = tuple(
+                getattr(self, "image_shape", None) or getattr(self, "shape", ())
+            )
+            size = 2 * int(np.prod(shape))
+            check_room("n", n, size, f"samples of the shape {shape}")
         batches = self.generate_batches(
             n, seed, labels=labels, batch_size=batch_size, **options
         )
@@ -125,6 +132,10 @@ class Sampling:
         """The labels, given or drawn (None for a model without), and their number."""
         if n is None and labels is not None:
             n = len(labels)
+        if n is None:
+            raise ValueError(
+                "n must be an integer of at least 1, or labels given; got None."
+            )
         check_positive("n", n)
         if labels is not None:
             labels = np.asarray(labels)

@@ -333,6 +333,21 @@ def to_host(x):
     return keras.ops.convert_to_numpy(tf.convert_to_tensor(x))
 
 
+def _after_its_data(step):
+    """A step of which nothing runs where its data does not come.
+
+    A graph runs what needs no data, such as counters, beside the call that finds the
+    data at its end or that raises the error of a generator.
+    """
+
+    def run(data):
+        given = [x for x in tf.nest.flatten(data) if tf.is_tensor(x)]
+        with tf.control_dependencies(given):
+            return step(data)
+
+    return run
+
+
 class Trainer:
     """Lets Keras's TensorFlow trainer run the engine's steps."""
 
@@ -366,6 +381,7 @@ class Trainer:
         self.train_function = stepped(function)
 
     def _make_step_function(self, step):
+        step = _after_its_data(step)
         workers = tf.distribute.MultiWorkerMirroredStrategy
         if isinstance(self.distribute_strategy, workers):
             # Keras takes the mean of the logs of several workers over axis 0.

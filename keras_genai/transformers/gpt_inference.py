@@ -10,6 +10,7 @@ from keras_genai.transformers.gpt_writing import GPTWriting, positions_of
 from keras_genai.transformers.prompts import Prompts
 from keras_genai.transformers.rules import Rules
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import prompts
 
 
 class GPTInference(GPTWriting):
@@ -53,7 +54,7 @@ class GPTInference(GPTWriting):
         check_tokens(prompts.tokens, self.vocabulary_size, most)
         return prompts.tokens, prompts.lengths
 
-    @checked()
+    @checked(texts=prompts)
     def score(self, texts, batch_size=32):
         """The log-probability of each token given those before it, in nats.
 
@@ -85,7 +86,7 @@ class GPTInference(GPTWriting):
         real = places < ops.expand_dims(ops.cast(lengths, "int32"), 1)
         return ops.where(real, -losses, ops.zeros_like(losses))
 
-    @checked()
+    @checked(texts=prompts)
     def embed(self, texts, batch_size=32):
         """A vector of each text: the mean of its last hidden states.
 

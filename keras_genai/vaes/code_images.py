@@ -44,7 +44,7 @@ class CodeImages:
 
         return self._run("encode", run, images, batch_size)
 
-    @checked(codes=array())
+    @checked(codes=array(empty=True))
     def decode(self, codes, batch_size=256):
         """Vectors of codes `(N, h, w, latent_dim)` to images in [-1, 1]."""
         codes = np.asarray(codes)
@@ -76,7 +76,7 @@ class CodeImages:
         images = self._checked(images)
         return self._run("encode_indices", self._indices, images, batch_size)
 
-    @checked(indices=array())
+    @checked(indices=array(empty=True))
     def decode_indices(self, indices, batch_size=256):
         """Indices of codes to images `(N, H, W, C)` in [-1, 1].
 
