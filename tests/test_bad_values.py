@@ -16,7 +16,7 @@ import pytest
 import keras_genai as kg
 from keras_genai.utils import arguments, validation
 
-SAMPLE = 300
+SAMPLE = 1_500
 
 
 class Thing:
@@ -61,8 +61,9 @@ REASONED = [
     ("frequency_shift", {"-1", "10**30"}, "any finite number"),
     ("log_variance", {"-1", "10**30"}, "any finite number"),
     ("shift_factor", {"-1", "10**30"}, "any finite number"),
-    ("steps", {"10**9"}, "of a schedule of training, which is not made at once"),
     ("stream", {"''"}, "no name"),
+    ("texts", {"''"}, "a text of no words"),
+    ("temperature", {"np.float32(0.5)", "10**9", "10**30"}, "one that stays"),
 ]
 
 
@@ -145,7 +146,7 @@ def may_be_taken(name, value, good, default):
             "''",
         }
     if isinstance(good, (tuple, list, np.ndarray)):
-        return value in {"rank 5", "rows of two lengths", "[]"}
+        return value in {"rank 5", "rows of two lengths", "[]", "empty array"}
     return value in TAKEN.get(kind, ()) | (SIZES if kind in (int, float) else set())
 
 
@@ -204,6 +205,7 @@ ALIASES = {
     "sample_weight": ("weight",),
     "dtype": ("dtype",),
     "tokens": ("token",),
+    "rotary_scaling": ("rope scaling",),  # the argument of the models
 }
 
 

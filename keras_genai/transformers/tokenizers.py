@@ -332,7 +332,7 @@ class Tokenizer:
         longest = max(map(len, sequences), default=0)
         if not len(sequences):
             raise ValueError(
-                "There are no texts to encode, and no sequences; at least one is needed."
+                "There are no texts to encode and no sequences; at least one is needed."
             )
         length = longest if length is None else length
         check_positive("length", length)

@@ -25,7 +25,7 @@ from keras_genai.layers import GumbelQuantizer
 from keras_genai.losses import reconstruction as reconstructions
 from keras_genai.losses.reduction import mean_over_samples, per_sample
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import network, text
+from keras_genai.utils.validation import either, network, text, word
 from keras_genai.vaes.code_images import CodeImages
 from keras_genai.vaes.codes import Perplexity
 from keras_genai.vaes.pixelcnn import PixelCNN
@@ -95,7 +95,7 @@ class VQVAE(CodeImages, engine.GenerativeModel):
     ```
     """
 
-    @checked(reconstruction=text, quantizer=None)
+    @checked(reconstruction=text, quantizer=either(word, network))
     def __init__(
         self,
         image_shape,
