@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_genai.datasets._files import written_beside
 from keras_genai.engine.checks import check_integer
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.files import written_beside
 from keras_genai.utils.validation import array, integer, pair, path
 
 # suffix -> (Pillow's name, the largest side, how to save)

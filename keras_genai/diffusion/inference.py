@@ -11,6 +11,7 @@ from keras_genai.diffusion import guidance, samplers
 from keras_genai.diffusion.denoiser import split
 from keras_genai.engine import random
 from keras_genai.engine.checks import check_positive
+from keras_genai.engine.sampling import Range
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import (
     array,
@@ -387,6 +388,12 @@ class Inference:
             {k: v for k, v in given.items() if k in self.conditions.shapes}
         )
         return self.denoiser(training).predict(ops.convert_to_tensor(x), t, given)[0]
+
+    def input_ranges(self):
+        ranges = {**super().input_ranges(), "guidance_scale": Range()}
+        if self.num_classes and self.conditions.dropout:  # K is that of no label
+            ranges["labels"] = Range(least=0, most=self.num_classes)
+        return ranges
 
     def export_signatures(self):
         """What `export` writes: name -> (function, its inputs); the first serves.

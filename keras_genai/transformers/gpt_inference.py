@@ -4,6 +4,7 @@ from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine import random
+from keras_genai.engine.sampling import Range
 from keras_genai.transformers.checks import check_tokens
 from keras_genai.transformers.gpt_writing import GPTWriting, positions_of
 from keras_genai.transformers.prompts import Prompts
@@ -115,6 +116,15 @@ class GPTInference(GPTWriting):
         return total / ops.maximum(ops.cast(lengths, "float32"), 1.0)
 
     # Export
+
+    def input_ranges(self):
+        return {
+            **super().input_ranges(),
+            "tokens": Range(least=0, most=self.vocabulary_size - 1),
+            "lengths": Range(least=1),
+            "temperature": Range(least=0),
+            "top_p": Range(above=0, most=1),
+        }
 
     def export_signatures(self):
         """What `export` writes: name -> (function, its inputs); the first serves.

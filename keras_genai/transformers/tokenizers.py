@@ -11,6 +11,7 @@ from keras_genai.transformers import _tokenizer_files as files
 from keras_genai.transformers import _vocabularies as vocabularies
 from keras_genai.transformers._tokenizer_files import BERT_TOKENS, ROLES
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.files import written_into
 from keras_genai.utils.validation import (
     array,
     either,
@@ -198,11 +199,16 @@ class Tokenizer:
                 vocabulary has no capital letters.
 
         Raises:
-            ValueError: there is no such file, or it is damaged.
+            ValueError: there is no such file, it is damaged, or its
+                `tokenizer_config.json` names a class whose rules are not known here
+                (CLIP's, RoBERTa's).
             ImportError: `tokenizers` or `sentencepiece` is not installed.
         """
         kind, data, named = files.read(source, subfolder, lowercase)
-        made = cls(kind, data)
+        try:
+            made = cls(kind, data)
+        except ValueError as error:
+            raise ValueError(f"{source} holds no tokenizer: {error}") from error
         named = {r: t for r, t in named.items() if t in made.vocabulary}
         return cls(kind, data, named) if named else made
 
@@ -211,15 +217,19 @@ class Tokenizer:
         """Writes the files that `load`, and Hugging Face's libraries, read.
 
         Args:
-            folder: it is made; files of those names in it are replaced.
+            folder: it is made; the files of a tokenizer of any kind in it are
+                replaced, all of them or none.
+
+        Raises:
+            OSError: they cannot be written; what stood there is whole.
         """
         folder = pathlib.Path(folder)
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file; save writes a folder.")
-        folder.mkdir(parents=True, exist_ok=True)
-        self._model.save(folder)
-        named = {f"{role}_token": token for role, token in self.special.items()}
-        vocabularies.write_settings(folder, named)
+        with written_into(folder, self._model.head, vocabularies.FILES) as beside:
+            self._model.save(beside)
+            named = {f"{role}_token": token for role, token in self.special.items()}
+            vocabularies.write_settings(beside, named)
 
     # Use
 
@@ -278,22 +288,22 @@ class Tokenizer:
         Args:
             texts: list of strings.
             pairs: the second sentence of each, or None.
-            length: T; longer texts are cut. By default that of the longest.
+            length: T; longer texts are cut at their ends, of a pair the longer one
+                token by token (as BERT's own code), and the tokens around them stay.
+                By default that of the longest.
 
         Returns:
             Dict of int32 arrays: `tokens`; `token_types`, 1 in a second sentence;
             `mask`, 0 where padded; `words`, the number of the word that a token
             belongs to, -1 for special tokens and padding.
+
+        Raises:
+            ValueError: the length does not hold even the tokens around the texts.
         """
         made = self._encode(texts, pairs)
-        if length is not None and self.sep_id is not None:
-            # What stands at the end stays there.
-            made = [
-                part
-                if len(part[0]) <= length
-                else tuple([*p[: length - 1], p[-1]] for p in part)
-                for part in made
-            ]
+        if length is not None:
+            check_positive("length", length)
+            made = [vocabularies.shortened(part, length) for part in made]
         arrays = [
             self._pad([part[i] for part in made], length, True, value)
             for i, value in enumerate((self.fill_id, 0, -1))

@@ -5,6 +5,7 @@ from keras import ops, tree
 
 from keras_genai import engine
 from keras_genai.engine.checks import check_positive
+from keras_genai.engine.sampling import Range
 from keras_genai.layers import lora
 from keras_genai.transformers import generation
 from keras_genai.transformers.checks import check_tokens
@@ -325,6 +326,11 @@ class Translation:
 
         arrays, variables = self._given(sources, targets), self.network.variables
         return self.run_in_batches("maps", run, variables, arrays, batch_size)
+
+    def input_ranges(self):
+        tokens = Range(least=0, most=self.vocabulary_size - 1)
+        names = ("tokens", "source", "target")
+        return {**super().input_ranges(), **dict.fromkeys(names, tokens)}
 
     def export_signatures(self):
         """`translate`: `tokens` -> `tokens`, as by default; `score`: of two arrays.

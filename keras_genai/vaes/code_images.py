@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from keras_genai.engine.checks import check_images
+from keras_genai.engine.sampling import Range
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import array, number
 from keras_genai.vaes.codes import check_codes, check_temperature
@@ -127,6 +128,10 @@ class CodeImages:
         return self._images(
             self.prior.draw(key, count, first, labels, temperature=temperature)
         )
+
+    def input_ranges(self):
+        indices = Range(least=0, most=self.codebook_size - 1)
+        return {**super().input_ranges(), "indices": indices}
 
     def export_signatures(self):
         """What `export` writes: name -> (function, its inputs); the first serves.

@@ -247,7 +247,7 @@ class VQVAE(CodeImages, engine.GenerativeModel):
         codes, indices, own = self.quantizer(latents, training=training)
         output = self.decoder(codes, training=training)
         error = per_sample(self.objective.loss(images, output))  # (B,)
-        self.perplexity.update_state(ops.stop_gradient(indices))
+        self.perplexity.update_state(ops.stop_gradient(indices), weight)
         own_loss = mean_over_samples(own, weight)
         error = mean_over_samples(error, weight)
         self.track("reconstruction", ops.stop_gradient(error))
