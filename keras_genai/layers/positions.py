@@ -54,6 +54,7 @@ def sinusoidal_grid(height, width, dim):
     Returns:
         float32 array `(height * width, dim)`.
     """
+    check_weight((height, width, dim))
     frequencies = 10_000.0 ** (-np.arange(dim // 4) / (dim / 4))
     rows, columns = np.mgrid[:height, :width].reshape(2, -1, 1) * frequencies
     parts = [np.sin(columns), np.cos(columns), np.sin(rows), np.cos(rows)]
