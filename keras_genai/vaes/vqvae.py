@@ -14,7 +14,6 @@ from keras_genai.engine.checks import (
     check_image_shape,
     check_images,
     check_labels,
-    check_positive,
     check_sample_weight,
 )
 from keras_genai.engine.data import tensors
@@ -114,12 +113,6 @@ class VQVAE(CodeImages, engine.GenerativeModel):
         **kwargs,
     ):
         super().__init__(seed=seed, **kwargs)
-        check_positive("codebook_size", codebook_size)
-        check_positive("latent_dim", latent_dim)
-        check_positive("hidden", hidden)
-        check_positive("halvings", halvings)
-        if residual_hidden is not None:
-            check_positive("residual_hidden", residual_hidden)
         own = {"encoder": encoder, "decoder": decoder}
         factor = 1 if encoder is not None and decoder is not None else 2**halvings
         self.image_shape = check_image_shape(
