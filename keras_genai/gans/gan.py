@@ -12,7 +12,6 @@ from keras_genai.engine import random
 from keras_genai.engine.checks import (
     check_images,
     check_labels,
-    check_positive,
     check_sample_weight,
 )
 from keras_genai.engine.data import tensors
@@ -97,12 +96,6 @@ class GAN(engine.GenerativeModel):
         self.loss_name = loss
         self.objective = adversarial.get(loss)
         self.penalties = _check_penalties(penalties)
-        for name, value in (
-            ("penalty_interval", penalty_interval),
-            ("discriminator_steps", discriminator_steps),
-            ("generator_steps", generator_steps),
-        ):
-            check_positive(name, value)
         self.penalty_interval = penalty_interval
         self.discriminator_steps = discriminator_steps
         self.generator_steps = generator_steps

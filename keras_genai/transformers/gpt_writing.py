@@ -32,7 +32,7 @@ class GPTWriting:
     unit_name = "text"
 
     @checked(
-        prompts=either(integer(), prompts),
+        prompts=either(integer(1, 10**6), prompts),
         stop=either(word, tuple_of(text, least=0)),
         temperature=number(">= 0"),
         top_k=integer(1),
