@@ -23,6 +23,12 @@ def check_rate(name, value):
     return float(value)
 
 
+def filled(tokens, width, value):
+    """Rows `(N, T)` filled up behind with a value: `(N, width)`."""
+    room = ((0, 0), (0, width - tokens.shape[1]))
+    return np.pad(tokens, room, constant_values=value)
+
+
 def check_tokens(tokens, vocabulary_size, context=None, name="Tokens"):
     """Refuses token ids of another shape, type or range.
 

@@ -2,7 +2,14 @@
 
 from keras_genai.layers import lora
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import either, function, integer, number, text, tuple_of
+from keras_genai.utils.validation import (
+    either,
+    function,
+    integer,
+    number,
+    text,
+    tuple_of,
+)
 
 
 class Tuning:
