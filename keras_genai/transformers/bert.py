@@ -187,7 +187,8 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
         metrics = ["accuracy"] if num_classes else ["mlm_accuracy"] * self.masked_lm
         if next_sentence and not num_classes:
             metrics.append("nsp_accuracy")
-        self.set_players("network", metrics=metrics)
+        losses = ("mlm_loss", "nsp_loss") if next_sentence and not num_classes else ()
+        self.set_players("network", metrics=metrics, hidden_metrics=losses)
 
     def _set_tokens(self, mask_token, pad_token, special_tokens):
         tokenizer, size = self.tokenizer, self.vocabulary_size
@@ -287,7 +288,8 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
             training: whether there is dropout.
 
         Returns:
-            `(loss, parts)`: scalar; dict metric -> (mean, how many it is of).
+            `(loss, parts)`: scalar; dict metric, or loss that it is the sum of ->
+            (mean, the weight of what it is the mean of).
         """
         x, labels, weight = data
         tokens, types, mask, words = self._inputs(x)
@@ -299,8 +301,8 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
         if self.num_classes:
             hidden = self.network(tokens, types, mask, training=training)
             logits = self.network.classify(hidden, training=training)
-            loss, accuracy = _entropy(labels, logits, each)
-            return loss, {"accuracy": accuracy}
+            loss, *parts = _entropy(labels, logits, each)
+            return loss, dict(zip(("network", "accuracy"), parts, strict=True))
         masked, chosen = mask_tokens(
             *(tokens, words, key, self.mask_token, self.vocabulary_size),
             self.mask_rate,
@@ -308,14 +310,14 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
         )
         hidden = self.network(masked, types, mask, training=training)
         counted = ops.cast(chosen, "float32") * ops.expand_dims(each, 1)  # (B, T)
-        loss, accuracy = _entropy(tokens, self.network.mlm(hidden), counted)
-        parts = {"mlm_accuracy": accuracy}
-        if self.next_sentence:
-            more, parts["nsp_accuracy"] = _entropy(
-                labels, self.network.nsp(hidden), each
-            )
-            loss = loss + more
-        return loss, parts
+        loss, mlm, accuracy = _entropy(tokens, self.network.mlm(hidden), counted)
+        if not self.next_sentence:
+            return loss, {"network": mlm, "mlm_accuracy": accuracy}
+        parts = {"mlm_loss": mlm, "mlm_accuracy": accuracy}
+        more, parts["nsp_loss"], parts["nsp_accuracy"] = _entropy(
+            labels, self.network.nsp(hidden), each
+        )
+        return loss + more, parts
 
     def _track_parts(self, parts):
         for name, (value, count) in parts.items():
@@ -325,7 +327,8 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
         key = self.noise.key("mask")
 
         def loss_fn():
-            loss, parts = self.objective(data, key, replicas.offset(), training=True)
+            loss, parts = self.objective(data, key, replicas.number(), training=True)
+            parts.pop("network", None)  # `minimize` tracks it
             self._track_parts(parts)
             return loss
 
@@ -335,9 +338,11 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
         # The hidden words follow from the text's place in the data.
         first = self.samples_seen() + replicas.offset()
         key = random.key(self.seed, "evaluate/mask")
-        loss, parts = self.objective(data, key, first, training=False)
+        _, parts = self.objective(data, key, first, training=False)
         self._track_parts(parts)
-        self.track("network", loss)
+        if "network" not in parts:  # one counts by hidden words, the other by texts
+            sums = [self.mean_so_far(name) for name in ("mlm_loss", "nsp_loss")]
+            self.derive("network", sums[0] + sums[1])
 
     # Configuration
 
@@ -346,10 +351,11 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
 
 
 def _entropy(labels, logits, weight):
-    """The weighted mean of the cross-entropy, and (accuracy, its weight)."""
+    """The loss of the whole batch; (mean, weight) of this part's; of its accuracy."""
     losses = engine.cross_entropy(labels, logits)
     weight = ops.cast(weight, losses.dtype)
     count = ops.sum(weight)
     loss = weighted_mean(losses, weight, replicas.normalizer(count))
     right = ops.cast(engine.argmax(logits) == labels, losses.dtype)
-    return loss, (weighted_mean(right, weight), count)
+    means = ((weighted_mean(value, weight), count) for value in (losses, right))
+    return loss, *means

@@ -126,7 +126,7 @@ class GPT(Tuning, GPTInference, engine.GenerativeModel):
         positions=text,
         rope_scaling=mapping,
         window=either(integer(1), tuple_of(optional(integer(1)))),
-        stop_token=either(integer(0), tuple_of(integer(0))),
+        stop_token=either(integer(), tuple_of(integer())),
     )
     def __init__(
         self,
