@@ -7,6 +7,7 @@ from keras import ops
 from keras_genai import engine
 from keras_genai.engine import random, replicas
 from keras_genai.engine.checks import (
+    check_ids,
     check_labels,
     check_positive,
     check_sample_weight,
@@ -259,6 +260,7 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
         """Tokens, sentences, mask and words as int32 tensors `(B, T)`."""
         x = parts_of(x)
         tokens = ops.cast(ops.convert_to_tensor(x["tokens"]), "int32")
+        check_ids("Tokens", tokens, self.vocabulary_size)
         mask = x.get("mask")
         mask = self.seen(tokens) if mask is None else ops.cast(mask, "bool")
         types, words = x.get("token_types"), x.get("words")
