@@ -15,6 +15,13 @@ from keras_genai.engine.checks import (
 RECONSTRUCTIONS = {"l1": ops.absolute, "l2": ops.square}
 
 
+def patches(side, layers):
+    """How many patches wide a side is to `patch_discriminator`."""
+    for _ in range(layers):
+        side = (side - 2) // 2 + 1
+    return side - 2
+
+
 class KLChecks:
     """The part of `AutoencoderKL` that refuses."""
 
@@ -33,6 +40,16 @@ class KLChecks:
                     f"does not divide {channels}."
                 )
         self.check_sides(check_image_shape(self.image_shape)[:2], "image_shape")
+        if self.discriminator_weight:
+            self._check_discriminated()
+        if perceptual is not None:
+            made = isinstance(perceptual, keras.layers.Layer)
+            if not made or not perceptual.built:
+                raise ValueError(
+                    "perceptual must be a built Keras network, such as keras.Model("
+                    "inputs, features), or None; got "
+                    f"{'one that is not built' if made else repr(perceptual)}."
+                )
         if self.reconstruction not in RECONSTRUCTIONS:
             raise ValueError(
                 f"reconstruction must be one of {', '.join(RECONSTRUCTIONS)}; got "
@@ -55,8 +72,27 @@ class KLChecks:
                 f"{self.discriminator_start!r}."
             )
 
-    def _check_perceptual(self):
-        made = self.perceptual(keras.KerasTensor((None, *self.image_shape)))
+    def _check_discriminated(self):
+        """Refuses images of which the patch discriminator leaves nothing."""
+        for layers in range(self.discriminator_layers, 0, -1):
+            if patches(min(self.image_shape[:2]), layers) >= 1:
+                break
+        else:
+            layers = 0
+        if layers < self.discriminator_layers:
+            raise ValueError(
+                f"discriminator_layers={self.discriminator_layers} leaves no patch of "
+                f"images of image_shape {self.image_shape}: "
+                + (
+                    f"give at most {layers}, "
+                    if layers
+                    else "their sides must be at least 6; give larger ones, "
+                )
+                + "or discriminator_weight=0.0 for no discriminator."
+            )
+
+    def _check_perceptual(self, perceptual):
+        made = perceptual(keras.KerasTensor((None, *self.image_shape)))
         made = made if isinstance(made, (list, tuple)) else [made]
         if any(len(f.shape) != 4 for f in made):
             raise ValueError(
