@@ -590,6 +590,9 @@ class Battery:
         own = {
             name: {id(v) for v in net.variables} for name, net in model.players.items()
         }
+        for name, net in model.players.items():
+            if model.ema is not None and model.ema.follows(net):
+                own[name] |= {id(v) for v in model.ema.variables}
         everyones = set().union(*own.values())
         assert {phase.player for phase in phases} == set(own), "a player had no phase"
         last = first

@@ -126,7 +126,7 @@ class GenerativeModel(Compiling, Fitting, Sampling, backend_ops.Trainer, keras.M
 
     # One step
 
-    def minimize(self, player, loss_fn, samples=None):
+    def minimize(self, player, loss_fn):
         """One step of one player: its weights alone, down the gradient of the loss.
 
         A player whose weights are all frozen stays as it is; its loss is computed.
@@ -137,7 +137,6 @@ class GenerativeModel(Compiling, Fitting, Sampling, backend_ops.Trainer, keras.M
             player: its name.
             loss_fn: function of no arguments that returns a scalar. Regularizers
                 of the player's layers are added to it.
-            samples: see `track`.
 
         Returns:
             The loss.
@@ -166,10 +165,7 @@ class GenerativeModel(Compiling, Fitting, Sampling, backend_ops.Trainer, keras.M
             backend_ops.apply_gradients(optimizer, gradients, variables)
             if follows:
                 self.ema.update(None if before is None else before < updates(optimizer))
-        if samples is None:
-            samples = replicas.batch_samples()
-        else:
-            (samples,) = replicas.total([ops.cast(samples, "float32")])
+        samples = replicas.batch_samples()
         self._metric_of(player).update_state(loss, sample_weight=samples)
         self._watch(player, loss)
         return loss

@@ -15,11 +15,18 @@ from keras_genai.engine.checks import (
 RECONSTRUCTIONS = {"l1": ops.absolute, "l2": ops.square}
 
 
-def patches(side, layers):
-    """How many patches wide a side is to `patch_discriminator`."""
-    for _ in range(layers):
-        side = (side - 2) // 2 + 1
-    return side - 2
+def most_layers(image_shape, layers=3):
+    """How many strided layers of so many a `patch_discriminator` of images may have.
+
+    0 where even one leaves no patch: see its convolutions of 4 x 4, padded by 1.
+    """
+    for count in range(layers, 0, -1):
+        side = min(image_shape[:2])
+        for _ in range(count):
+            side = (side - 2) // 2 + 1
+        if side > 2:
+            return count
+    return 0
 
 
 class KLChecks:
@@ -72,13 +79,17 @@ class KLChecks:
                 f"{self.discriminator_start!r}."
             )
 
+    @staticmethod
+    def discriminator_for(image_shape):
+        """The arguments of the largest default discriminator that fits images."""
+        layers = most_layers(image_shape)
+        if layers:
+            return {"discriminator_layers": layers}
+        return {"discriminator_weight": 0.0}
+
     def _check_discriminated(self):
         """Refuses images of which the patch discriminator leaves nothing."""
-        for layers in range(self.discriminator_layers, 0, -1):
-            if patches(min(self.image_shape[:2]), layers) >= 1:
-                break
-        else:
-            layers = 0
+        layers = most_layers(self.image_shape, self.discriminator_layers)
         if layers < self.discriminator_layers:
             raise ValueError(
                 f"discriminator_layers={self.discriminator_layers} leaves no patch of "
