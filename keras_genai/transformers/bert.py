@@ -12,7 +12,7 @@ from keras_genai.engine.checks import (
     check_positive,
     check_sample_weight,
 )
-from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.engine.optimizer import PACKAGE, decaying
 from keras_genai.engine.precision import dtype_policy
 from keras_genai.engine.saving import configuration
 from keras_genai.losses.reduction import weighted_mean
@@ -274,11 +274,13 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
     def default_optimizer(self, player):
         """AdamW, decay 0.01, of 1e-4 (1810.04805, A.2); 5e-5 with a classifier (A.3).
 
-        The paper warms the rate up and lets it fall in a line.
+        Biases and normalizations do not decay, as in the authors' code. The paper
+        warms the rate up and lets it fall in a line.
         """
         del player
         rate = 5e-5 if self.num_classes else 1e-4
-        return keras.optimizers.AdamW(rate, weight_decay=0.01, clipnorm=1.0)
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=0.01, clipnorm=1.0)
+        return decaying(optimizer, self.network.variables)
 
     def objective(self, data, key, offset, training):
         """The loss of a batch, and what the metrics are means of.
