@@ -12,13 +12,15 @@ from keras_genai.engine.fitting import Fitting
 from keras_genai.engine.group import Group
 from keras_genai.engine.interrupts import Interruptible
 from keras_genai.engine.precision import widen
+from keras_genai.engine.programs import Retracing
 from keras_genai.engine.sampling import Sampling
 from keras_genai.engine.saving import deserialized
 from keras_genai.utils.arguments import checked
 
 
 class GenerativeModel(
-    Compiling, Fitting, Sampling, Interruptible, backend_ops.Trainer, keras.Model
+    *(Compiling, Fitting, Sampling, Retracing, Interruptible),
+    *(backend_ops.Trainer, keras.Model),
 ):
     """A `keras.Model` of one or several players that trains with `fit()`.
 
@@ -217,7 +219,7 @@ class GenerativeModel(
 
     def _run_train_step(self, data):
         data = data_lib.unpack(data)
-        with replicas.part(data_lib.rows(data)):
+        with self._as_python("train"), replicas.part(data_lib.rows(data)):
             self.train_step(data)
         if self.ema is not None:
             self.ema.update()
@@ -227,7 +229,7 @@ class GenerativeModel(
     def _run_test_step(self, data):
         data = data_lib.unpack(data)
         rows = data_lib.rows(data)
-        with replicas.part(rows), replicas.counted(rows):
+        with self._as_python("test"), replicas.part(rows), replicas.counted(rows):
             self.test_step(data)
         return self.logs()
 
