@@ -9,9 +9,9 @@ import keras
 import numpy as np
 
 from keras_genai import engine
-from keras_genai.datasets._files import written_beside
 from keras_genai.engine.checks import check_integer
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.files import written_beside
 from keras_genai.utils.validation import integer, number, path
 
 _VERSION = 1

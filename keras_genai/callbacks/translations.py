@@ -32,7 +32,7 @@ class Translations(keras.callbacks.Callback):
     ```
     """
 
-    @checked(every=integer(1), examples=integer(0), sources=texts, references=texts)
+    @checked(every=integer(1), examples=integer(0), sources=texts, references=None)
     def __init__(self, sources, references, every=1, examples=0, **options):
         super().__init__()
         check_integer("every", every)

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_genai.datasets import _files
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import flag, pair, text
+from keras_genai.utils.validation import flag, pair
 
 _FASHION = (
     "T-shirt/top",
@@ -61,7 +61,6 @@ def names() -> list[str]:
     return sorted(_LABELLED)
 
 
-@checked()
 def class_names(name: str) -> list[str]:
     """What the labels of a data set mean: entry `i` is the name of label `i`.
 
@@ -87,7 +86,7 @@ def class_names(name: str) -> list[str]:
     return list(_LABELLED[name])
 
 
-@checked(value_range=pair())
+@checked(name=None, value_range=pair())
 def load(
     name: str, value_range: tuple[float, float] = (-1.0, 1.0)
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -152,7 +151,7 @@ def load(
     return part("train"), part("test")
 
 
-@checked(style=text, language=text, value_range=pair(), alpha=flag)
+@checked(value_range=pair(), alpha=flag)
 def emoji(
     style: str = "google",
     language: str = "en",

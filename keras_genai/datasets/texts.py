@@ -8,14 +8,12 @@ import lzma
 import numpy as np
 
 from keras_genai.datasets import _files
-from keras_genai.utils.arguments import checked
 
 _TEXTS = ("shakespeare",)
 _PAIRS = ("verses",)
 _TABLES = ("adult", "flights")
 
 
-@checked()
 def text(name: str = "shakespeare") -> dict[str, str]:
     """Load works of literature.
 
@@ -43,7 +41,6 @@ def text(name: str = "shakespeare") -> dict[str, str]:
     return json.loads(lzma.decompress(_files.packaged(f"{name}.json.xz")))
 
 
-@checked()
 def pairs(name: str = "verses") -> dict[str, list[str]]:
     """Load sentences in two languages, for translation.
 
@@ -75,7 +72,6 @@ def pairs(name: str = "verses") -> dict[str, list[str]]:
     return {"source": source, "target": target, "reference": reference}
 
 
-@checked()
 def table(name: str) -> dict[str, np.ndarray]:
     """Load a table of mixed columns, for models of tabular data.
 

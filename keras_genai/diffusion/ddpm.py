@@ -37,7 +37,7 @@ from keras_genai.engine.data import tensors
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy
 from keras_genai.engine.saving import configuration
-from keras_genai.losses.reduction import mean_over_samples
+from keras_genai.losses.reduction import mean_over_samples, weighted_mean
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import (
     either,
@@ -45,6 +45,7 @@ from keras_genai.utils.validation import (
     integer,
     integers,
     number,
+    optional,
     text,
 )
 
@@ -126,7 +127,7 @@ class DDPM(Editing, Inference, engine.GenerativeModel):
         weighting=text,
         times=text,
         variance=text,
-        clip=either(number("> 0"), function),
+        clip=optional(number("> 0")),
         time_scale=number("> 0"),
         sampler=either(text, function),
     )
@@ -298,19 +299,19 @@ class DDPM(Editing, Inference, engine.GenerativeModel):
 
         def loss():
             losses = self.losses(images, condition, t, noise, training=True)
-            self._track_parts(u, ops.stop_gradient(losses))
+            self._track_parts(u, ops.stop_gradient(losses), weight)
             return mean_over_samples(losses, weight)
 
         self.minimize("network", loss)
 
-    def _track_parts(self, u, losses):
+    def _track_parts(self, u, losses, weight):
         """The losses of the samples whose time lies in each part."""
         for k, name in enumerate(_PARTS):
             inside = ops.equal(ops.floor(u * len(_PARTS)), float(k))
             inside = ops.cast(inside, losses.dtype)  # (B,)
-            count = ops.sum(inside)
-            mean = ops.sum(losses * inside) / ops.maximum(count, 1.0)
-            self.track(name, mean, samples=count)
+            if weight is not None:
+                inside = inside * ops.cast(weight, losses.dtype)
+            self.track(name, weighted_mean(losses, inside), ops.sum(inside))
 
     def test_step(self, data):
         """Each sample at one time of each part of the training's times."""

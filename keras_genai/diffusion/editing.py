@@ -17,7 +17,7 @@ from keras_genai.utils.validation import array, number, text
 class Editing:
     """The part of `DDPM` that begins with images; it stands on `Inference`."""
 
-    @checked(strength=number("(0, 1]"))
+    @checked(images=array(finite=False), strength=number("(0, 1]"))
     def img2img(
         self, images, strength=0.5, seed=0, *, batch_size=64, verbose=0, **options
     ):
@@ -73,7 +73,7 @@ class Editing:
             raise ValueError(f"{name} does not take {', '.join(sorted(options))}.")
         return given, n
 
-    @checked(mask=array(finite=True))
+    @checked(images=array(finite=False), mask=array(finite=True))
     def inpaint(
         self,
         images,
@@ -149,7 +149,7 @@ class Editing:
         mask = mask[..., None] if mask.ndim == 2 else mask
         return np.broadcast_to(mask, (n, height, width, 1)).astype("float32")
 
-    @checked(spacing=text)
+    @checked(images=array(finite=False), spacing=text)
     def invert(self, images, *, steps=None, spacing="trailing", batch_size=64, **given):
         """The noise from which `generate` makes these images (2010.02502, 4.3).
 

@@ -11,12 +11,12 @@ from keras_genai.diffusion import guidance, samplers
 from keras_genai.diffusion.denoiser import split
 from keras_genai.engine import random
 from keras_genai.engine.checks import check_positive
+from keras_genai.engine.sampling import Range
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import (
     array,
     either,
     function,
-    integer,
     mapping,
     number,
     pair,
@@ -156,7 +156,7 @@ class Inference:
         guidance_scale=either(number(), array(1)),
         guidance_interval=pair(">= 0"),
         guidance_rescale=number("[0, 1]"),
-        negative=either(integer(0), array(1)),
+        negative=mapping,
         noise=array(4),
         vector=array(2),
         context=array(3),
@@ -240,7 +240,7 @@ class Inference:
 
     @checked(
         guidance_scale=either(number(), array(1)),
-        negative=either(integer(0), array(1)),
+        negative=mapping,
         noise=array(4),
         vector=array(2),
         context=array(3),
@@ -450,6 +450,12 @@ class Inference:
             {k: v for k, v in given.items() if k in self.conditions.shapes}
         )
         return self.denoiser(training).predict(ops.convert_to_tensor(x), t, given)[0]
+
+    def input_ranges(self):
+        ranges = {**super().input_ranges(), "guidance_scale": Range()}
+        if self.num_classes and self.conditions.dropout:  # K is that of no label
+            ranges["labels"] = Range(least=0, most=self.num_classes)
+        return ranges
 
     def export_signatures(self):
         """What `export` writes: name -> (function, its inputs); the first serves.

@@ -15,7 +15,7 @@ from keras_genai.utils.validation import integer
 
 
 @checked(
-    order=integer(1, 100),
+    order=integer(),
     path=TRAJECTORY,
 )
 def lms(path, order=4):

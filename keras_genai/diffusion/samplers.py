@@ -35,6 +35,8 @@ from keras_genai.diffusion.solvers import (
     heun,
     lcm,
 )
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import either, function, text
 
 _SAMPLERS = {
     f.__name__: f
@@ -62,6 +64,7 @@ __all__ = [
 ]
 
 
+@checked(sampler=either(text, function))
 def get(sampler: str | Callable) -> Callable:
     """The function path -> `Sampler` of a name.
 

@@ -28,7 +28,7 @@ from keras import ops
 from keras_genai.diffusion.betas import BETAS, Continuous, Discrete
 from keras_genai.diffusion.schedule import Schedule, library, sigmoid
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import number
+from keras_genai.utils.validation import array, either, number
 
 __all__ = [
     "NAMES",
@@ -130,7 +130,12 @@ def _check_sigmas(sigma_min, sigma_max):
         )
 
 
-@checked(u=None, sigma_min=number("> 0"), sigma_max=number("> 0"), rho=number("> 0"))
+@checked(
+    u=either(number("[0, 1]"), array()),
+    sigma_min=number("> 0"),
+    sigma_max=number("> 0"),
+    rho=number("> 0"),
+)
 def karras_sigmas(u, sigma_min, sigma_max, rho=7.0):
     """2206.00364, equation 5: u = 0 is `sigma_min`, u = 1 is `sigma_max`."""
     _, u = library(u)
@@ -138,7 +143,11 @@ def karras_sigmas(u, sigma_min, sigma_max, rho=7.0):
     return (low + u * (high - low)) ** rho
 
 
-@checked(u=None, sigma_min=number("> 0"), sigma_max=number("> 0"))
+@checked(
+    u=either(number("[0, 1]"), array()),
+    sigma_min=number("> 0"),
+    sigma_max=number("> 0"),
+)
 def exponential_sigmas(u, sigma_min, sigma_max):
     """A geometric series: equal steps of log-SNR."""
     xp, u = library(u)

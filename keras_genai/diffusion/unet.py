@@ -23,6 +23,7 @@ from keras_genai.utils.validation import (
     integer,
     integers,
     number,
+    one_of,
     text,
     tuple_of,
 )
@@ -102,11 +103,11 @@ class UNet(keras.Model):
 
     @checked(
         image_shape=image_shape(free_sides=True),
-        block_channels=integers(),
-        attention=either(flag, tuple_of(flag)),
+        block_channels=integers(0),
+        attention=either(flag, tuple_of(flag, least=0)),
         heads=either(integer(1), integers()),
         transformer_layers=either(integer(1, 100), tuple_of(integer(1, 100))),
-        downsample_padding=text,
+        downsample_padding=one_of("after", "before"),
         frequency_shift=number(),
     )
     def __init__(

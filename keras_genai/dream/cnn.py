@@ -36,7 +36,7 @@ from keras_genai.utils.validation import integer, integers, number, text
 ARCHITECTURES = ("plain", "residual")
 
 
-@checked(architecture=text, filters=integers(), hidden_units=integers(least=0))
+@checked(architecture=text, filters=integers(0), hidden_units=integers(least=0))
 def cnn_network(
     image_shape=(28, 28, 1),
     num_classes=10,
@@ -149,7 +149,7 @@ class CNN(engine.GenerativeModel):
 
     @checked(
         architecture=text,
-        filters=integers(),
+        filters=integers(0),
         hidden_units=integers(least=0),
         rate=number("> 0"),
         decay=number(">= 0"),

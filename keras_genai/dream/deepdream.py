@@ -21,7 +21,15 @@ from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.sampling import Sampling
 from keras_genai.engine.saving import deserialized
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import array, integer, integers, number, text
+from keras_genai.utils.validation import (
+    array,
+    integer,
+    integers,
+    mapping,
+    number,
+    optional,
+    text,
+)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -88,7 +96,8 @@ class DeepDream(Climbing, Sampling, keras.Model):
         jitter=integer(0),
         smoothing=number(">= 0"),
         total_variation=number(">= 0"),
-        tile=integer(1),
+        tile=optional(integer(1)),
+        layers=mapping,
         tile_overlap=integer(0),
     )
     def __init__(

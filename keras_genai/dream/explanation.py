@@ -169,6 +169,10 @@ class _Judge:
 
     def prepared(self, x):
         x = x if self.preprocess is None else self.preprocess(x)
+        if not hasattr(x, "shape"):
+            raise ValueError(
+                f"preprocess must return pictures (B, H, W, C); it returned {x!r}."
+            )
         return ops.cast(x, self.network.compute_dtype)
 
     def __call__(self, x):

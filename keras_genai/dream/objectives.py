@@ -12,7 +12,12 @@ from keras_genai.engine.checks import check_integer
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import wide, widen
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import array, integer, integers, number, text
+from keras_genai.utils.validation import (
+    array,
+    integer,
+    number,
+    tuple_of,
+)
 
 
 class Objective(keras.layers.Layer):
@@ -27,7 +32,7 @@ class Objective(keras.layers.Layer):
     local = True
     spatial = True
 
-    @checked(layer=text, weight=number())
+    @checked(weight=number())
     def __init__(self, layer, weight=1.0, **kwargs):
         super().__init__(dtype=wide(), **kwargs)
         if not (layer is None or isinstance(layer, str)):
@@ -110,7 +115,12 @@ class Neuron(Channel):
 
     local = False
 
-    @checked(index=integer(0), position=integers(length=2, smallest=0))
+    @checked(
+        index=integer(0),
+        position=tuple_of(
+            integer(0), length=2, says="(row, column), two integers of at least 0"
+        ),
+    )
     def __init__(self, layer, index, position=None, weight=1.0, **kwargs):
         super().__init__(layer, index, weight, **kwargs)
         if position is not None:

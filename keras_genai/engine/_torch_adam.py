@@ -10,6 +10,7 @@ import keras
 import torch
 
 from keras_genai.engine._torch_recording import outside
+from keras_genai.engine.optimizer import current_rate
 
 ENDLESS = torch.tensor(1e12)
 PLAIN = [
@@ -37,17 +38,18 @@ def fused(optimizer, variables):
         # A schedule may look at the number of the step.
         rate = functools.partial(outside, _rate, optimizer)
         changed["_get_current_learning_rate"] = rate
+    own = {name: vars(optimizer)[name] for name in changed if name in vars(optimizer)}
     vars(optimizer).update(changed)
     try:
         yield
     finally:
         for name in changed:
             del vars(optimizer)[name]
+        vars(optimizer).update(own)
 
 
 def _rate(optimizer):
-    rate = type(optimizer)._get_current_learning_rate(optimizer)
-    return keras.ops.convert_to_tensor(rate)
+    return keras.ops.convert_to_tensor(current_rate(optimizer))
 
 
 def _fits(variable):

@@ -2,7 +2,12 @@
 
 import keras
 
-from keras_genai.engine.optimizer import PlayersOptimizer
+from keras_genai.engine.optimizer import (
+    PlayersOptimizer,
+    accumulation,
+    inner,
+    schedule_by_updates,
+)
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import either, flag, integer, one_of
 
@@ -33,7 +38,13 @@ class Compiling:
 
         Args:
             optimizer: for a model of one player, a name or an instance. Gradient
-                clipping and accumulation are the optimizer's own arguments.
+                clipping and accumulation are the optimizer's own arguments. With
+                `gradient_accumulation_steps=k` (the same for every player) k batches
+                are the parts of one: the average moves, and schedules, `every`,
+                weights of the KL and noise count, by updates of the weights. The k
+                gradients count alike, so that equal batches make the update of the
+                whole; what a batch is normalized by remains its own. Players with
+                other k count batches as steps; their averages count updates.
             run_eagerly: run the step without compiling it.
             steps_per_execution: steps in one call (TensorFlow and JAX).
             jit_compile: as in Keras.
@@ -50,6 +61,8 @@ class Compiling:
             name: _scaled(item, self.players[name]) if auto_scale_loss else item
             for name, item in chosen.items()
         }
+        for item in scaled.values():
+            schedule_by_updates(item)
         variables = {n: net.trainable_variables for n, net in self.players.items()}
         if len(self._names) == 1:
             (name,) = self._names
@@ -66,12 +79,29 @@ class Compiling:
             auto_scale_loss=False,
         )
         self._loss_tracker = None  # "loss" is the sum of the players' own trackers
+        self._set_accumulation({accumulation(item) for item in scaled.values()})
         self._compile_arguments = {
             "run_eagerly": run_eagerly,
             "steps_per_execution": steps_per_execution,
             "jit_compile": jit_compile,
             "auto_scale_loss": auto_scale_loss,
         }
+
+    def _set_accumulation(self, found):
+        """Over how many batches a step goes, from the numbers of all players."""
+        self.accumulation = found.pop() if len(found) == 1 else 1
+        if self.accumulation > 1 and self.gathered is None:
+            # Batches, and samples in them, since the last update.
+            self.gathered = self.add_weight(
+                name="gathered",
+                shape=(2,),
+                dtype="int32",
+                initializer="zeros",
+                trainable=False,
+                aggregation="only_first_replica",
+            )
+        elif self.gathered is not None:
+            self.gathered.assign([0, 0])
 
     def _choose_optimizers(self, optimizer, given):
         single = len(self._names) == 1
@@ -91,7 +121,7 @@ class Compiling:
             chosen[name] = (
                 self.default_optimizer(name)
                 if item is None
-                else keras.optimizers.get(item)
+                else _optimizer(argument if not single else "optimizer", item)
             )
         for name, item in chosen.items():
             others = [n for n, o in chosen.items() if o is item and n != name]
@@ -107,8 +137,7 @@ class Compiling:
                     f"The optimizer given for {name} was already used for other "
                     "weights. Make a new instance."
                 )
-            inner = getattr(item, "inner_optimizer", item)
-            if inner.use_ema:
+            if inner(item).use_ema:
                 raise ValueError(
                     f"The optimizer of {name} has use_ema=True. The average is kept "
                     "by the model: give ema_decay= to the model instead."
@@ -131,13 +160,33 @@ class Compiling:
                 name: keras.saving.serialize_keras_object(optimizer)
                 for name, optimizer in self.optimizers.items()
             },
+            "not_decayed": self._not_decayed(),
         }
+
+    def _not_decayed(self):
+        """Dict player -> numbers of its variables without weight decay, or None.
+
+        An optimizer's configuration leaves them out, by names or by variables.
+        """
+        found = {}
+        for name, optimizer in self.optimizers.items():
+            decays = getattr(inner(optimizer), "_use_weight_decay", lambda _: True)
+            variables = enumerate(self.players[name].variables)
+            excluded = [i for i, v in variables if not decays(v)]
+            if excluded:
+                found[name] = excluded
+        return found or None
 
     def compile_from_config(self, config):
         optimizers = {
             name: keras.saving.deserialize_keras_object(item)
             for name, item in config.pop("optimizers").items()
         }
+        for name, numbers in (config.pop("not_decayed", None) or {}).items():
+            variables = self.players[name].variables
+            inner(optimizers[name]).exclude_from_weight_decay(
+                var_list=[variables[i] for i in numbers]
+            )
         if len(self._names) == 1:
             self.compile(optimizers[self._names[0]], **config)
         else:
@@ -151,3 +200,15 @@ def _scaled(optimizer, network):
     if not half or isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         return optimizer
     return keras.optimizers.LossScaleOptimizer(optimizer)
+
+
+def _optimizer(argument, given):
+    """Keras's optimizer of a name, a configuration or an instance."""
+    known = isinstance(given, (str, dict, keras.optimizers.Optimizer))
+    try:
+        return keras.optimizers.get(given if known else None)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{argument} must be a Keras optimizer, the name of one, or its "
+            f"configuration; got {given!r}."
+        ) from error

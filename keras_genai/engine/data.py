@@ -26,8 +26,12 @@ def unpack(data):
             f"got a tuple of {len(data)}."
         )
     x, condition, weight = (*data, None, None)[:3]
-    if isinstance(condition, tuple) and not condition:  # see `ArrayDataset`
-        condition = None
+    # No condition beside a weight is `()` (see `ArrayDataset`), which the queue of
+    # PyTorch makes a list of, and which others may write so in batches of their own.
+    condition, weight = (
+        None if isinstance(part, (tuple, list)) and not part else part
+        for part in (condition, weight)
+    )
     return x, condition, weight
 
 

@@ -10,10 +10,10 @@ from keras_genai.engine.scope import with_values
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class EMA(keras.layers.Layer):
-    """A shadow of every variable of a network, moved a little after each step.
+    """A shadow of every variable of a network, moved a little after each update of it.
 
     `shadow <- d shadow + (1 - d) value`, with `d = min(decay, (1 + n) / (10 + n))`
-    at the n-th update, so that the first steps are forgotten quickly. Batch-norm
+    at the n-th update, so that the first ones are forgotten quickly. Batch-norm
     statistics are averaged like the weights; integer variables are copied. The
     averaged generator samples better than the last one (1806.04498; 1710.10196,
     section 5).
@@ -65,18 +65,23 @@ class EMA(keras.layers.Layer):
         """Whether this is the average of that network."""
         return self.__dict__["__network"] is network
 
-    def update(self):
-        """Moves the shadow towards the network: once for each training step."""
+    def update(self, moved=None):
+        """Moves the shadow towards the network: once for each update of its weights.
+
+        Args:
+            moved: boolean scalar tensor: False leaves all as it is. No branch: replicas
+                may not meet in one.
+        """
         n = ops.cast(self.updates.value, "float32")
         rate = 1.0 - ops.minimum(self.decay, (1.0 + n) / (10.0 + n))
         with backend_ops.without_gradients():
             for shadow, variable in zip(self.shadow, self._values(), strict=True):
-                value = variable.value
+                value, old = variable.value, shadow.value
                 if keras.backend.is_float_dtype(shadow.dtype):
-                    old = shadow.value
                     value = old + ops.cast(rate, shadow.dtype) * (value - old)
-                shadow.assign(value)
-            self.updates.assign(self.updates.value + 1)
+                shadow.assign(value if moved is None else ops.where(moved, value, old))
+            one = 1 if moved is None else ops.cast(moved, "int32")
+            self.updates.assign(self.updates.value + one)
 
     def run(self, fn):
         """`fn()` with the averaged values in the network's variables."""

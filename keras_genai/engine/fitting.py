@@ -6,6 +6,19 @@ from keras import ops
 
 from keras_genai.engine import backend_ops
 from keras_genai.engine import data as data_lib
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import (
+    array,
+    callbacks_of,
+    class_weights,
+    data,
+    either,
+    flag,
+    integer,
+    integers,
+    number,
+    optional,
+)
 
 
 class _EpochNumber(keras.callbacks.Callback):
@@ -49,6 +62,23 @@ class Fitting:
             weight: likewise, or None.
         """
 
+    @checked(
+        x=data,
+        y=optional(data),
+        batch_size=integer(1),
+        epochs=integer(1),
+        callbacks=callbacks_of,
+        validation_split=number("[0, 1)"),
+        validation_data=optional(data),
+        shuffle=flag,
+        class_weight=class_weights,
+        sample_weight=array(finite=False),
+        initial_epoch=integer(0),
+        steps_per_epoch=integer(1),
+        validation_freq=either(integer(1), integers()),
+        validation_batch_size=optional(integer(1)),
+        validation_steps=optional(integer(1)),
+    )
     def fit(
         self,
         x=None,
@@ -171,6 +201,13 @@ class Fitting:
             "checkpoint of kg.callbacks.Resume holds finite weights."
         ) from None
 
+    @checked(
+        x=data,
+        y=optional(data),
+        batch_size=integer(1),
+        sample_weight=array(finite=False),
+        steps=optional(integer(1)),
+    )
     def evaluate(
         self,
         x=None,

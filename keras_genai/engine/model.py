@@ -11,6 +11,7 @@ from keras_genai.engine.ema import EMA
 from keras_genai.engine.fitting import Fitting
 from keras_genai.engine.group import Group
 from keras_genai.engine.interrupts import Interruptible
+from keras_genai.engine.optimizer import updates
 from keras_genai.engine.precision import widen
 from keras_genai.engine.programs import Retracing
 from keras_genai.engine.sampling import Sampling
@@ -40,7 +41,8 @@ class GenerativeModel(
 
     Attributes:
         players: dict name -> network.
-        noise: `engine.random.Noise`; its `step` counts the training steps.
+        noise: `engine.random.Noise`; its `step` counts the training steps. Under
+            gradient accumulation the batches of one update are one step.
         ema: the `engine.EMA` of `set_players(..., ema=...)`, or None.
     """
 
@@ -51,10 +53,20 @@ class GenerativeModel(
         self.seed = random.check_seed(seed)
         self.noise = random.Noise(self.seed, name="noise")
         self.ema = None
+        self.gathered = None
+        self.accumulation = 1
         self._names = ()
         self._skip = 0
 
-    def set_players(self, *names, networks=None, ema=None, ema_decay=None, metrics=()):
+    def set_players(
+        self,
+        *names,
+        networks=None,
+        ema=None,
+        ema_decay=None,
+        metrics=(),
+        hidden_metrics=(),
+    ):
         """Names the attributes that hold the players, in the order of the phases.
 
         Args:
@@ -67,6 +79,7 @@ class GenerativeModel(
             metrics: what the logs show beside the losses: names, each a mean of what
                 `self.track(name, value)` is given, or `keras.metrics.Metric`s, which
                 the model updates itself.
+            hidden_metrics: likewise, of what the logs do not show: see `derive`.
         """
         self._names = names
         networks = networks or {}
@@ -79,10 +92,9 @@ class GenerativeModel(
         }
         self._trackers = [
             keras.metrics.Mean(name=self._loss_name(name)) for name in names
-        ] + [
-            keras.metrics.Mean(name=item) if isinstance(item, str) else item
-            for item in metrics
-        ]
+        ] + [_metric(item) for item in metrics]
+        self._hidden = [_metric(item) for item in hidden_metrics]
+        self._seen = keras.metrics.Sum(name="samples_seen")
         self.not_finite = self.add_weight(
             name="not_finite",
             shape=(len(names),),
@@ -105,8 +117,10 @@ class GenerativeModel(
     # Keras saves no metrics: their state is stored beside the model's own weights.
 
     def _own_variables(self):
-        metrics = [v for tracker in self._trackers for v in tracker.variables]
-        return [self.not_finite, *metrics]
+        trackers = [*self._trackers, *self._hidden, self._seen]
+        metrics = [v for tracker in trackers for v in tracker.variables]
+        gathered = [] if self.gathered is None else [self.gathered]
+        return [self.not_finite, *metrics, *gathered]
 
     def save_own_variables(self, store):
         for i, variable in enumerate(self._own_variables()):
@@ -114,17 +128,23 @@ class GenerativeModel(
 
     def load_own_variables(self, store):
         for i, variable in enumerate(self._own_variables()):
-            variable.assign(store[str(i)])
+            if str(i) in store:  # files of the first releases end sooner
+                variable.assign(store[str(i)])
 
     # One step
 
-    def minimize(self, player, loss_fn):
+    def minimize(self, player, loss_fn, samples=None):
         """One step of one player: its weights alone, down the gradient of the loss.
+
+        A player whose weights are all frozen stays as it is; its loss is computed.
+        Its average moves where its weights did: not at a batch whose gradient is only
+        gathered, nor where a loss scale was too large.
 
         Args:
             player: its name.
             loss_fn: function of no arguments that returns a scalar. Regularizers
                 of the player's layers are added to it.
+            samples: see `track`.
 
         Returns:
             The loss.
@@ -146,38 +166,68 @@ class GenerativeModel(
 
         loss, gradients = backend_ops.value_and_gradients(whole_loss, variables, scale)
         loss = replicas.mean(loss)
-        gradients = replicas.total(gradients)
-        backend_ops.apply_gradients(optimizer, gradients, variables)
-        self._track(player, loss)
+        if variables:
+            gradients = replicas.total(gradients)
+            follows = self.ema is not None and self.ema.follows(self.players[player])
+            before = updates(optimizer) if follows else None
+            backend_ops.apply_gradients(optimizer, gradients, variables)
+            if follows:
+                self.ema.update(None if before is None else before < updates(optimizer))
+        if samples is None:
+            samples = replicas.batch_samples()
+        else:
+            (samples,) = replicas.total([ops.cast(samples, "float32")])
+        self._metric_of(player).update_state(loss, sample_weight=samples)
         self._watch(player, loss)
         return loss
 
     def track(self, name, value, samples=None):
         """Adds a mean over the batch to the mean that the logs show.
 
-        In an evaluation batches count by their samples, so that the logs are means
-        over the data whatever the batch size.
+        A batch counts by the sum of its samples' weights (by its samples, where they
+        have none), so that the logs are means over the data whatever the batch size.
 
         Args:
             name: of a player, whose loss it is, or of one of the `metrics`.
-            value: scalar.
-            samples: float scalar, how many samples of the batch it is the mean of,
-                and counts by; by default all of them.
+            value: scalar; with weights, the weighted mean over the samples.
+            samples: float scalar, what it is the mean of, and counts by, where that
+                is other than the batch's samples: the sum of the weights of tokens.
         """
         if samples is None:
-            self._track(name, replicas.mean(value), replicas.batch_samples())
+            value, samples = replicas.mean(value), replicas.batch_samples()
         else:
+            samples = ops.cast(samples, value.dtype)
             total, samples = replicas.total([value * samples, samples])
-            self._track(name, total / ops.maximum(samples, 1.0), samples)
+            one = ops.ones_like(samples)
+            value = total / ops.where(samples > 0.0, samples, one)
+        self._metric_of(name).update_state(value, sample_weight=samples)
 
-    def _track(self, name, value, samples=None):
+    def mean_so_far(self, name):
+        """What `track` was given by that name, its mean over the data until now."""
+        return self._metric_of(name).result()
+
+    def derive(self, player, value):
+        """In an evaluation: a loss that is no mean, but a function of means.
+
+        A sum of means that count differently, or what is bent after the mean: tracked
+        batch by batch it would depend on the batch size.
+
+        Args:
+            player: its name.
+            value: scalar: the loss of all the data until now.
+        """
+        tracker = self._metric_of(player)
+        tracker.total.assign(ops.cast(value, tracker.dtype))
+        tracker.count.assign(ops.ones_like(tracker.count))
+
+    def _metric_of(self, name):
         name = self._loss_name(name) if name in self._names else name
-        (tracker,) = (t for t in self._trackers if t.name == name)
-        tracker.update_state(value, sample_weight=samples)
+        (tracker,) = (t for t in (*self._trackers, *self._hidden) if t.name == name)
+        return tracker
 
     def samples_seen(self):
         """How many samples an evaluation saw before this batch, an int32 scalar."""
-        return ops.cast(self._trackers[0].count.value, "int32")
+        return ops.cast(self._seen.result(), "int32")
 
     def _watch(self, player, loss):
         """Notes the first step at which a loss was not finite."""
@@ -218,19 +268,74 @@ class GenerativeModel(
         )
 
     def _run_train_step(self, data):
-        data = data_lib.unpack(data)
-        with self._as_python("train"), replicas.part(data_lib.rows(data)):
-            self.train_step(data)
-        if self.ema is not None:
-            self.ema.update()
-        self.noise.advance()
+        with self._as_python("train"):
+            return self._train_step(data_lib.unpack(data))
+
+    def _train_step(self, data):
+        rows = data_lib.rows(data)
+        if self.accumulation == 1:
+            with replicas.part(rows), replicas.counted(rows, data[2]):
+                self.train_step(data)
+            self.noise.advance()
+        else:
+            self._gather(data, rows)
         return self.logs()
+
+    def _gather(self, data, rows):
+        """A step on one of the batches whose gradients make one update.
+
+        They are the parts of the batch of that update: the noise of all is that of
+        one step, numbered on from batch to batch, in the layers (dropout) as well.
+        """
+        first, last = self.gathered.value[1] + 0, self.ends_update()
+        before = self._layers_steps()
+        with replicas.part(rows, first), replicas.counted(rows, data[2]):
+            self.train_step(data)
+            samples = ops.cast(replicas.samples(rows), "int32")
+        for step, old in before:
+            step.assign(ops.where(last, step.value, old))
+        self.noise.advance(ops.cast(last, "int32"))
+        gathered = ops.stack([self.gathered.value[0] + 1, first + samples])
+        self.gathered.assign(ops.where(last, ops.zeros_like(gathered), gathered))
+
+    def ends_update(self):
+        """Whether this batch is the last of its update, a boolean scalar tensor."""
+        return ops.equal(self.gathered.value[0] + 1, self.accumulation)
+
+    def for_each_part(self, rows, fn):
+        """Calls `fn()` as in each batch of an update, at the last: see `ends_update`.
+
+        For a player that learns from what another one has just learnt, and needs no
+        data for it. All batches of the update have as many samples.
+
+        Args:
+            rows: samples in this batch, of this replica.
+            fn: function of no arguments; its last value is returned.
+        """
+        before = self._layers_steps()
+        for part in range(self.accumulation):
+            if part:
+                for step, old in before:
+                    step.assign(old)
+            with replicas.numbered(part * rows):
+                value = fn()
+        return value
+
+    def _layers_steps(self):
+        """The counters of noise in layers, each with its value now."""
+        return [
+            (layer.step, ops.copy(layer.step.value))
+            for layer in self._flatten_layers()
+            if isinstance(layer, random.Noise) and layer is not self.noise
+        ]
 
     def _run_test_step(self, data):
         data = data_lib.unpack(data)
         rows = data_lib.rows(data)
-        with self._as_python("test"), replicas.part(rows), replicas.counted(rows):
+        parts = replicas.part(rows), replicas.counted(rows, data[2])
+        with self._as_python("test"), parts[0], parts[1]:
             self.test_step(data)
+            self._seen.update_state(replicas.samples(rows))
         return self.logs()
 
     def _take_skip(self):
@@ -243,3 +348,7 @@ class GenerativeModel(
     @classmethod
     def from_config(cls, config):
         return cls(**deserialized(config))
+
+
+def _metric(item):
+    return keras.metrics.Mean(name=item) if isinstance(item, str) else item

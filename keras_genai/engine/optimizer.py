@@ -1,8 +1,51 @@
-"""One optimizer that holds every player's, so that Keras saves and finds them."""
+"""What the engine asks of optimizers, and one that holds every player's."""
+
+import functools
 
 import keras
 
 PACKAGE = "keras_genai"
+
+
+def inner(optimizer):
+    """The optimizer, without the loss scaling around it."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def accumulation(optimizer):
+    """Over how many batches it gathers the gradients of an update."""
+    return inner(optimizer).gradient_accumulation_steps or 1
+
+
+def updates(optimizer):
+    """How often it has moved its weights, an integer scalar tensor.
+
+    None where every step is known to move them. A copy: what a variable holds may be
+    written over.
+    """
+    if inner(optimizer) is optimizer and accumulation(optimizer) == 1:
+        return None
+    return optimizer.iterations + 0
+
+
+def schedule_by_updates(optimizer):
+    """Lets an optimizer's schedule count updates of the weights, as all else does.
+
+    Keras's counts batches, so that with accumulation it would run k times as fast as
+    with the whole batch.
+    """
+    optimizer = inner(optimizer)
+    if accumulation(optimizer) > 1:
+        rate = functools.partial(current_rate, optimizer)
+        object.__setattr__(optimizer, "_get_current_learning_rate", rate)
+
+
+def current_rate(optimizer):
+    """The learning rate of the present update: a schedule's, by the updates so far."""
+    rate = optimizer._learning_rate
+    if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        return rate(optimizer.iterations)
+    return type(optimizer)._get_current_learning_rate(optimizer)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

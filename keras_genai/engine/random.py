@@ -377,7 +377,7 @@ def _keyed(function):
 
     @functools.wraps(function)
     def draw(self, stream, *args, offset=0, **kwargs):
-        offset = replicas.offset() + offset
+        offset = replicas.number() + offset
         return _outside(keyed, self, stream, *args, offset=offset, **kwargs)
 
     def keyed(self, stream, *args, **kwargs):

@@ -24,13 +24,31 @@ _here = threading.local()
 
 
 @contextlib.contextmanager
-def part(rows):
+def part(rows, first=0):
     """Opens a step on this replica's part of the global batch.
 
     Args:
         rows: samples in the part: an integer or an int32 scalar tensor.
+        first: number of the global batch's first sample, where several batches are
+            the parts of one update: likewise.
     """
-    replica = backend_ops.replica()
+    with numbered(first), _divided(rows, backend_ops.replica()):
+        yield
+
+
+@contextlib.contextmanager
+def numbered(first):
+    """Opens a part of an update: its samples are numbered from `first` on."""
+    before = getattr(_here, "first", 0)
+    _here.first = first
+    try:
+        yield
+    finally:
+        _here.first = before
+
+
+@contextlib.contextmanager
+def _divided(rows, replica):
     if replica is None:
         yield
         return
@@ -52,6 +70,11 @@ def offset():
     return getattr(_here, "offset", 0)
 
 
+def number():
+    """The number of this part's first sample among those of the update."""
+    return getattr(_here, "first", 0) + offset()
+
+
 def share():
     """This part's share of the samples, a float32 scalar; None with one replica."""
     return getattr(_here, "share", None)
@@ -68,15 +91,20 @@ def samples(rows):
 
 
 @contextlib.contextmanager
-def counted(rows):
-    """Opens a step whose batch counts by its samples in means over the data.
+def counted(rows, weight=None):
+    """Opens a step whose batch counts by its samples' weights in means over the data.
 
     Kept by thread, as a part is: one replica may leave its step before another.
 
     Args:
         rows: samples in this part.
+        weight: of each of them, or None.
     """
-    _here.samples = samples(rows)
+    if weight is None:
+        _here.samples = samples(rows)
+    else:
+        weight = ops.cast(ops.convert_to_tensor(weight), "float32")
+        (_here.samples,) = total([ops.sum(weight)])
     try:
         yield
     finally:
@@ -84,7 +112,7 @@ def counted(rows):
 
 
 def batch_samples():
-    """The samples of the global batch inside `counted`, a float32 scalar; else None."""
+    """What the global batch counts by inside `counted`, a float32 scalar; else None."""
     return getattr(_here, "samples", None)
 
 

@@ -1,5 +1,7 @@
 """How every model samples and exports: `generate`, compiled functions, signatures."""
 
+import dataclasses
+
 import keras
 import numpy as np
 from keras import ops
@@ -8,7 +10,29 @@ from keras_genai.engine import backend_ops, random
 from keras_genai.engine.checks import check_labels, check_positive
 from keras_genai.engine.programs import Programs, Traits, form, surroundings
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.memory import check_room
 from keras_genai.utils.validation import path, text
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The values of an input; floats are finite, too.
+
+    Args:
+        least: of them; None for no bound.
+        most: of them, likewise.
+        above: what they are over, likewise.
+    """
+
+    least: int | None = None
+    most: int | None = None
+    above: int | None = None
+
+    def words(self, finite=False):
+        """What it says of a value: "finite and at least 0"."""
+        bounds = {"over": self.above, "at least": self.least, "at most": self.most}
+        told = [f"{word} {n}" for word, n in bounds.items() if n is not None]
+        return " and ".join(["finite", *told] if finite else told)
 
 
 class Sampling:
@@ -57,6 +81,12 @@ class Sampling:
         Returns:
             NumPy float32 `(n, H, W, C)`, in the range of the training images.
         """
+        if n is not None:  # joined at the end: twice their size
+            shape = tuple(
+                getattr(self, "image_shape", None) or getattr(self, "shape", ())
+            )
+            size = 2 * int(np.prod(shape))
+            check_room("n", n, size, f"samples of the shape {shape}")
         batches = self.generate_batches(
             n, seed, labels=labels, batch_size=batch_size, **options
         )
@@ -110,6 +140,10 @@ class Sampling:
         """The labels, given or drawn (None for a model without), and their number."""
         if n is None and labels is not None:
             n = len(labels)
+        if n is None:
+            raise ValueError(
+                "n must be an integer of at least 1, or labels given; got None."
+            )
         check_positive("n", n)
         if labels is not None:
             labels = np.asarray(labels)
@@ -255,6 +289,16 @@ class Sampling:
         size = self.programs.rows(len(arrays[0]), batch_size)
         parts = self.stream(name, fn, variables, arrays, size)
         return np.concatenate([made[:count] for _, count, made in parts])
+
+    def input_ranges(self):
+        """Which values inputs of signatures may have: dict name -> `Range`.
+
+        A SavedModel refuses others; an ONNX file, which cannot, does not.
+        """
+        ranges = {"seed": Range(least=0), "n": Range(least=1)}
+        if self.num_classes:
+            ranges["labels"] = Range(least=0, most=self.num_classes - 1)
+        return ranges
 
     def export_signatures(self):
         """What `export` writes: dict name -> (function, its inputs).

@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import os
+import threading
 
 import keras
 import tensorflow as tf
@@ -140,11 +142,40 @@ def jit(fn, variables=(), compiled=True):
     del variables
     if not compiled:
         return fn
-    traced = tf.function(fn, reduce_retracing=True, autograph=False)
+    convolves = []  # of each graph, whether it has convolutions
+
+    def noted(*args):
+        made = fn(*args)
+        convolves.append(_convolves(tf.compat.v1.get_default_graph()))
+        return made
+
+    traced = tf.function(noted, reduce_retracing=True, autograph=False)
     # A model compiles the same code once for each size that is asked for: TensorFlow
     # would take the fifth for a function that is traced at every call, and warn.
     traced._omit_frequent_tracing_warning = True
-    return traced
+    lock = threading.RLock()
+
+    def run(*args):
+        if convolves and not any(convolves):
+            return traced(*args)
+        with lock:
+            return traced(*args)
+
+    return traced if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0" else run
+
+
+def _convolves(graph):
+    """Whether two threads may not run a graph at once: oneDNN's fault (2.21).
+
+    TensorFlow makes one kernel of a convolution, its bias and a residual sum. That
+    kernel copies the other addend by way of two fields of its own (`fuse_add_src_` in
+    `mkl_conv_ops.cc`), which all runs of a graph share: two at once mixed their images
+    up or ended the process.
+    """
+    definition = graph.as_graph_def()
+    inner = (node for f in definition.library.function for node in f.node_def)
+    kinds = {node.op for node in (*definition.node, *inner)}
+    return not kinds.isdisjoint(("Conv2D", "Conv3D", "DepthwiseConv2dNative"))
 
 
 def apply_gradients(optimizer, gradients_, variables):
@@ -302,6 +333,21 @@ def to_host(x):
     return keras.ops.convert_to_numpy(tf.convert_to_tensor(x))
 
 
+def _after_its_data(step):
+    """A step of which nothing runs where its data does not come.
+
+    A graph runs what needs no data, such as counters, beside the call that finds the
+    data at its end or that raises the error of a generator.
+    """
+
+    def run(data):
+        given = [x for x in tf.nest.flatten(data) if tf.is_tensor(x)]
+        with tf.control_dependencies(given):
+            return step(data)
+
+    return run
+
+
 class Trainer:
     """Lets Keras's TensorFlow trainer run the engine's steps."""
 
@@ -335,6 +381,7 @@ class Trainer:
         self.train_function = stepped(function)
 
     def _make_step_function(self, step):
+        step = _after_its_data(step)
         workers = tf.distribute.MultiWorkerMirroredStrategy
         if isinstance(self.distribute_strategy, workers):
             # Keras takes the mean of the logs of several workers over axis 0.

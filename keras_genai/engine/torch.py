@@ -43,6 +43,8 @@ def value_and_gradients(loss_fn, variables, scale=None):
     """See `keras_genai.engine.tensorflow.value_and_gradients`."""
     with torch.enable_grad():
         loss = loss_fn()
+        if not variables:  # all of them frozen: autograd refuses to look for none
+            return loss.detach(), []
         scaled = loss if scale is None else scale(loss)
         gradients_ = torch.autograd.grad(
             scaled, [v.value for v in variables], materialize_grads=True

@@ -68,6 +68,7 @@ def write(model, target):
     """Writes the folder `target` in a process whose backend is TensorFlow."""
     import tensorflow as tf
 
+    from keras_genai.export.refusals import refusing
     from keras_genai.export.text import text_signatures
 
     module = tf.Module()
@@ -77,6 +78,7 @@ def write(model, target):
     of_texts, module.resources = text_signatures(model)
     for name, (fn, inputs) in {**model.export_signatures(), **of_texts}.items():
         specs = [tf.TensorSpec(shape, dtype, name=n) for n, shape, dtype in inputs]
+        fn = refusing(fn, inputs, model.input_ranges())
         traced = tf.function(fn, input_signature=specs, autograph=False)
         setattr(module, name, traced)
         signatures[name] = traced.get_concrete_function()

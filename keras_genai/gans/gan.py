@@ -26,6 +26,12 @@ from keras_genai.utils.validation import either, having, mapping, text
 class GAN(engine.GenerativeModel):
     """A generator and a discriminator that train against each other with `fit()`.
 
+    Where the optimizers accumulate the gradients of k batches, the generator learns
+    after the discriminator's update, from k batches of latents: as with the whole
+    batch. With labels or sample weights its gradients come batch by batch, the first
+    ones against the discriminator before that update. Batch normalization knows one
+    batch at a time.
+
     `DCGAN` and `CGAN` make their networks and pass them here. Networks of your own
     can be handed to either.
 
@@ -248,19 +254,35 @@ class GAN(engine.GenerativeModel):
             lambda: self.discriminator_loss(real, labels, weight, fake),
         )
 
+        def generator_update(turn):
+            latents = self._latents(f"generator/{turn}", batch)
+            return self.minimize(
+                "generator", lambda: self.generator_loss(latents, labels, weight)
+            )
+
         def generator_turn():
             for turn in range(self.generator_steps):
-                latents = self._latents(f"generator/{turn}", batch)
-                loss = self.minimize(
-                    "generator",
-                    lambda latents=latents: self.generator_loss(
-                        latents, labels, weight
-                    ),
+                loss = generator_update(turn)
+            return loss
+
+        def generator_turn_in_parts():
+            for turn in range(self.generator_steps):
+                loss = self.for_each_part(
+                    batch, lambda turn=turn: generator_update(turn)
                 )
             return loss
 
+        turn = generator_turn
+        alone = labels is None and weight is None and engine.replicas.share() is None
+        if self.accumulation > 1 and alone:
+            # After the discriminator's update, as with the whole batch.
+            def turn():
+                return engine.cond(
+                    self.ends_update(), generator_turn_in_parts, lambda: ops.zeros(())
+                )
+
         steps = self.discriminator_steps
-        self.every(steps, generator_turn, lambda: ops.zeros(()), phase=steps - 1)
+        self.every(steps, turn, lambda: ops.zeros(()), phase=steps - 1)
 
     def test_step(self, data):
         real, labels, weight = tensors(data)

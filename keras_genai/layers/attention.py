@@ -20,7 +20,7 @@ from keras_genai.layers.positions import (
     rotate,
 )
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import flag, integer, mapping, text
+from keras_genai.utils.validation import integer, mapping, number, text
 
 NORMS = ("layer", "rms")
 _UNSEEN = -0.7 * float(np.finfo("float32").max)
@@ -138,7 +138,7 @@ class Attention(NormalBlock):
     )
 
     @checked(
-        out_bias=flag,
+        rotary=number("> 0"),
         window=integer(1),
         qk_norm=text,
         rotary_dim=integer(1),

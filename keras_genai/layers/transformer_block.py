@@ -55,7 +55,7 @@ class FeedForward(NormalBlock):
         *("initial_std", "out_std"),
     )
 
-    @checked()
+    @checked(hidden_units=integer(1), activation=text)
     def __init__(
         self,
         hidden_units,

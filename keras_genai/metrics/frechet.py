@@ -75,7 +75,12 @@ class Moments:
         return self.count + self._filled
 
 
-@checked(mean1=array(1), cov1=array(2), mean2=array(1), cov2=array(2))
+@checked(
+    mean1=array(finite=False),
+    cov1=array(finite=False),
+    mean2=array(finite=False),
+    cov2=array(finite=False),
+)
 def frechet_distance(
     mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray
 ) -> float:
@@ -143,9 +148,7 @@ def _root(cov):
     )
 
 
-@checked(
-    real_features=array(2, finite=False), generated_features=array(2, finite=False)
-)
+@checked(real_features=array(finite=False), generated_features=array(finite=False))
 def fid(real_features: np.ndarray, generated_features: np.ndarray) -> float:
     """The Fréchet distance of two sets of features (1706.08500, section 3).
 

@@ -27,9 +27,7 @@ def _mmd2(x, y):
     return others(x) + others(y) - 2.0 * kernel(x, y).mean()
 
 
-@checked(
-    real_features=array(2, finite=False), generated_features=array(2, finite=False)
-)
+@checked(real_features=array(finite=False), generated_features=array(finite=False))
 def kid(
     real_features: np.ndarray,
     generated_features: np.ndarray,

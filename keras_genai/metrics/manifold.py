@@ -76,9 +76,7 @@ def _prepared(real, generated, k, name):
     return real - middle, generated - middle
 
 
-@checked(
-    real_features=array(2, finite=False), generated_features=array(2, finite=False)
-)
+@checked(real_features=array(finite=False), generated_features=array(finite=False))
 def precision_recall(
     real_features: np.ndarray, generated_features: np.ndarray, k: int = 3
 ) -> tuple[float, float]:
@@ -118,9 +116,7 @@ def precision_recall(
     return float(precise.mean()), float(recalled.mean())
 
 
-@checked(
-    real_features=array(2, finite=False), generated_features=array(2, finite=False)
-)
+@checked(real_features=array(finite=False), generated_features=array(finite=False))
 def density_coverage(
     real_features: np.ndarray, generated_features: np.ndarray, k: int = 5
 ) -> tuple[float, float]:

@@ -7,7 +7,6 @@ from keras import ops
 from keras_genai import engine
 from keras_genai.engine.checks import check_integer
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import having
 
 
 class Metric:
@@ -37,11 +36,7 @@ class Metric:
     uses_real = True
     needs_condition = False
 
-    @checked(
-        extractor=having(
-            "layers compute_output_shape", "a Keras model, from images to features"
-        )
-    )
+    @checked()
     def __init__(self, extractor, name: str):
         if not callable(extractor):
             raise ValueError(

@@ -18,7 +18,12 @@ from keras_genai.losses.reduction import weighted_mean
 from keras_genai.transformers.bert_inference import BERTInference, parts_of
 from keras_genai.transformers.bert_network import BERTNetwork
 from keras_genai.transformers.checks import check_rate, check_tokens, row_of
-from keras_genai.transformers.masking import mask_tokens, word_numbers, word_table
+from keras_genai.transformers.masking import (
+    mask_tokens,
+    not_padding,
+    word_numbers,
+    word_table,
+)
 from keras_genai.transformers.tuning import Tuning
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import integer, number, text, tuple_of
@@ -182,7 +187,8 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
         metrics = ["accuracy"] if num_classes else ["mlm_accuracy"] * self.masked_lm
         if next_sentence and not num_classes:
             metrics.append("nsp_accuracy")
-        self.set_players("network", metrics=metrics)
+        losses = ("mlm_loss", "nsp_loss") if next_sentence and not num_classes else ()
+        self.set_players("network", metrics=metrics, hidden_metrics=losses)
 
     def _set_tokens(self, mask_token, pad_token, special_tokens):
         tokenizer, size = self.tokenizer, self.vocabulary_size
@@ -243,12 +249,18 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
                 "tokenizer that has one)."
             )
 
+    def seen(self, tokens):
+        """Where tokens are no padding: bool `(B, T)`, of a tensor or NumPy array."""
+        one = self.tokenizer
+        ends = () if one is None else (one.eos_id, one.sep_id)
+        return not_padding(tokens, self.pad_token, [i for i in ends if i is not None])
+
     def _inputs(self, x):
         """Tokens, sentences, mask and words as int32 tensors `(B, T)`."""
         x = parts_of(x)
         tokens = ops.cast(ops.convert_to_tensor(x["tokens"]), "int32")
         mask = x.get("mask")
-        mask = tokens != self.pad_token if mask is None else ops.cast(mask, "bool")
+        mask = self.seen(tokens) if mask is None else ops.cast(mask, "bool")
         types, words = x.get("token_types"), x.get("words")
         types = ops.zeros_like(tokens) if types is None else ops.cast(types, "int32")
         if words is None:
@@ -276,7 +288,8 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
             training: whether there is dropout.
 
         Returns:
-            `(loss, parts)`: scalar; dict metric -> (mean, how many it is of).
+            `(loss, parts)`: scalar; dict metric, or loss that it is the sum of ->
+            (mean, the weight of what it is the mean of).
         """
         x, labels, weight = data
         tokens, types, mask, words = self._inputs(x)
@@ -288,8 +301,8 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
         if self.num_classes:
             hidden = self.network(tokens, types, mask, training=training)
             logits = self.network.classify(hidden, training=training)
-            loss, accuracy = _entropy(labels, logits, each)
-            return loss, {"accuracy": accuracy}
+            loss, *parts = _entropy(labels, logits, each)
+            return loss, dict(zip(("network", "accuracy"), parts, strict=True))
         masked, chosen = mask_tokens(
             *(tokens, words, key, self.mask_token, self.vocabulary_size),
             self.mask_rate,
@@ -297,14 +310,14 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
         )
         hidden = self.network(masked, types, mask, training=training)
         counted = ops.cast(chosen, "float32") * ops.expand_dims(each, 1)  # (B, T)
-        loss, accuracy = _entropy(tokens, self.network.mlm(hidden), counted)
-        parts = {"mlm_accuracy": accuracy}
-        if self.next_sentence:
-            more, parts["nsp_accuracy"] = _entropy(
-                labels, self.network.nsp(hidden), each
-            )
-            loss = loss + more
-        return loss, parts
+        loss, mlm, accuracy = _entropy(tokens, self.network.mlm(hidden), counted)
+        if not self.next_sentence:
+            return loss, {"network": mlm, "mlm_accuracy": accuracy}
+        parts = {"mlm_loss": mlm, "mlm_accuracy": accuracy}
+        more, parts["nsp_loss"], parts["nsp_accuracy"] = _entropy(
+            labels, self.network.nsp(hidden), each
+        )
+        return loss + more, parts
 
     def _track_parts(self, parts):
         for name, (value, count) in parts.items():
@@ -314,7 +327,8 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
         key = self.noise.key("mask")
 
         def loss_fn():
-            loss, parts = self.objective(data, key, replicas.offset(), training=True)
+            loss, parts = self.objective(data, key, replicas.number(), training=True)
+            parts.pop("network", None)  # `minimize` tracks it
             self._track_parts(parts)
             return loss
 
@@ -324,9 +338,11 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
         # The hidden words follow from the text's place in the data.
         first = self.samples_seen() + replicas.offset()
         key = random.key(self.seed, "evaluate/mask")
-        loss, parts = self.objective(data, key, first, training=False)
+        _, parts = self.objective(data, key, first, training=False)
         self._track_parts(parts)
-        self.track("network", loss)
+        if "network" not in parts:  # one counts by hidden words, the other by texts
+            sums = [self.mean_so_far(name) for name in ("mlm_loss", "nsp_loss")]
+            self.derive("network", sums[0] + sums[1])
 
     # Configuration
 
@@ -335,10 +351,11 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
 
 
 def _entropy(labels, logits, weight):
-    """The weighted mean of the cross-entropy, and (accuracy, its weight)."""
+    """The loss of the whole batch; (mean, weight) of this part's; of its accuracy."""
     losses = engine.cross_entropy(labels, logits)
     weight = ops.cast(weight, losses.dtype)
     count = ops.sum(weight)
     loss = weighted_mean(losses, weight, replicas.normalizer(count))
     right = ops.cast(engine.argmax(logits) == labels, losses.dtype)
-    return loss, (weighted_mean(right, weight), count)
+    means = ((weighted_mean(value, weight), count) for value in (losses, right))
+    return loss, *means

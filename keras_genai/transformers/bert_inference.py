@@ -4,10 +4,11 @@ import numpy as np
 from keras import ops
 
 from keras_genai.engine.precision import widen
+from keras_genai.engine.sampling import Range
 from keras_genai.layers import lora
 from keras_genai.transformers.checks import check_tokens
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import either, integer, text
+from keras_genai.utils.validation import either, integer, prompts, text, texts, word
 
 PARTS = ("tokens", "token_types", "mask", "words")
 
@@ -66,17 +67,17 @@ class BERTInference:
                     "token ids."
                 )
             texts = [texts] if isinstance(texts, str) else texts
-            longest = max(map(len, self.tokenizer.encode(list(texts), pairs)))
-            texts = self.tokenizer.batch(
-                texts, pairs, length=min(longest, self.context)
-            )
+            given, texts = texts, self.tokenizer.batch(texts, pairs)
+            if texts["tokens"].shape[1] > self.context:
+                texts = self.tokenizer.batch(given, pairs, length=self.context)
         x = {name: np.asarray(part) for name, part in parts_of(texts).items()}
         check_tokens(x["tokens"], self.vocabulary_size, self.context)
         tokens = x["tokens"].astype("int32")
         types = x.get("token_types", np.zeros_like(tokens))
-        return [tokens, types, x.get("mask", tokens != self.pad_token).astype("int32")]
+        mask = x["mask"] if "mask" in x else self.seen(tokens)
+        return [tokens, types, mask.astype("int32")]
 
-    @checked()
+    @checked(texts=prompts)
     def embed(self, texts, *, normalize=True, batch_size=32):
         """One vector for each text: the mean of the hidden states of its tokens.
 
@@ -108,7 +109,7 @@ class BERTInference:
         length = ops.sqrt(ops.sum(ops.square(mean), axis=-1, keepdims=True))
         return mean / ops.maximum(length, 1e-12)
 
-    @checked()
+    @checked(texts=prompts, pairs=either(word, texts))
     def classify(self, texts, pairs=None, *, batch_size=32):
         """The probabilities of the classes of each text.
 
@@ -135,6 +136,14 @@ class BERTInference:
             "BERT does not generate: it has embed, classify and its heads. For texts "
             "that are written take kg.GPT or kg.Translator."
         )
+
+    def input_ranges(self):
+        return {
+            **super().input_ranges(),
+            "tokens": Range(least=0, most=self.vocabulary_size - 1),
+            "token_types": Range(least=0, most=self.token_types - 1),
+            "mask": Range(least=0, most=1),
+        }
 
     def export_signatures(self):
         """`embed`: vectors of length 1; `hidden`; `logits` of the classes or tokens.

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from keras_genai.utils.validation import number
+
 
 def row_of(size, table, names):
     """What a size's name stands for: a dict of arguments.
@@ -18,9 +20,7 @@ def row_of(size, table, names):
 
 def check_rate(name, value):
     """The number; refuses what is not in [0, 1)."""
-    if isinstance(value, bool) or not 0.0 <= value < 1.0:
-        raise ValueError(f"{name} must be in [0, 1); got {value!r}.")
-    return float(value)
+    return float(number("[0, 1)")(name, value))
 
 
 def check_tokens(tokens, vocabulary_size, context=None, name="Tokens"):

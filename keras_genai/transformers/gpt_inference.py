@@ -4,11 +4,13 @@ from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine import random
+from keras_genai.engine.sampling import Range
 from keras_genai.transformers.checks import check_tokens
 from keras_genai.transformers.gpt_writing import GPTWriting, positions_of
 from keras_genai.transformers.prompts import Prompts
 from keras_genai.transformers.rules import Rules
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import prompts
 
 
 class GPTInference(GPTWriting):
@@ -52,7 +54,7 @@ class GPTInference(GPTWriting):
         check_tokens(prompts.tokens, self.vocabulary_size, most)
         return prompts.tokens, prompts.lengths
 
-    @checked()
+    @checked(texts=prompts)
     def score(self, texts, batch_size=32):
         """The log-probability of each token given those before it, in nats.
 
@@ -84,7 +86,7 @@ class GPTInference(GPTWriting):
         real = places < ops.expand_dims(ops.cast(lengths, "int32"), 1)
         return ops.where(real, -losses, ops.zeros_like(losses))
 
-    @checked()
+    @checked(texts=prompts)
     def embed(self, texts, batch_size=32):
         """A vector of each text: the mean of its last hidden states.
 
@@ -114,6 +116,15 @@ class GPTInference(GPTWriting):
         return total / ops.maximum(ops.cast(lengths, "float32"), 1.0)
 
     # Export
+
+    def input_ranges(self):
+        return {
+            **super().input_ranges(),
+            "tokens": Range(least=0, most=self.vocabulary_size - 1),
+            "lengths": Range(least=1),
+            "temperature": Range(least=0),
+            "top_p": Range(above=0, most=1),
+        }
 
     def export_signatures(self):
         """What `export` writes: name -> (function, its inputs); the first serves.

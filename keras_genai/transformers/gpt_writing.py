@@ -10,7 +10,17 @@ from keras_genai.transformers.prompts import Prompts, stop_tokens
 from keras_genai.transformers.rules import Rules
 from keras_genai.transformers.written import Written
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import integer, network, number
+from keras_genai.utils.validation import (
+    either,
+    flag,
+    integer,
+    network,
+    number,
+    prompts,
+    text,
+    tuple_of,
+    word,
+)
 
 # The ways to write whose first argument is a number.
 NUMBERED = ("beam", "contrastive")
@@ -22,6 +32,8 @@ class GPTWriting:
     unit_name = "text"
 
     @checked(
+        prompts=either(integer(), prompts),
+        stop=either(word, tuple_of(text, least=0)),
         temperature=number(">= 0"),
         top_k=integer(1),
         top_p=number("(0, 1]"),
@@ -32,7 +44,7 @@ class GPTWriting:
         contrastive=number("[0, 1]"),
         draft=network,
         draft_tokens=integer(1, 1000),
-        stream=None,
+        stream=flag,
     )
     def generate(
         self,

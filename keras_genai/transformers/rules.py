@@ -185,14 +185,26 @@ def keep_top_k(logits, k):
 
 
 def keep_top_p(logits, p):
-    """The most probable tokens, until they together have the probability p."""
+    """The most probable tokens, until they together have the probability p.
+
+    Of tokens that are as probable as the last of them only as many are kept as are
+    needed, those of the largest ids (as transformers' stable order has it).
+    """
     ordered = ops.flip(ops.sort(logits, axis=-1), axis=-1)
     shares = ops.softmax(ordered, axis=-1)
     before = ops.cumsum(shares, axis=-1) - shares
     # The one that reaches p is kept; rounding must not leave none.
-    kept = ops.where(before < p, ordered, -MINUS)
-    least = ops.min(kept, axis=-1, keepdims=True)
-    return ops.where(logits < least, MINUS, logits)
+    kept = before < p
+    least = ops.min(ops.where(kept, ordered, -MINUS), axis=-1, keepdims=True)
+    over, tied = logits > least, ops.equal(logits, least)
+    room = _count(kept) - _count(over)
+    behind = ops.flip(ops.cumsum(ops.flip(ops.cast(tied, "int32"), -1), axis=-1), -1)
+    kept = ops.logical_or(over, ops.logical_and(tied, behind <= room))
+    return ops.where(kept, logits, MINUS)
+
+
+def _count(which):
+    return ops.sum(ops.cast(which, "int32"), axis=-1, keepdims=True)
 
 
 def keep_min_p(logits, p):

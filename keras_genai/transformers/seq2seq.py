@@ -259,7 +259,7 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
         return keras.optimizers.Adam(rate, beta_2=0.98, epsilon=1e-9)
 
     def objective(self, data, training):
-        """`(loss, parts)` of a batch: see `BERT.objective`.
+        """`(loss, parts)` of a batch: the loss and dict metric -> (mean, its weight).
 
         The loss is that of the smoothed targets (section 5.4), a mean over tokens;
         `entropy` is that of the targets themselves, in nats a token.
@@ -269,9 +269,7 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
         seen = source != self.pad_token
         before = self._before(target)
         logits = self.network(source, before, seen, training=training)  # (B, T, V)
-        counted = ops.cast(target != self.pad_token, "float32")  # (B, T)
-        if weight is not None:
-            counted = counted * ops.expand_dims(ops.cast(weight, "float32"), 1)
+        counted = self._counted(target, weight)  # (B, T)
         entropy = engine.cross_entropy(target, logits)  # (B, T)
         losses = entropy
         if self.label_smoothing:
@@ -284,9 +282,20 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
         right = ops.cast(engine.argmax(logits) == target, losses.dtype)
         parts = {
             name: (weighted_mean(value, counted), count)
-            for name, value in (("entropy", entropy), ("accuracy", right))
+            for name, value in (
+                ("entropy", entropy),
+                ("accuracy", right),
+                ("network", losses),
+            )
         }
         return loss, parts
+
+    def _counted(self, target, weight):
+        """What each token of the targets counts: `(B, T)`."""
+        counted = ops.cast(target != self.pad_token, "float32")
+        if weight is None:
+            return counted
+        return counted * ops.expand_dims(ops.cast(weight, "float32"), 1)
 
     def _track_parts(self, parts):
         for name, (value, count) in parts.items():
@@ -295,15 +304,17 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
     def train_step(self, data):
         def loss_fn():
             loss, parts = self.objective(data, training=True)
+            del parts["network"]  # `minimize` tracks it
             self._track_parts(parts)
             return loss
 
-        self.minimize("network", loss_fn)
+        x, _, weight = data
+        counted = self._counted(ops.cast(x["target"], "int32"), weight)
+        self.minimize("network", loss_fn, samples=ops.sum(counted))
 
     def test_step(self, data):
-        loss, parts = self.objective(data, training=False)
+        _, parts = self.objective(data, training=False)
         self._track_parts(parts)
-        self.track("network", loss)
 
     # Configuration
 

@@ -11,13 +11,16 @@ from keras_genai.transformers import _tokenizer_files as files
 from keras_genai.transformers import _vocabularies as vocabularies
 from keras_genai.transformers._tokenizer_files import BERT_TOKENS, ROLES
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.files import written_into
 from keras_genai.utils.validation import (
+    array,
     either,
     flag,
     integer,
+    strings,
     text,
     texts,
-    tuple_of,
+    token_rows,
     word,
 )
 
@@ -91,7 +94,8 @@ class Tokenizer:
     @checked(
         texts=texts,
         kind=text,
-        special_tokens=tuple_of(text, least=0),
+        vocabulary_size=integer(1, 10**7),
+        special_tokens=strings,
         min_frequency=integer(1),
     )
     def train(
@@ -151,7 +155,7 @@ class Tokenizer:
         return cls("tokenizers", {"text": tokenizer.to_str()})
 
     @classmethod
-    @checked(texts=texts, special_tokens=tuple_of(text, least=0))
+    @checked(texts=texts, special_tokens=strings)
     def characters(cls, texts, special_tokens=()):
         """A tokenizer of which each character of the texts is a token.
 
@@ -195,11 +199,16 @@ class Tokenizer:
                 vocabulary has no capital letters.
 
         Raises:
-            ValueError: there is no such file, or it is damaged.
+            ValueError: there is no such file, it is damaged, or its
+                `tokenizer_config.json` names a class whose rules are not known here
+                (CLIP's, RoBERTa's).
             ImportError: `tokenizers` or `sentencepiece` is not installed.
         """
         kind, data, named = files.read(source, subfolder, lowercase)
-        made = cls(kind, data)
+        try:
+            made = cls(kind, data)
+        except ValueError as error:
+            raise ValueError(f"{source} holds no tokenizer: {error}") from error
         named = {r: t for r, t in named.items() if t in made.vocabulary}
         return cls(kind, data, named) if named else made
 
@@ -208,15 +217,19 @@ class Tokenizer:
         """Writes the files that `load`, and Hugging Face's libraries, read.
 
         Args:
-            folder: it is made; files of those names in it are replaced.
+            folder: it is made; the files of a tokenizer of any kind in it are
+                replaced, all of them or none.
+
+        Raises:
+            OSError: they cannot be written; what stood there is whole.
         """
         folder = pathlib.Path(folder)
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file; save writes a folder.")
-        folder.mkdir(parents=True, exist_ok=True)
-        self._model.save(folder)
-        named = {f"{role}_token": token for role, token in self.special.items()}
-        vocabularies.write_settings(folder, named)
+        with written_into(folder, self._model.head, vocabularies.FILES) as beside:
+            self._model.save(beside)
+            named = {f"{role}_token": token for role, token in self.special.items()}
+            vocabularies.write_settings(beside, named)
 
     # Use
 
@@ -266,29 +279,31 @@ class Tokenizer:
                 "it from texts that hold them, or with special_tokens=['<unk>']."
             ) from error
 
-    @checked(texts=either(word, texts), pairs=either(word, texts))
+    @checked(
+        texts=either(word, texts), pairs=either(word, texts), length=integer(1, 10**6)
+    )
     def batch(self, texts, pairs=None, *, length=None):
         """What a `BERT` takes of texts: padded arrays `(N, T)` of each token.
 
         Args:
             texts: list of strings.
             pairs: the second sentence of each, or None.
-            length: T; longer texts are cut. By default that of the longest.
+            length: T; longer texts are cut at their ends, of a pair the longer one
+                token by token (as BERT's own code), and the tokens around them stay.
+                By default that of the longest.
 
         Returns:
             Dict of int32 arrays: `tokens`; `token_types`, 1 in a second sentence;
             `mask`, 0 where padded; `words`, the number of the word that a token
             belongs to, -1 for special tokens and padding.
+
+        Raises:
+            ValueError: the length does not hold even the tokens around the texts.
         """
         made = self._encode(texts, pairs)
-        if length is not None and self.sep_id is not None:
-            # What stands at the end stays there.
-            made = [
-                part
-                if len(part[0]) <= length
-                else tuple([*p[: length - 1], p[-1]] for p in part)
-                for part in made
-            ]
+        if length is not None:
+            check_positive("length", length)
+            made = [vocabularies.shortened(part, length) for part in made]
         arrays = [
             self._pad([part[i] for part in made], length, True, value)
             for i, value in enumerate((self.fill_id, 0, -1))
@@ -303,7 +318,7 @@ class Tokenizer:
         """What fills a row: the padding token, else the end token, else 0."""
         return next((i for i in (self.pad_id, self.eos_id) if i is not None), 0)
 
-    @checked()
+    @checked(sequences=token_rows, length=integer(1, 10**6))
     def pad(self, sequences, length=None, *, truncate=False):
         """Sequences of ids as one array, filled up with `fill_id`.
 
@@ -339,7 +354,11 @@ class Tokenizer:
             row[: min(len(part), length)] = part[:length]
         return array
 
-    @checked(special=flag)
+    @checked(
+        special=flag,
+        tokens=token_rows,
+        lengths=array((1, 2), "iu"),
+    )
     def decode(self, tokens, *, lengths=None, special=False):
         """The text of a sequence of ids, or of each of several.
 
@@ -359,6 +378,11 @@ class Tokenizer:
         rows = [[int(i) for i in row] for row in ([tokens] if single else tokens)]
         if lengths is not None:
             lengths = np.reshape(lengths, -1)
+            if len(lengths) != len(rows):
+                raise ValueError(
+                    f"lengths must be one for each of the {len(rows)} texts; got "
+                    f"{len(lengths)}."
+                )
             rows = [row[: int(n)] for row, n in zip(rows, lengths, strict=True)]
         wrong = [i for row in rows for i in row if not 0 <= i < self.vocabulary_size]
         if wrong:
@@ -373,7 +397,12 @@ class Tokenizer:
         """The token of an id."""
         if self._tokens is None:
             self._tokens = {i: token for token, i in self.vocabulary.items()}
-        return self._tokens[int(i)]
+        if i not in self._tokens:
+            raise ValueError(
+                f"i must be an id of the vocabulary, in [0, {self.vocabulary_size}); "
+                f"got {i!r}."
+            )
+        return self._tokens[i]
 
     def special_ids(self):
         """Sorted list of the ids of the special tokens."""

@@ -5,13 +5,14 @@ from keras import ops, tree
 
 from keras_genai import engine
 from keras_genai.engine.checks import check_positive
+from keras_genai.engine.sampling import Range
 from keras_genai.layers import lora
 from keras_genai.transformers import generation
 from keras_genai.transformers.checks import check_tokens
 from keras_genai.transformers.rules import MINUS, Rules
 from keras_genai.transformers.writing_rules import Restrained, check_early_stopping
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import either, integer, number, text
+from keras_genai.utils.validation import either, integer, number, prompts, text
 
 
 class Translation:
@@ -48,7 +49,7 @@ class Translation:
         stop = self.stop_token
         return [row if row[-1:] == [stop] else [*row, stop] for row in rows]
 
-    @checked()
+    @checked(sources=prompts, targets=prompts)
     def pairs(self, sources, targets, *, length=None):
         """What `fit` takes, of two lists of texts.
 
@@ -100,7 +101,7 @@ class Translation:
 
     # Translating
 
-    @checked(length_penalty=number(">= 0"))
+    @checked(sentences=prompts, length_penalty=number(">= 0"))
     def translate(
         self,
         sentences,
@@ -285,7 +286,7 @@ class Translation:
         start = ops.full_like(target[:, :1], self.start_token)
         return ops.concatenate([start, target[:, :-1]], axis=1)
 
-    @checked()
+    @checked(sources=prompts, targets=prompts)
     def score(self, sources, targets, *, batch_size=32):
         """The log-probability of each translation, in nats: NumPy float32 `(N,)`.
 
@@ -303,7 +304,7 @@ class Translation:
         counted = ops.cast(target != self.pad_token, losses.dtype)
         return -ops.sum(losses * counted, axis=1)
 
-    @checked()
+    @checked(sources=prompts, targets=prompts)
     def attention_maps(self, sources, targets, *, batch_size=32):
         """How much each token of a target looks at each of its source.
 
@@ -325,6 +326,11 @@ class Translation:
 
         arrays, variables = self._given(sources, targets), self.network.variables
         return self.run_in_batches("maps", run, variables, arrays, batch_size)
+
+    def input_ranges(self):
+        tokens = Range(least=0, most=self.vocabulary_size - 1)
+        names = ("tokens", "source", "target")
+        return {**super().input_ranges(), **dict.fromkeys(names, tokens)}
 
     def export_signatures(self):
         """`translate`: `tokens` -> `tokens`, as by default; `score`: of two arrays.

@@ -2,7 +2,14 @@
 
 from keras_genai.layers import lora
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import integer, number, text, tuple_of
+from keras_genai.utils.validation import (
+    either,
+    function,
+    integer,
+    number,
+    text,
+    tuple_of,
+)
 
 
 class Tuning:
@@ -10,7 +17,7 @@ class Tuning:
 
     @checked(
         rank=integer(1),
-        targets=tuple_of(text),
+        targets=either(text, function, tuple_of(text)),
         alpha=number("> 0"),
         also=tuple_of(text, least=0),
     )
@@ -22,9 +29,11 @@ class Tuning:
         Args:
             rank: of the changes `alpha / rank * A B`.
             targets: names of dense layers: in the blocks `"query"`, `"key"`, `"value"`,
-                `"out"`, `"dense1"`, `"gate"` and `"dense2"`.
+                `"out"`, `"dense1"`, `"gate"` and `"dense2"`; or paths, of which the
+                last parts do (`"block_0/attention/query"`); or a function
+                `(path, layer) -> bool`.
             alpha: their scale; by default the rank.
-            also: names of layers that train as a whole, such as a new head.
+            also: names or paths of layers that train as a whole, such as a new head.
 
         Raises:
             ValueError: no layer has a name, or there are such changes already.

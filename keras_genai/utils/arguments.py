@@ -12,18 +12,23 @@ in `USUAL`; a function names those of its own.
 import functools
 import inspect
 
-from keras_genai.utils.memory import TooLarge, largest
+from keras_genai.utils.memory import is_shortage, largest
 from keras_genai.utils.validation import (
     DEEPEST,
     array,
+    either,
+    features_of,
     flag,
     function,
     having,
     image_shape,
     integer,
     is_integer,
+    metrics_of,
     network,
     number,
+    one_of,
+    optional,
     path,
     refuse,
     text,
@@ -66,26 +71,27 @@ USUAL = {
         "kv_heads head_dim head_channels base_filters discriminator_filters groups "
         "latent_dim latent_channels codebook_size num_classes num_values "
         "vocabulary_size context patch_size out_channels context_dim vector_dim dim "
-        "units length frames chunk importance_samples components encode_batch_size "
+        "units length chunk components encode_batch_size "
         "max_new_tokens max_length beam_size k max_samples subset_size",
     ),
     # What is built or run one after the other
     **_same(
         integer(1, DEEPEST),
         "depth decoder_depth layers_per_block discriminator_layers blocks stages "
-        "octaves power_iterations transformer_layers probes resamplings jump_length "
-        "discriminator_steps generator_steps penalty_interval",
+        "octaves frames power_iterations transformer_layers probes resamplings "
+        "jump_length discriminator_steps generator_steps penalty_interval",
     ),
     "halvings": integer(1, 30),
     "levels": integer(2),
     **_same(integer(1, 10**6), "subsets splits"),
+    "importance_samples": integer(1, 10**7),
     # Tokens
     **_same(integer(0), "pad_token start_token stop_token mask_token"),
     # Numbers
     **_same(
         number("[0, 1)"), "dropout attention_dropout hidden_dropout label_smoothing"
     ),
-    "ema_decay": number("[0, 1)"),
+    "ema_decay": optional(number("[0, 1)")),
     "epsilon": number(">= 0"),
     **_same(number("> 0"), "initial_std out_std sigma_data theta"),
     # Yes or no
@@ -96,9 +102,10 @@ USUAL = {
         "null_class linear_projection wide_scores time_scale_shift cosine_first "
         "shared_embedding normalize keep_colors lowercase truncate cross scale_shift "
         "zero_out hard from_logits run_eagerly auto_scale_loss zero_terminal_snr "
-        "skip_last rounded runge_kutta dequantize alibi early_stopping overwrite "
+        "skip_last rounded runge_kutta dequantize alibi overwrite "
         "animation pooler masked_lm out_bias",
     ),
+    "early_stopping": either(flag, one_of("never")),
     # Words, files and objects
     "name": text,
     "stream": word,
@@ -106,9 +113,11 @@ USUAL = {
     **_same(text, "subfolder variant"),
     **_same(network, "encoder decoder generator discriminator network"),
     "preprocess": function,
+    **_same(features_of, "extractor classifier"),
+    "metrics": metrics_of,
     "tokenizer": having("encode decode vocabulary_size", "a kg.Tokenizer"),
     # Data
-    "images": array(finite=False),
+    "images": array(finite=False, empty=True),
     "labels": array((1, 2), finite=False),
 }
 
@@ -136,10 +145,12 @@ def checked(**checks):
 
 def _wrapped(function, checks):
     signature = inspect.signature(function)
+    kinds = {p.kind for p in signature.parameters.values()}
     unknown = set(checks) - set(signature.parameters)
-    if unknown:
+    if unknown and inspect.Parameter.VAR_KEYWORD not in kinds:
         raise TypeError(f"{function.__qualname__} has no argument {sorted(unknown)}.")
-    places, table = [], {}
+    places = []
+    table = {name: (name, checks[name], None) for name in unknown}
     for argument in signature.parameters.values():
         if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
             continue
@@ -157,7 +168,9 @@ def _runner(function, signature, places, table):
 
     def converted(entry, value):
         name, check, default = entry
-        return value if value is default else check(name, value)
+        if value is default and not getattr(check, "always", False):
+            return value
+        return check(name, value)
 
     @functools.wraps(function)
     def run(*args, **kwargs):
@@ -170,9 +183,11 @@ def _runner(function, signature, places, table):
                 kwargs[name] = converted(table[name], kwargs[name])
         try:
             return function(*by_place, *args[count:], **kwargs)
-        except (TooLarge, MemoryError) as error:
+        except (ValueError, MemoryError, RuntimeError) as error:
+            if not is_shortage(error):
+                raise
             given = dict(zip(signature.parameters, by_place, strict=False)) | kwargs
-            raise ValueError(largest(given, error)) from error
+            raise largest(given, error) from error
 
     run.__signature__ = signature  # Keras reads it without following __wrapped__
     return run

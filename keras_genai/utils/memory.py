@@ -9,8 +9,23 @@ from keras_genai.utils.validation import is_integer, shown
 COPIES = 4
 
 
+# A backend's words for it, where it raises no MemoryError.
+WORDS = ("can't allocate", "out of memory", "RESOURCE_EXHAUSTED", "OOM when")
+
+
 class TooLarge(ValueError):
-    """An array that the machine's memory could never hold."""
+    """An array that the machine's memory could never hold; `said` is what of it."""
+
+    def __init__(self, said, message=None):
+        super().__init__(message or said)
+        self.said = said
+
+
+def is_shortage(error):
+    """Whether an error says that the memory does not suffice."""
+    if isinstance(error, (MemoryError, TooLarge)):
+        return True
+    return not isinstance(error, ValueError) and any(w in str(error) for w in WORDS)
 
 
 def memory():
@@ -54,7 +69,7 @@ def check_weight(shape):
 
 
 def largest(given, error):
-    """The message for a call that ran out of memory: it names the largest size.
+    """The error of a call that ran out of memory: it names the largest size.
 
     Args:
         given: dict argument -> value.
@@ -67,7 +82,8 @@ def largest(given, error):
         return value if is_integer(value) else 0
 
     name = max(given, key=lambda name: size(given[name]), default=None)
-    said = str(error).rstrip(".") or "it does not fit into memory"
+    said = getattr(error, "said", "it does not fit into memory")
     if name is None or not size(given[name]):
-        return f"Too large for this machine: {said}."
-    return f"{name} must be smaller; got {shown(given[name])}: {said}."
+        return TooLarge(said, f"Too large for this machine: {said}.")
+    message = f"{name} must be smaller; got {shown(given[name])}: {said}."
+    return TooLarge(said, message)

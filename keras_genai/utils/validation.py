@@ -62,6 +62,7 @@ def integer(least=None, most=MOST):
         says += f"{' and' if least is not None else ' of'} at most {most}"
 
     def check(name, value):
+        value = _scalar(value)
         if not is_integer(value) or (least is not None and value < least):
             refuse(name, says, value)
         if value > most:
@@ -80,16 +81,25 @@ def number(interval=""):
     """
     inside = _interval(interval)
     says = f"in {interval}" if interval[:1] in ("[", "(") else "a finite number"
-    if interval[:1] in (">", "<"):
+    if interval[:2] == "> ":
+        says = f"a finite number over {interval[2:]}"
+    elif interval[:1] == ">":
         says = f"a finite number {interval}"
 
     def check(name, value):
+        value = _scalar(value)
         # Also false for NaN.
         if not (is_number(value) and -LARGEST <= value <= LARGEST and inside(value)):
             refuse(name, says, value)
-        return value.item() if isinstance(value, np.generic) else value
+        value = value.item() if isinstance(value, np.generic) else value
+        return float(value) if abs(value) > 2**53 else value
 
     return check
+
+
+def _scalar(value):
+    """The number in a NumPy array of no axes; anything else as it is."""
+    return value[()] if isinstance(value, np.ndarray) and not value.ndim else value
 
 
 def _interval(text):
@@ -102,7 +112,7 @@ def _interval(text):
         below = operator.le if text[-1] == "]" else operator.lt
         return lambda value: above(value, low) and below(value, high)
     sign, bound = text.split()
-    compare = {">": operator.gt, ">=": operator.ge, "<": operator.lt}[sign]
+    compare = {">": operator.gt, ">=": operator.ge}[sign]
     return lambda value: compare(value, float(bound))
 
 
@@ -190,7 +200,7 @@ def tuple_of(check, least=1, length=None, says=None):
         says: what it must be, for the message.
     """
     number_of = f"of {length}" if length is not None else f"of at least {least}"
-    says = says or f"a tuple {number_of}"
+    says = says or f"a list {number_of}"
 
     def entries(name, value):
         if isinstance(value, np.ndarray) and value.ndim == 1:
@@ -202,33 +212,34 @@ def tuple_of(check, least=1, length=None, says=None):
         try:
             return tuple(check(name, entry) for entry in value)
         except Refusal as error:
-            refuse(name, f"{says}, each {error.says}", value)
+            each = "" if "numbers" in says else f", each {error.says}"
+            return refuse(name, says + each, value)
 
     return entries
 
 
 def integers(least=1, length=None, smallest=1):
     """A tuple of integers, such as a shape; returns Python's."""
-    says = f"a tuple of {length or 'integers'}"
-    if length:
-        says = f"a tuple of {length} integers"
+    says = f"a list of {length} integers" if length else "a list of integers"
     return tuple_of(integer(smallest), least, length, says)
 
 
 def image_shape(free_sides=False):
     """`(height, width, channels)`, from a tuple or list; returns a tuple of integers.
 
+    What divides the sides is the model's to check.
+
     Args:
         free_sides: whether the sides may be None.
     """
     says = "(height, width, channels), positive integers"
-    side = optional(integer(1)) if free_sides else integer(1)
+    side = optional(integer()) if free_sides else integer()
 
     def check(name, value):
         if not isinstance(value, (tuple, list)) or len(value) != 3:
             refuse(name, says, value)
         try:
-            return (*(side(name, n) for n in value[:2]), integer(1)(name, value[2]))
+            return (*(side(name, n) for n in value[:2]), integer()(name, value[2]))
         except Refusal:
             return refuse(name, says, value)
 
@@ -237,21 +248,23 @@ def image_shape(free_sides=False):
 
 def pair(interval=""):
     """Two finite numbers, the second above the first."""
-    both = tuple_of(number(interval), length=2, says="two numbers (low, high)")
+    inside = f" {interval}" if interval else ""
+    says = f"two finite numbers{inside} (low, high) with low < high"
+    both = tuple_of(number(interval), length=2, says=says)
 
     def check(name, value):
         low, high = both(name, value)
         if not low < high:
-            refuse(name, "two numbers (low, high), the second above the first", value)
+            refuse(name, says, value)
         return low, high
 
     return check
 
 
 def mapping(name, value):
-    """A dict."""
-    if not isinstance(value, Mapping):
-        refuse(name, "a dict", value)
+    """A dict whose keys are strings."""
+    if not isinstance(value, Mapping) or not all(isinstance(k, str) for k in value):
+        refuse(name, "a dict name -> value", value)
     return value
 
 
@@ -259,6 +272,13 @@ def function(name, value):
     """Anything that can be called but a class."""
     if not callable(value) or inspect.isclass(value):
         refuse(name, "a function", value)
+    return value
+
+
+def features_of(name, value):
+    """A Keras model or a function, from images to features."""
+    if not callable(value) or inspect.isclass(value):
+        refuse(name, "a Keras model or a function, from images to features", value)
     return value
 
 
@@ -280,6 +300,11 @@ def having(methods, says):
 
 
 network = having("variables call get_config", "a Keras model or layer")
+metrics_of = either(
+    having("add_generated result", "a kg.metrics object"),
+    tuple_of(having("add_generated result", "a metric of kg.metrics"), least=0),
+    says="kg.metrics objects, one or a list",
+)
 
 
 def texts(name, value):
@@ -291,17 +316,115 @@ def texts(name, value):
     return value
 
 
+def prompts(name, value):
+    """Texts, or the token ids of some: a string, a list, or an array.
+
+    What a list or an array holds is the model's to check.
+    """
+    listed = isinstance(value, (str, list, tuple))
+    if not listed and (not hasattr(value, "dtype") or not getattr(value, "shape", ())):
+        says = "strings, lists of token ids, or an integer array (N, T)"
+        refuse(name, says, value)
+    return value
+
+
+def token_rows(name, value):
+    """Token ids, one text's or several: an integer array, a list, a list of lists.
+
+    Any of them may be empty.
+    """
+    listed = isinstance(value, (list, tuple)) or hasattr(value, "tolist")
+    rows = value.tolist() if listed and hasattr(value, "tolist") else value
+    if not isinstance(rows, (list, tuple)) or not (
+        all(map(is_integer, rows)) or all(map(_ids, rows))
+    ):
+        refuse(name, "token ids: integers (T,) or (N, T), or a list of lists", value)
+    return value
+
+
+def _ids(row):
+    """Whether it is a list of token ids, or an array of them."""
+    row = row.tolist() if hasattr(row, "tolist") else row
+    return isinstance(row, (list, tuple)) and all(map(is_integer, row))
+
+
+# Training
+
+
+def data(name, value):
+    """What `fit` takes: arrays, a list or dict of them, or an object that yields them.
+
+    Its shapes and values are the model's to check.
+    """
+    says = "an array of data, or a data set that yields batches"
+    if isinstance(value, (list, tuple, dict)):
+        given = not value or _numbers_of_one_shape(value)
+        if not value or not given:
+            refuse(name, f"{says}, not empty and of one shape", value)
+    elif hasattr(value, "dtype") and hasattr(value, "shape"):
+        array(finite=False, says=says, empty=True)(name, value)
+    elif isinstance(value, (str, bytes)) or not (
+        hasattr(value, "__iter__") or hasattr(value, "__getitem__")
+    ):
+        refuse(name, says, value)
+    elif inspect.isclass(value):
+        refuse(name, says, value)
+    return value
+
+
+data.always = True  # also where it is the default, None
+
+
+def _numbers_of_one_shape(value):
+    """False for a list of plain numbers that makes no array of a type of numbers."""
+    if isinstance(value, dict) or not isinstance(
+        value[0], (int, float, complex, list, type(None))
+    ):
+        return True
+    try:
+        made = np.asarray(value)
+    except ValueError:
+        return False
+    return made.dtype.kind in "fiubU"
+
+
+def callbacks_of(name, value):
+    """A callback, or a list of such."""
+    many = value if isinstance(value, (list, tuple)) else [value]
+    for one in many:
+        if inspect.isclass(one) or not hasattr(one, "on_epoch_end"):
+            refuse(name, "a Keras callback or a list of such", value)
+    return value
+
+
+def class_weights(name, value):
+    """A dict of a weight for each class."""
+    says = "a dict class -> weight, a number >= 0"
+    if not isinstance(value, Mapping) or not value:
+        refuse(name, says, value)
+    for key, weight in value.items():
+        if not is_integer(key) or not is_number(weight) or not weight >= 0:
+            refuse(name, says, value)
+    return value
+
+
+def strings(name, value):
+    """Strings that are not empty, in a list or a tuple, which may be; a list."""
+    return list(tuple_of(text, least=0, says="a list of strings")(name, value))
+
+
 # Arrays
 
 
-def array(rank=None, kinds="fiub", finite=True, says=None):
+def array(rank=None, kinds="fiub", finite=True, says=None, empty=False):
     """An array or a list that makes one, of a kind of numbers and a rank.
 
     Args:
-        rank: number of axes, or a tuple of those that may be, or None for any.
+        rank: number of axes, or a tuple of those that may be; None for any but 0.
         kinds: letters of the types: f float, i and u integer, b bool.
         finite: refuse NaN and infinity.
         says: what it must be, for the message.
+        empty: whether an axis may be 0.
 
     Returns:
         A check that returns an array as it is, and a list as a NumPy array.
@@ -320,8 +443,10 @@ def array(rank=None, kinds="fiub", finite=True, says=None):
                 made = np.asarray(value)
             except (ValueError, TypeError, RuntimeError):
                 refuse(name, says, value)
-        if rank is not None and len(made.shape) not in ranks:
+        if len(made.shape) not in ranks if rank is not None else not len(made.shape):
             refuse(name, says, value)
+        if 0 in made.shape and not empty:
+            refuse(name, f"{says}, not empty", value)
         if _kind(made.dtype) not in kinds:
             refuse(name, says, value)
         if finite and isinstance(made, np.ndarray) and made.dtype.kind == "f":

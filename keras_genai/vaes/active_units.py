@@ -1,4 +1,4 @@
-"""How many latents carry something of the data."""
+"""What is told of the latents over all the data: how many are active, their KL."""
 
 import keras
 from keras import ops
@@ -33,18 +33,21 @@ class ActiveUnits(keras.metrics.Metric):
         self.total = self.add_variable((latent_dim,), "zeros", name="total")
         self.squares = self.add_variable((latent_dim,), "zeros", name="squares")
 
-    def update_state(self, mean):
-        """Adds the posterior means `(B, D)` of a batch."""
+    def update_state(self, mean, sample_weight=None):
+        """Adds the posterior means `(B, D)` of a batch, by their weights `(B,)`."""
         mean = ops.stop_gradient(widen(mean))
-        count = ops.cast(ops.shape(mean)[0], mean.dtype)
-        sums = [count, ops.sum(mean, axis=0), ops.sum(ops.square(mean), axis=0)]
+        each = ops.ones_like(mean[:, :1])  # (B, 1)
+        if sample_weight is not None:
+            each = ops.cast(ops.reshape(sample_weight, (-1, 1)), mean.dtype)
+        sums = [ops.sum(each)]
+        sums += [ops.sum(each * x, axis=0) for x in (mean, ops.square(mean))]
         variables = (self.count, self.total, self.squares)
         for variable, value in zip(variables, engine.replicas.total(sums), strict=True):
             variable.assign(variable + ops.cast(value, variable.dtype))
 
     def variance(self):
         """The variance of each unit's mean over what was seen, `(D,)`."""
-        count = ops.maximum(self.count, 1.0)
+        count = ops.where(self.count > 0.0, self.count, ops.ones_like(self.count))
         return self.squares / count - ops.square(self.total / count)
 
     def result(self):
@@ -57,3 +60,31 @@ class ActiveUnits(keras.metrics.Metric):
             "threshold": self.threshold,
             "name": self.name,
         }
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class LatentMeans(keras.metrics.Metric):
+    """The mean over the data of a number of each latent, such as its KL, `(D,)`.
+
+    Args:
+        latent_dim: D.
+    """
+
+    def __init__(self, latent_dim, name="latent_means"):
+        super().__init__(name=name)
+        self.latent_dim = latent_dim
+        self.count = self.add_variable((), "zeros", name="count")
+        self.total = self.add_variable((latent_dim,), "zeros", name="total")
+
+    def update_state(self, mean, sample_weight):
+        """Adds the mean over a batch `(D,)`, which counts by that scalar."""
+        weight = ops.cast(sample_weight, self.dtype)
+        self.total.assign(self.total + weight * ops.cast(mean, self.dtype))
+        self.count.assign(self.count + weight)
+
+    def result(self):
+        count = ops.where(self.count > 0.0, self.count, ops.ones_like(self.count))
+        return self.total / count
+
+    def get_config(self):
+        return {"latent_dim": self.latent_dim, "name": self.name}

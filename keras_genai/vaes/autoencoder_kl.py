@@ -25,6 +25,7 @@ from keras_genai.utils.validation import (
     flag,
     integer,
     integers,
+    network,
     number,
     text,
     tuple_of,
@@ -106,11 +107,12 @@ class AutoencoderKL(KLChecks, LatentImages, engine.GenerativeModel):
     """
 
     @checked(
-        block_channels=integers(),
+        block_channels=integers(0),
         attention=flag,
         scaling_factor=number("> 0"),
         shift_factor=number(),
         reconstruction=text,
+        perceptual=network,
         perceptual_weight=number(">= 0"),
         perceptual_channels=tuple_of(array(1)),
         kl_weight=number(">= 0"),

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from keras_genai.engine.checks import check_images
+from keras_genai.engine.sampling import Range
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import array, number
 from keras_genai.vaes.codes import check_codes, check_temperature
@@ -43,7 +44,7 @@ class CodeImages:
 
         return self._run("encode", run, images, batch_size)
 
-    @checked(codes=array())
+    @checked(codes=array(empty=True))
     def decode(self, codes, batch_size=256):
         """Vectors of codes `(N, h, w, latent_dim)` to images in [-1, 1]."""
         codes = np.asarray(codes)
@@ -75,7 +76,7 @@ class CodeImages:
         images = self._checked(images)
         return self._run("encode_indices", self._indices, images, batch_size)
 
-    @checked(indices=array())
+    @checked(indices=array(empty=True))
     def decode_indices(self, indices, batch_size=256):
         """Indices of codes to images `(N, H, W, C)` in [-1, 1].
 
@@ -129,6 +130,10 @@ class CodeImages:
         return self._images(
             self.prior.draw(key, count, first, labels, temperature=temperature)
         )
+
+    def input_ranges(self):
+        indices = Range(least=0, most=self.codebook_size - 1)
+        return {**super().input_ranges(), "indices": indices}
 
     def export_signatures(self):
         """What `export` writes: name -> (function, its inputs); the first serves.

@@ -51,14 +51,20 @@ class Perplexity(keras.metrics.Metric):
         )
 
     def update_state(self, indices, sample_weight=None):
-        del sample_weight
+        """Adds the indices `(B, ...)` of a batch, by their samples' weights `(B,)`."""
+        batch = ops.shape(indices)[0]
         indices = ops.reshape(indices, (-1, self.stages or 1))  # (N, stages)
         found = ops.one_hot(indices, self.codebook_size, dtype=self.counts.dtype)
+        if sample_weight is not None:
+            each = ops.cast(ops.reshape(sample_weight, (-1,)), found.dtype)
+            each = ops.repeat(each, ops.shape(indices)[0] // batch)  # (N,)
+            found = found * ops.reshape(each, (-1, 1, 1))
         (found,) = replicas.total([ops.sum(found, axis=0)])  # (stages, K)
         self.counts.assign(self.counts + found)
 
     def result(self):
         counts = ops.convert_to_tensor(self.counts)
-        p = counts / ops.maximum(ops.sum(counts, axis=1, keepdims=True), 1.0)
+        total = ops.sum(counts, axis=1, keepdims=True)
+        p = counts / ops.where(total > 0.0, total, ops.ones_like(total))
         entropy = -ops.sum(p * ops.log(ops.maximum(p, 1e-30)), axis=1)
         return ops.mean(ops.exp(entropy))

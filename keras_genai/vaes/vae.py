@@ -28,7 +28,7 @@ from keras_genai.utils.validation import (
     text,
 )
 from keras_genai.vaes import likelihoods
-from keras_genai.vaes.active_units import ActiveUnits
+from keras_genai.vaes.active_units import ActiveUnits, LatentMeans
 from keras_genai.vaes.checks import Checks
 from keras_genai.vaes.inference import Inference
 from keras_genai.vaes.mixture import Mixture
@@ -112,7 +112,7 @@ class VAE(Checks, Inference, PriorSampling, engine.GenerativeModel):
         likelihood=text,
         scale=either(text, number("> 0")),
         binarize=text,
-        capacity=number(">= 0"),
+        capacity=either(number(">= 0"), function),
         free_bits=number(">= 0"),
         estimator=text,
         architecture=text,
@@ -194,11 +194,13 @@ class VAE(Checks, Inference, PriorSampling, engine.GenerativeModel):
         if prior_components is not None:
             self.prior = Mixture(prior_components, latent_dim)
         self.active_units = ActiveUnits(latent_dim)
+        self.latent_kl = LatentMeans(latent_dim)
         parts = ("encoder", "decoder", "log_scale")[: 3 if learned else 2]
         self.set_players(
             "vae",
             networks={"vae": parts},
             metrics=("reconstruction", "kl", "elbo", self.active_units),
+            hidden_metrics=(self.latent_kl,),
         )
 
     @property
@@ -260,7 +262,7 @@ class VAE(Checks, Inference, PriorSampling, engine.GenerativeModel):
 
         Returns:
             `(loss, parts)`: a scalar, and the dict of `reconstruction`, `kl` and
-            `elbo`, scalars, and of `mean`, `(B, D)`.
+            `elbo`, scalars, of `mean`, `(B, D)`, and of `latent_kl`, `(D,)`.
         """
         mean, log_variance = self._moments(x, labels, training)
         q = ops.expand_dims(mean, 1), ops.expand_dims(log_variance, 1)  # (B, 1, D)
@@ -279,6 +281,7 @@ class VAE(Checks, Inference, PriorSampling, engine.GenerativeModel):
             "kl": ops.sum(kl),
             "elbo": -reconstruction - ops.sum(kl),
             "mean": mean,
+            "latent_kl": kl,
         }
         if not self.by_weights:
             return reconstruction + self._kl_loss(kl), parts
@@ -300,8 +303,9 @@ class VAE(Checks, Inference, PriorSampling, engine.GenerativeModel):
             kl = ops.sum(kl)
         return ops.cast(self._weight(self.beta), kl.dtype) * kl
 
-    def _track_parts(self, parts):
-        self.active_units.update_state(parts.pop("mean"))
+    def _track_parts(self, parts, weight):
+        self.active_units.update_state(parts.pop("mean"), weight)
+        parts.pop("latent_kl")
         for name, value in parts.items():
             self.track(name, ops.stop_gradient(value))
 
@@ -315,7 +319,7 @@ class VAE(Checks, Inference, PriorSampling, engine.GenerativeModel):
 
         def loss_fn():
             loss, parts = self.objective(x, labels, weight, noise, training=True)
-            self._track_parts(parts)
+            self._track_parts(parts, weight)
             return loss
 
         self.minimize("vae", loss_fn)
@@ -329,8 +333,15 @@ class VAE(Checks, Inference, PriorSampling, engine.GenerativeModel):
         shape = (ops.shape(x)[0], self.importance_samples, self.latent_dim)
         noise = random.normal(key, shape, offset=first)
         loss, parts = self.objective(x, labels, weight, noise, training=False)
-        self._track_parts(parts)
-        self.track("vae", loss)
+        kl = engine.replicas.mean(parts["latent_kl"])
+        self._track_parts(parts, weight)
+        if self.by_weights or not (self.free_bits or self.capacity is not None):
+            self.track("vae", loss)
+            return
+        # The mean over the data is bent, not that of each batch.
+        self.latent_kl.update_state(kl, engine.replicas.batch_samples())
+        kl_loss = self._kl_loss(self.latent_kl.result())
+        self.derive("vae", self.mean_so_far("reconstruction") + kl_loss)
 
     def _observed(self, x, first):
         """The images that are judged: binarized by their number, where they are."""

@@ -25,7 +25,7 @@ from keras_genai.layers import GumbelQuantizer
 from keras_genai.losses import reconstruction as reconstructions
 from keras_genai.losses.reduction import mean_over_samples, per_sample
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import either, network, text
+from keras_genai.utils.validation import network, text
 from keras_genai.vaes.code_images import CodeImages
 from keras_genai.vaes.codes import Perplexity
 from keras_genai.vaes.pixelcnn import PixelCNN
@@ -95,7 +95,7 @@ class VQVAE(CodeImages, engine.GenerativeModel):
     ```
     """
 
-    @checked(reconstruction=text, prior=network, quantizer=either(text, network))
+    @checked(reconstruction=text, quantizer=None)
     def __init__(
         self,
         image_shape,
@@ -247,7 +247,7 @@ class VQVAE(CodeImages, engine.GenerativeModel):
         codes, indices, own = self.quantizer(latents, training=training)
         output = self.decoder(codes, training=training)
         error = per_sample(self.objective.loss(images, output))  # (B,)
-        self.perplexity.update_state(ops.stop_gradient(indices))
+        self.perplexity.update_state(ops.stop_gradient(indices), weight)
         own_loss = mean_over_samples(own, weight)
         error = mean_over_samples(error, weight)
         self.track("reconstruction", ops.stop_gradient(error))

@@ -14,7 +14,6 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from keras_genai.datasets._files import written_beside
 from keras_genai.engine.deferred import deferred, fill, finish
 from keras_genai.export.child import check_installed
 
@@ -286,14 +285,31 @@ def load(table, path, ignored=None):
 # Configurations
 
 
-def read_json(path):
-    """A JSON file that holds an object."""
+def read_text(path):
+    """The content of a file of text in UTF-8.
+
+    Raises:
+        ValueError: there is none, or it is no such text.
+    """
     path = pathlib.Path(path)
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error}).") from error
+
+
+def read_json(path):
+    """A JSON file that holds an object.
+
+    Raises:
+        ValueError: there is none, or it is no such file.
+    """
+    text = read_text(path)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON ({error}).") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object.")
@@ -301,9 +317,9 @@ def read_json(path):
 
 
 def write_json(path, content):
-    """Writes a JSON file in one step."""
-    with written_beside(path) as beside:
-        beside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
+    """Writes a JSON file."""
+    text = json.dumps(content, indent=2, sort_keys=True)
+    pathlib.Path(path).write_text(text + "\n", "utf-8")
 
 
 # Folders

@@ -131,4 +131,5 @@ def save(table, config, folder, dtype="float32", max_shard_size=None):
         max_shard_size: see `_writing.save`.
     """
     settings = {"transformers_version": VERSION, "dtype": dtype, **config}
-    _writing.save_folder(table, settings, folder, STEM, dtype, max_shard_size)
+    stale = ["generation_config.json"]  # of another model's tokens
+    _writing.save_folder(table, settings, folder, STEM, dtype, max_shard_size, stale)

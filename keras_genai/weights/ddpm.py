@@ -6,10 +6,9 @@ The first is written.
 """
 
 import dataclasses
-import pathlib
 
 from keras_genai.diffusion import schedules
-from keras_genai.weights import _diffusers, _keys, unet
+from keras_genai.weights import _diffusers, _keys, _writing, unet
 from keras_genai.weights import _safetensors as st
 
 SCHEDULER = "scheduler_config.json"
@@ -164,6 +163,7 @@ def load(cls, source, subfolder=None, variant=None, **arguments):
     return cls(network, **{**config, **arguments})
 
 
+@_writing.saved_whole
 def save(model, folder, dtype="float32", max_shard_size=None):
     """Writes the folder of `google/ddpm-cifar10-32`'s layout."""
     from keras_genai.diffusion.unet import UNet
@@ -175,7 +175,6 @@ def save(model, folder, dtype="float32", max_shard_size=None):
             "model.save('ddpm.keras')."
         )
     scheduler = to_config(model)
-    folder = pathlib.Path(folder)
     # What samples is the average, where one is kept: that is what is written.
     model.run_averaged(
         "network", lambda: unet.save(model.network, folder, dtype, max_shard_size)

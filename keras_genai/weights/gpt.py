@@ -395,6 +395,7 @@ def tokenizer_of(folder):
     return None
 
 
+@_writing.saved_whole
 def save(model, folder, dtype="float32", max_shard_size=None):
     """Writes transformers' folder; see `GPT.save_pretrained`."""
     _writing.check_dtype(dtype)

@@ -272,6 +272,7 @@ def load(cls, source, subfolder=None, variant=None, **arguments):
     )
 
 
+@_writing.saved_whole
 def save(model, folder, dtype="float32", max_shard_size=None):
     """Writes transformers' folder; see `Translator.save_pretrained`."""
     _writing.check_dtype(dtype)

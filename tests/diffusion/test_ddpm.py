@@ -239,7 +239,7 @@ def test_dropping_a_condition():
         ({"sampler": "flow_euler"}, "is a sampler of flows"),
         ({"steps": 0}, "steps must be an integer of at least 1"),
         ({"steps": 1001}, "at most the 1000 training steps"),
-        ({"clip": 0.0}, "clip must be a number above 0"),
+        ({"clip": 0.0}, "clip must be a finite number over 0"),
         ({"condition_dropout": 1.0}, r"condition_dropout must be in \[0, 1\)"),
         ({"image_shape": (8, 8)}, r"image_shape must be \(height, width, channels\)"),
         ({"image_shape": (8, 8, 3)}, "expected shape"),

@@ -222,7 +222,9 @@ def test_what_does_not_fit_is_named(byte_pairs, word_pieces, tmp_path):
     with pytest.raises(ValueError, match="ids reach 599, and GPT has a vocabulary of"):
         byte_pairs.check_fits(500, "GPT")
     byte_pairs.check_fits(600)
-    with pytest.raises(ValueError, match="must be strings; got int"):
+    with pytest.raises(
+        ValueError, match="must be a string or a list of at least one string"
+    ):
         byte_pairs.encode([3])
     with pytest.raises(ValueError, match="1 texts and 2 pairs"):
         word_pieces.encode("a", ["b", "c"])

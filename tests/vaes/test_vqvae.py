@@ -281,7 +281,9 @@ def test_generating_without_a_prior_and_wrong_requests():
     model.prior = prior()
     with pytest.raises(ValueError, match="takes no labels"):
         model.generate(labels=[0, 1])
-    with pytest.raises(ValueError, match="temperature must be over 0; got 0"):
+    with pytest.raises(
+        ValueError, match="temperature must be a finite number over 0; got 0"
+    ):
         model.generate(4, temperature=0)
     with pytest.raises(ValueError, match="takes no labels"):
         model.fit_prior(images(), labels(), verbose=0)
