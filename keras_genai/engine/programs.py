@@ -103,9 +103,12 @@ _APART = {
     "optimizer",
     "predict_function",
     "steps_per_execution",
+    "stop_evaluating",
+    "stop_predicting",
     "stop_training",
     "test_function",
     "train_function",
+    "training",  # of a module of PyTorch
 }
 _PLAIN = {str, bytes, type(None), type(Ellipsis)}
 _NUMBERS = {bool, int, float, complex}
