@@ -34,6 +34,8 @@ class _EpochNumber(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if self.dataset is not None:
             self.dataset.epoch = epoch
+        # The other callbacks came before: they may have set what the step reads.
+        self.model.make_train_function()
 
     def on_train_batch_end(self, batch, logs=None):
         for name, value in (logs or {}).items():

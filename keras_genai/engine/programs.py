@@ -1,6 +1,7 @@
-"""Compiled functions: kept by all that they depend on, the last used of them."""
+"""Compiled functions: by all that they depend on, and the last used of them alone."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import gc
@@ -16,6 +17,7 @@ KEPT = 16  # programs of a model: a server that is asked for anything stays as l
 EXACT = 2  # counts of rows that are compiled as they are, before the powers of two
 SHORTEST = 32  # tokens: shorter rows are filled up to as many
 PLENTY = 8  # shapes of a kind of call, after which those that there are serve others
+RUNS = 16  # of a step as Python, until it is taken to be run as Python for ever
 
 
 class Programs:
@@ -144,9 +146,12 @@ _APART = {
     "optimizer",
     "predict_function",
     "steps_per_execution",
+    "stop_evaluating",
+    "stop_predicting",
     "stop_training",
     "test_function",
     "train_function",
+    "training",  # of a module of PyTorch
 }
 _PLAIN = {str, bytes, type(None), type(Ellipsis)}
 _NUMBERS = {bool, int, float, complex}
@@ -266,6 +271,7 @@ def _reader(kind):
         (keras.Variable, Traits._same),
         (keras.layers.Layer, Traits._layer),
         (keras.optimizers.Optimizer, Traits._optimizer),
+        (keras.optimizers.schedules.LearningRateSchedule, Traits._object),
         (keras.DTypePolicy, Traits._policy),
         ((list, tuple), Traits._sequence),
         (dict, Traits._dict),
@@ -285,6 +291,53 @@ def _counts(kind, name):
     """Whether an attribute of a class is looked at; none that follows from others."""
     computed = isinstance(getattr(kind, name, None), functools.cached_property)
     return not (name[:1] == "_" or name in _APART or computed)
+
+
+class Retracing:
+    """The part of `GenerativeModel` that traces a step anew where it must.
+
+    Keras keeps the compiled step from one `fit` to the next. Here it is compared at the
+    beginning of each `fit`, epoch, `evaluate`, `predict` and step on a batch: where an
+    attribute of the model, of a layer or of an optimizer is another than when the step
+    was traced, it is made anew.
+    """
+
+    def make_train_function(self, force=False):
+        return super().make_train_function(force or self._is_other("train"))
+
+    def make_test_function(self, force=False):
+        return super().make_test_function(force or self._is_other("test"))
+
+    def make_predict_function(self, force=False):
+        return super().make_predict_function(force or self._is_other("predict"))
+
+    def _is_other(self, kind):
+        """Whether what a step takes as constants has changed since it was made."""
+        made = self.__dict__.setdefault("__traced", {})
+        now, before = Traits(self, getattr(self, "optimizer", None)), made.get(kind)
+        if before is not None and before.traits == now:
+            return False
+        made[kind] = _Traced(now)
+        return before is not None
+
+    @contextlib.contextmanager
+    def _as_python(self, kind):
+        """Around a step while it is traced: what it sets itself is no change."""
+        traced = self.__dict__.get("__traced", {}).get(kind)
+        seen = traced is not None and traced.runs < RUNS
+        seen = seen and traced.traits == Traits(self, getattr(self, "optimizer", None))
+        yield
+        if seen:
+            traced.runs += 1
+            traced.traits = Traits(self, getattr(self, "optimizer", None))
+
+
+@dataclasses.dataclass
+class _Traced:
+    """What a step was made of, and how often it was run as Python."""
+
+    traits: Traits
+    runs: int = 0
 
 
 def form(args):
