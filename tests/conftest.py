@@ -16,6 +16,13 @@ def pytest_collection_finish(session):
     gc.freeze()
 
 
+def pytest_generate_tests(metafunc):
+    """The ways to divide a training that a class is run in."""
+    if "way" in metafunc.fixturenames and hasattr(metafunc.cls, "ways"):
+        name = metafunc.definition.parent.name
+        metafunc.parametrize("way", metafunc.cls.ways(name))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
     """What a module's tests compiled goes with it: else it adds up to gigabytes."""

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 import types
+import zlib
 from collections.abc import Callable
 
 import keras
@@ -31,11 +32,11 @@ import pytest
 
 from keras_genai import engine
 from tests import conformance
-from tests.conformance import BACKEND, assert_golden, host, release
+from tests.conformance import BACKEND, THOROUGH, assert_golden, host, release
 from tests.train_on_devices import ROOT, WAYS, run
 
-# Twenty kills are run by KG_KILLS=20; every test run does a few.
-KILLS = int(os.environ.get("KG_KILLS", "3"))
+# Twenty by `tools/test.py --thorough`; every test run does one.
+KILLS = 20 if THOROUGH else 1
 EPOCHS = 3
 STEPS = 7
 # Of parts of different sizes where a backend can divide so; four devices on JAX.
@@ -130,7 +131,8 @@ def divided(request, way, folder):
     The first call for a way does it for all tests of the run.
     """
     items = request.session.items
-    jobs = {job(each) for each in items if each.name.startswith("test_devices[")}
+    name = f"test_devices[{way}]"
+    jobs = {job(each) for each in items if each.name == name}
     results = _divided(way, tuple(sorted(jobs)), folder / way)
     result = results[job(request.node)]
     assert isinstance(result, dict), result
@@ -141,14 +143,23 @@ class OnDevices:
     """Several devices or processes train as one does on the same global batches.
 
     A subclass has `on_devices()`, which other processes call, and `reference()`, both
-    static: a dict name -> array.
+    static: a dict name -> array. It is run in one way, in turn over the classes, and in
+    all where `every_way` is set and by `tools/test.py --thorough`.
     """
 
     tolerance = conformance.TOLERANCE
+    every_way = False
+
+    @classmethod
+    def ways(cls, name):
+        """The ways in which the class of that name is run."""
+        known = list(WAYS[BACKEND])
+        if cls.every_way or THOROUGH:
+            return known
+        return [known[zlib.crc32(name.encode()) % len(known)]]
 
     @pytest.mark.processes
     @pytest.mark.timeout(0)  # `run` has its own, for the jobs of all tests
-    @pytest.mark.parametrize("way", WAYS[BACKEND])
     def test_devices(self, way, request, device_folder):
         got = divided(request, way, device_folder)
         for name, reference in self.reference().items():

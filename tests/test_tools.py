@@ -100,15 +100,18 @@ def test_arguments_that_are_not_the_tools_go_to_pytest():
     assert options.backend == "jax"
     assert options.jobs == min(2, os.cpu_count())
     assert rest == ["-k", "cgan", "tests/gans", "-x"]
-    step = runner.pytest_step(Path("python"), "jax", "pytest", rest, Path("a"), 1)
+    step = runner.pytest_step(Path("python"), "jax", "pytest", rest, Path("a"), options)
     assert step.command[-4:] == rest
     assert "tests" not in step.command
     assert step.variables["KERAS_BACKEND"] == "jax"
 
 
 def test_pytests_cache_is_on_only_where_it_is_asked_for():
+    options, _ = runner.parse([])
     for arguments, off in (([], True), (["--lf"], False)):
-        step = runner.pytest_step(Path("a"), "jax", "pytest", arguments, Path("."), 1)
+        step = runner.pytest_step(
+            Path("a"), "jax", "pytest", arguments, Path("."), options
+        )
         assert ("no:cacheprovider" in step.command) == off
 
 
@@ -120,12 +123,14 @@ def test_the_parts_are_all_tests_and_each_has_a_report():
     assert everything == "tests"
     assert [f"--ignore={path}" for (path,) in large] == ignored
     assert all((environment.ROOT / path).is_dir() for (path,) in large)
+    options, _ = runner.parse(["--thorough"])
     steps = [
-        runner.pytest_step(Path("python"), "jax", what, arguments, Path("a"), 1)
+        runner.pytest_step(Path("python"), "jax", what, arguments, Path("a"), options)
         for what, arguments in runner.parts([])
     ]
     reports = {part for step in steps for part in step.command if "--junitxml" in part}
     assert len(reports) == len(steps)
+    assert all(step.variables["KG_THOROUGH"] == "1" for step in steps)
 
 
 # Environments -------------------------------------------------------------------

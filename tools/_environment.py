@@ -245,7 +245,7 @@ def _works(folder: Path) -> bool:
     """Whether the environment's Python and its pip start."""
     try:
         done = subprocess.run(
-            [str(python_of(folder)), "-c", "import pip"],
+            [str(python_of(folder)), "-P", "-c", "import pip"],
             capture_output=True,
             env=child_environment(),
             check=False,
@@ -276,7 +276,7 @@ def _make(folder: Path) -> None:
     # The base Python also where this one runs in the environment that is replaced.
     base = getattr(sys, "_base_executable", None) or sys.executable
     done = subprocess.run(
-        [base, "-m", "venv", str(folder)],
+        [base, "-P", "-m", "venv", str(folder)],
         env=child_environment(),
         capture_output=True,
         text=True,
@@ -292,7 +292,7 @@ def _make(folder: Path) -> None:
 
 def _pip_install(folder: Path, arguments: Sequence[str], started: float) -> None:
     """Run pip with a line for each package, and a sign of life while it is silent."""
-    command = [str(python_of(folder)), "-m", "pip", "install", "--no-input"]
+    command = [str(python_of(folder)), "-P", "-m", "pip", "install", "--no-input"]
     command += ["--disable-pip-version-check", "--progress-bar", "off", *arguments]
     log = folder / "pip.log"
     lines: queue.Queue[str | None] = queue.Queue()

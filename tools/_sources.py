@@ -190,12 +190,19 @@ _CLIENTS = {
 
 def files_module():
     """`keras_genai/datasets/_files.py`, without the import of Keras."""
-    spec = importlib.util.spec_from_file_location(
-        "keras_genai_dataset_files", FOLDER / "_files.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    utils = FOLDER.parent / "utils"
+    for name in ("archives", "files"):
+        _loaded(f"keras_genai.utils.{name}", utils / f"{name}.py")
+    return _loaded("keras_genai_dataset_files", FOLDER / "_files.py")
+
+
+def _loaded(name, path):
+    """A module of a file, under a name by which others import it."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
 # Getting a package --------------------------------------------------------------
@@ -205,8 +212,9 @@ def command(package: Package) -> list[str]:
     """The command line that brings a package's file into the current folder."""
     name, version = package.name, package.version
     if package.client == "pip":
-        start = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir"]
-        start += ["--no-build-isolation", "--disable-pip-version-check", "--quiet"]
+        start = [sys.executable, "-P", "-m", "pip", "download", "--no-deps"]
+        start += ["--no-cache-dir", "--no-build-isolation", "--quiet"]
+        start += ["--disable-pip-version-check"]
         return [*start, f"{name}=={version}"]
     if package.client == "npm":
         return ["npm", "pack", "--silent", f"{name}@{version}"]

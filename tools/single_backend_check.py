@@ -26,7 +26,7 @@ def main() -> None:
     """Run the checks; an assertion or any other error ends the process with 1."""
     check_absent()
     # Everything that the installed packages declare as needed is there.
-    subprocess.run([sys.executable, "-m", "pip", "check"], check=True)
+    subprocess.run([sys.executable, "-P", "-m", "pip", "check"], check=True)
 
     import keras
 

@@ -3,6 +3,7 @@
     python tools/test.py
     python tools/test.py --backend jax
     python tools/test.py --backend torch tests/gans -k projection
+    python tools/test.py --thorough
 
 Makes or reuses `.venv` with all three backends, then runs: ruff; `pytest` for each
 backend, the largest folders of tests in processes of their own; a training run in
@@ -102,7 +103,7 @@ def main() -> int:
         if not pytest_arguments:
             steps += ruff_steps(python)
         steps += [
-            pytest_step(python, backend, what, arguments, Path(folder), options.jobs)
+            pytest_step(python, backend, what, arguments, Path(folder), options)
             for what, arguments in parts(pytest_arguments)
             for backend in backends
         ]
@@ -129,6 +130,12 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         "--with-data", action="store_true", help="first fetch the data tests can use"
+    )
+    parser.add_argument(
+        "--thorough",
+        action="store_true",
+        help="also what a run leaves out or does once: twenty kills, every way to "
+        "divide a training, every check on every backend",
     )
     parser.add_argument(
         "--jobs",
@@ -165,7 +172,7 @@ def ruff_steps(python: Path) -> list[Step]:
     return [
         Step(
             " ".join(["ruff", *arguments]),
-            [str(python), "-m", "ruff", *arguments],
+            [str(python), "-P", "-m", "ruff", *arguments],
             count_status,
             {},
         )
@@ -188,7 +195,7 @@ def pytest_step(
     what: str,
     arguments: list[str],
     folder: Path,
-    jobs: int,
+    options: argparse.Namespace,
 ) -> Step:
     """The tests that the arguments choose, on one backend."""
     report = folder / f"{backend} {what.replace('/', ' ')}.xml"
@@ -203,9 +210,11 @@ def pytest_step(
         "JAX_COMPILATION_CACHE_DIR": str(folder / "jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
+    if options.thorough:
+        variables["KG_THOROUGH"] = "1"
     flags = [os.environ.get("XLA_FLAGS", ""), *QUICK_COMPILATION]
-    if jobs > 1:
-        threads = max(1, (os.cpu_count() or 1) // jobs)
+    if options.jobs > 1:
+        threads = max(1, (os.cpu_count() or 1) // options.jobs)
         variables |= thread_limits(threads)
         flags += ["--xla_cpu_multi_thread_eigen=false"] * (threads == 1)
     variables["XLA_FLAGS"] = " ".join(flags).strip()

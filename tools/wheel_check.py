@@ -31,15 +31,23 @@ def main() -> None:
     """Run the checks; what fails ends the process with another status than 0."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet"]
+        build = [sys.executable, "-P", "-m", "pip", "wheel", "--no-deps", "--quiet"]
         call([*build, "--wheel-dir", str(folder), str(environment.ROOT)], folder)
         (wheel,) = folder.glob("keras_genai-*.whl")
         check_content(wheel)
-        call([sys.executable, "-m", "venv", str(folder / "new")], folder)
+        call([sys.executable, "-P", "-m", "venv", str(folder / "new")], folder)
         python = str(environment.python_of(folder / "new"))
-        install = [python, "-m", "pip", "install", "--quiet", f"{wheel}[{BACKEND}]"]
+        install = [
+            python,
+            "-P",
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            f"{wheel}[{BACKEND}]",
+        ]
         call(install, folder)
-        call([python, "-m", "keras_genai"], folder)
+        call([python, "-P", "-m", "keras_genai"], folder)
         check = environment.ROOT / "tools" / "single_backend_check.py"
         call([python, str(check)], folder)
     print("The wheel works where nothing but it and its extra are installed")

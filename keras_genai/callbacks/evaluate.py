@@ -6,8 +6,10 @@ import math
 import keras
 
 from keras_genai.callbacks.runs import check_folder, run_folder
-from keras_genai.datasets._files import written_beside
 from keras_genai.engine.checks import check_integer
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.files import written_beside
+from keras_genai.utils.validation import array, integer, text
 
 _LESS_IS_BETTER = ("fid", "kid", "loss", "distance")
 
@@ -63,6 +65,13 @@ class Evaluate(keras.callbacks.Callback):
     ```
     """
 
+    @checked(
+        x=array(4, finite=False),
+        y=array((1, 2), finite=False),
+        every=integer(1),
+        monitor=text,
+        mode=text,
+    )
     def __init__(
         self,
         metrics,
@@ -150,8 +159,7 @@ class Evaluate(keras.callbacks.Callback):
 
     def _save(self, results):
         # The model first: after a kill in between, it is written once more.
-        with written_beside(self.run_folder / "best.keras") as beside:
-            self.model.save(beside)
+        self.model.save(self.run_folder / "best.keras")
         with written_beside(self.run_folder / "best.json") as beside:
             beside.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

@@ -2,6 +2,9 @@
 
 import keras
 
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import function, text
+
 
 class LearningRateScheduler(keras.callbacks.LearningRateScheduler):
     """`keras.callbacks.LearningRateScheduler` for one player, or for all.
@@ -19,6 +22,7 @@ class LearningRateScheduler(keras.callbacks.LearningRateScheduler):
     ```
     """
 
+    @checked(schedule=function, player=text)
     def __init__(self, schedule, player=None, verbose=0):
         super().__init__(schedule, verbose=verbose)
         self.player = player

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_genai.datasets._files import written_beside
 from keras_genai.engine.checks import check_integer
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.files import written_beside
+from keras_genai.utils.validation import array, integer, pair, path
 
 # suffix -> (Pillow's name, the largest side, how to save)
 ANIMATIONS = {
@@ -17,6 +19,13 @@ ANIMATIONS = {
 }
 
 
+@checked(
+    images=array(finite=False, says="images (N, H, W, C)"),
+    columns=integer(1),
+    scale=integer(1, 1000),
+    gap=integer(0, 1000),
+    value_range=pair(),
+)
 def image_grid(
     images: np.ndarray,
     columns: int | None = None,
@@ -79,6 +88,13 @@ def image_grid(
     )
 
 
+@checked(
+    path=path,
+    frames=array((3, 4)),
+    milliseconds=integer(1),
+    last=integer(1),
+    value_range=pair(),
+)
 def save_animation(
     path: str | Path,
     frames: np.ndarray,
@@ -125,6 +141,8 @@ def save_animation(
 
     if frames[0].dtype != np.uint8:
         frames = [_on_white(frame, *value_range) for frame in frames]
+    elif frames[0].shape[-1] == 1:  # Pillow's greys have no axis of channels
+        frames = [frame[..., 0] for frame in frames]
     pictures = [Image.fromarray(frame) for frame in frames]
     kind, _, options = ANIMATIONS[path.suffix[1:].lower()]
     last = milliseconds if last is None else last

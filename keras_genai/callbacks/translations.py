@@ -3,6 +3,8 @@
 import keras
 
 from keras_genai.engine.checks import check_integer
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer, texts
 
 
 class Translations(keras.callbacks.Callback):
@@ -30,6 +32,7 @@ class Translations(keras.callbacks.Callback):
     ```
     """
 
+    @checked(every=integer(1), examples=integer(0), sources=texts, references=None)
     def __init__(self, sources, references, every=1, examples=0, **options):
         super().__init__()
         check_integer("every", every)

@@ -1,21 +1,23 @@
 """Where data lies, how a file is checked before it is used, how one is written.
 
 Needs nothing but the standard library and NumPy: `tools/fetch_data.py` reads this
-file by itself, so that the cache has one writer and one list of checksums.
+file, and the two of `utils/` that it uses, by itself, so that the cache has one writer
+and one list of checksums.
 """
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import hashlib
 import io
 import os
-import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+
+from keras_genai.utils.archives import DAMAGED, opened_arrays
+from keras_genai.utils.files import written_beside
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -150,12 +152,11 @@ def read_cached(name: str) -> dict[str, np.ndarray] | None:
     """
     path = cached_path(name)
     try:
-        # Opened here: NumPy leaves a file open that it cannot read.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as opened:
+        with opened_arrays(path) as opened:
             arrays = dict(opened)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise _damaged(path, name, f"it cannot be read ({error})") from error
     if content_hash(arrays) != FETCHED[name]:
         raise _damaged(path, name, "its content does not have the pinned SHA-256")
@@ -184,45 +185,10 @@ def write_cached(name: str, arrays: Mapping[str, np.ndarray]) -> Path:
     except OSError as error:
         raise OSError(
             error.errno,
-            f"{name!r} could not be written to {path.parent} ({error.strerror}). "
-            "Nothing was left half-written. Make room there, or set KERAS_GENAI_DATA "
-            "to another folder",
+            f"{name!r} could not be written to {path.parent}: {error.strerror}. Make "
+            "room there, or set KERAS_GENAI_DATA to another folder",
         ) from error
     return path
-
-
-@contextlib.contextmanager
-def written_beside(path: str | os.PathLike) -> Iterator[Path]:
-    """A path to write to in place of `path`, where the file is moved at the end.
-
-    What stands there is replaced in one step, once the new file is whole and on the
-    disk: after a kill the old one is there, and after an error (a full disk, say)
-    nothing half-written is left beside it.
-
-    Args:
-        path: the file, in a folder that is there.
-
-    Yields:
-        A path in the same folder with the same suffix, another in each process: two
-        that write at once must not write into one file.
-
-    Example:
-
-    ```python
-    with written_beside("logs/best.keras") as beside:
-        model.save(beside)
-    ```
-    """
-    path = Path(path)
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        yield beside
-        with open(beside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink()
 
 
 def unavailable(name: str, tried: str = "") -> FileNotFoundError:

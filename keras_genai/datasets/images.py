@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from keras_genai.datasets import _files
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import flag, pair
 
 _FASHION = (
     "T-shirt/top",
@@ -84,6 +86,7 @@ def class_names(name: str) -> list[str]:
     return list(_LABELLED[name])
 
 
+@checked(name=None, value_range=pair())
 def load(
     name: str, value_range: tuple[float, float] = (-1.0, 1.0)
 ) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -148,6 +151,7 @@ def load(
     return part("train"), part("test")
 
 
+@checked(value_range=pair(), alpha=flag)
 def emoji(
     style: str = "google",
     language: str = "en",
@@ -212,6 +216,7 @@ def emoji(
     }
 
 
+@checked(value_range=pair())
 def photographs(
     value_range: tuple[float, float] = (-1.0, 1.0),
 ) -> dict[str, np.ndarray]:

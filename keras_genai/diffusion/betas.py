@@ -15,6 +15,8 @@ from keras_genai.diffusion.schedule import (
     softplus,
 )
 from keras_genai.engine.checks import check_positive
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer, number, text
 
 
 def _linear_betas(steps, start, end):
@@ -68,6 +70,9 @@ def _check_betas(schedule, largest):
     object.__setattr__(schedule, "beta_end", end)
 
 
+@checked(
+    name=text, beta_start=number("> 0"), beta_end=number("> 0"), steps=integer(1, 10**7)
+)
 @dataclasses.dataclass(frozen=True)
 class Discrete(Schedule):
     """The schedule of DDPM (2006.11239): integer times with a table of betas.
@@ -182,6 +187,9 @@ class Discrete(Schedule):
         return self.t_max - ops.cast(index, log_snr.dtype) - part
 
 
+@checked(
+    name=text, beta_start=number("> 0"), beta_end=number("> 0"), t_min=number("[0, 1)")
+)
 @dataclasses.dataclass(frozen=True)
 class Continuous(Schedule):
     """The same noise in continuous time, t in [0, 1], in closed form (2011.13456).

@@ -38,6 +38,16 @@ from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy
 from keras_genai.engine.saving import configuration
 from keras_genai.losses.reduction import mean_over_samples, weighted_mean
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import (
+    either,
+    function,
+    integer,
+    integers,
+    number,
+    optional,
+    text,
+)
 
 TIMES = ("uniform", "lognormal", "logit_normal")
 VARIANCES = ("small", "large", "learned")
@@ -110,6 +120,17 @@ class DDPM(Editing, Inference, engine.GenerativeModel):
     ```
     """
 
+    @checked(
+        parameterization=text,
+        context_shape=integers(),
+        condition_dropout=number("[0, 1)"),
+        weighting=text,
+        times=text,
+        variance=text,
+        clip=optional(number("> 0")),
+        time_scale=number("> 0"),
+        sampler=either(text, function),
+    )
     def __init__(
         self,
         network=None,
@@ -339,6 +360,7 @@ class DDPM(Editing, Inference, engine.GenerativeModel):
     # Files
 
     @classmethod
+    @checked()
     def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
         """A model with published weights, in the layout of diffusers.
 
@@ -371,6 +393,7 @@ class DDPM(Editing, Inference, engine.GenerativeModel):
 
         return ddpm.load(cls, source, subfolder, variant, **arguments)
 
+    @checked(dtype=text, max_shard_size=either(text, integer(1)))
     def save_pretrained(self, folder, dtype="float32", max_shard_size="10GB"):
         """Writes the network that samples, as diffusers' `DDPMPipeline` reads it.
 

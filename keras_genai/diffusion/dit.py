@@ -15,8 +15,10 @@ from keras_genai.engine import random
 from keras_genai.engine.checks import check_image_shape, check_positive
 from keras_genai.engine.initializers import VarianceScaling
 from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.saving import configuration, deserialized
+from keras_genai.engine.saving import Saving, configuration, deserialized
 from keras_genai.layers.positions import sinusoidal_grid
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import either, integer, number, text
 
 # Table 1: depth, hidden channels, heads.
 SIZES = {
@@ -29,7 +31,7 @@ PATCHES = (2, 4, 8)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class DiT(keras.Model):
+class DiT(Saving, keras.Model):
     """The transformer of 2212.09748 with adaLN-Zero, weight for weight with diffusers'.
 
     Called as `dit(x, t, labels)`. The image, most often an autoencoder's latents, is
@@ -72,6 +74,7 @@ class DiT(keras.Model):
     ```
     """
 
+    @checked(size=text, frequency_shift=number())
     def __init__(
         self,
         image_shape=(32, 32, 4),
@@ -224,6 +227,7 @@ class DiT(keras.Model):
     # Published weights
 
     @classmethod
+    @checked()
     def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
         """A network with published weights, from a folder in diffusers' layout.
 
@@ -255,6 +259,7 @@ class DiT(keras.Model):
 
         return dit.load(cls, source, subfolder, variant, **arguments)
 
+    @checked(dtype=text, max_shard_size=either(text, integer(1)))
     def save_pretrained(self, folder, dtype="float32", max_shard_size="10GB"):
         """Writes the network in diffusers' layout, a `DiTTransformer2DModel`.
 

@@ -10,11 +10,14 @@ from keras_genai.diffusion.repaint import check_repaintable, repaint, resampled
 from keras_genai.engine import random
 from keras_genai.engine.checks import check_integer, check_positive
 from keras_genai.engine.interpolation import check_kind, interpolate
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import array, number, text
 
 
 class Editing:
     """The part of `DDPM` that begins with images; it stands on `Inference`."""
 
+    @checked(images=array(finite=False), strength=number("(0, 1]"))
     def img2img(
         self, images, strength=0.5, seed=0, *, batch_size=64, verbose=0, **options
     ):
@@ -34,7 +37,7 @@ class Editing:
         given, options, n = self._of_images(images, seed, batch_size, options)
         plan = self.plan(strength=strength, **options)
 
-        def begin(key, count, first, inputs):
+        def begin(plan, key, count, first, inputs):
             return plan.path.start(self._noise(key, count, first), inputs["images"])
 
         key = random.key(random.check_seed(seed), "img2img")
@@ -70,6 +73,7 @@ class Editing:
             raise ValueError(f"{name} does not take {', '.join(sorted(options))}.")
         return given, n
 
+    @checked(images=array(finite=False), mask=array(finite=True))
     def inpaint(
         self,
         images,
@@ -145,6 +149,7 @@ class Editing:
         mask = mask[..., None] if mask.ndim == 2 else mask
         return np.broadcast_to(mask, (n, height, width, 1)).astype("float32")
 
+    @checked(images=array(finite=False), spacing=text)
     def invert(self, images, *, steps=None, spacing="trailing", batch_size=64, **given):
         """The noise from which `generate` makes these images (2010.02502, 4.3).
 
@@ -165,15 +170,21 @@ class Editing:
         path = samplers.path(self.schedule, steps, spacing, end="least")
         scale, path = path.prior_std, path.reversed()
         plan = Plan(("invert", steps, spacing), samplers.ddim(path), path)
+        given["prior_std"] = np.float32(scale)
 
         def back(key, count, first, inputs):
-            x = float(path.alphas[0]) * inputs["images"]
-            return plan.sampler(self._denoise(plan, inputs), x) / scale
+            bound = plan.bound(inputs)
+            start = bound.path.start(0.0, inputs["images"])
+            x = bound.sampler(self._denoise(bound, inputs), start)
+            return x / inputs["prior_std"]
 
-        return np.concatenate(
-            list(self._batches(plan.key, back, given, n, (0, 0), batch_size))
+        place = ("invert", plan.form)
+        batches = self._batches(
+            place, back, given, n, (0, 0), batch_size, plan.numbers()
         )
+        return np.concatenate(list(batches))
 
+    @checked(a=array(), b=array(), kind=text)
     def interpolate(self, a, b, n=8, *, kind="spherical", steps=None, batch_size=64):
         """Images on the way from one to another, through their noise (2010.02502, 5.3).
 
@@ -206,6 +217,7 @@ class Editing:
 
     # Likelihood
 
+    @checked(probe=text)
     def log_likelihood(
         self,
         images,
@@ -263,6 +275,7 @@ class Editing:
             return low, high
         return low, float(schedule.time(math.log(1e-4) * 2.0))
 
+    @checked()
     def bits_per_dim(self, images, seed=0, *, levels=256, **options):
         """Bits per dimension of images of discrete levels, a bound from above.
 

@@ -9,9 +9,15 @@ import numpy as np
 
 from keras_genai.diffusion.linear import tabulate
 from keras_genai.diffusion.schedules import Discrete
-from keras_genai.diffusion.solvers import check_falling, nodes
+from keras_genai.diffusion.solvers import TRAJECTORY, check_falling, nodes
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer
 
 
+@checked(
+    order=integer(),
+    path=TRAJECTORY,
+)
 def lms(path, order=4):
     """Linear multistep: Adams and Bashforth's method in sigma / alpha (k-diffusion).
 
@@ -43,6 +49,7 @@ def lms(path, order=4):
     return tabulate("lms", times, update, order)
 
 
+@checked(path=TRAJECTORY)
 def pndm(path, runge_kutta=False):
     """Pseudo linear multistep (2202.09778): PLMS, as Stable Diffusion samples.
 
@@ -141,6 +148,7 @@ def _lower(path, i):
     return i == 0 or last and (path.sigmas[-1] == 0 or path.steps < 15)
 
 
+@checked(path=TRAJECTORY)
 def dpmpp_2m(path):
     """DPM-Solver++(2M): second order, multistep (2211.01095, algorithm 2).
 
@@ -162,6 +170,7 @@ def dpmpp_2m(path):
     return tabulate("dpmpp_2m", times, update, 2)
 
 
+@checked(path=TRAJECTORY)
 def dpmpp_2m_sde(path):
     """SDE-DPM-Solver++(2M): that of the diffusion SDE (2211.01095, appendix C).
 
@@ -185,6 +194,7 @@ def dpmpp_2m_sde(path):
     return tabulate("dpmpp_2m_sde", times, update, 2)
 
 
+@checked(path=TRAJECTORY)
 def unipc(path):
     """UniPC of order 2 with B_2(h) (2302.04867, algorithms 1 and 2).
 

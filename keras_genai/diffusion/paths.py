@@ -8,6 +8,8 @@ from keras import ops
 from keras_genai.diffusion import schedules
 from keras_genai.diffusion.schedule import Schedule
 from keras_genai.engine.checks import check_positive
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import either, flag, having, integer, number, text
 
 SPACINGS = ("leading", "trailing", "linspace", "karras", "exponential", "lcm")
 ENDS = ("zero", "least")
@@ -121,6 +123,14 @@ def at(schedule, times):
     return Path(schedule, times, schedule.alpha(times), schedule.sigma(times))
 
 
+@checked(
+    schedule=having("alpha sigma times log_snr", "a schedule of kg.schedules"),
+    spacing=text,
+    end=text,
+    offset=either(integer(0), flag),
+    rho=number("> 0"),
+    origin_steps=integer(1),
+)
 def path(
     schedule,
     steps,

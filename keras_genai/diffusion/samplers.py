@@ -35,6 +35,8 @@ from keras_genai.diffusion.solvers import (
     heun,
     lcm,
 )
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import either, function, text
 
 _SAMPLERS = {
     f.__name__: f
@@ -62,6 +64,7 @@ __all__ = [
 ]
 
 
+@checked(sampler=either(text, function))
 def get(sampler: str | Callable) -> Callable:
     """The function path -> `Sampler` of a name.
 
@@ -135,7 +138,11 @@ def stepped(sampler, denoiser, variables=(), compiled=True):
         noise = keyed_noise((key[0], key[1]), first)
         return sampler.step(denoiser(*inputs), i, state, noise)
 
-    run = engine.jit(step, list(variables), compiled=compiled)
+    return driven(sampler, engine.jit(step, list(variables), compiled=compiled))
+
+
+def driven(sampler, run):
+    """The function that `stepped` returns, of its compiled step."""
 
     def sample(x, *inputs, key=(0, 0), first=0, verbose=0, bar=None):
         words = ops.convert_to_tensor(np.array(key, "int32"))

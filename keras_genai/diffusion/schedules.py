@@ -27,6 +27,8 @@ from keras import ops
 
 from keras_genai.diffusion.betas import BETAS, Continuous, Discrete
 from keras_genai.diffusion.schedule import Schedule, library, sigmoid
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import array, either, number
 
 __all__ = [
     "NAMES",
@@ -44,6 +46,7 @@ __all__ = [
 # Variances that explode: alpha = 1, and the time is sigma
 
 
+@checked(sigma_min=number("> 0"), sigma_max=number("> 0"), rho=number("> 0"))
 @dataclasses.dataclass(frozen=True)
 class Karras(Schedule):
     """The schedule of EDM (2206.00364): alpha = 1, and the time is sigma itself.
@@ -96,6 +99,7 @@ class Karras(Schedule):
         return karras_sigmas(u, self.sigma_min, self.sigma_max, self.rho)
 
 
+@checked(sigma_min=number("> 0"), sigma_max=number("> 0"))
 @dataclasses.dataclass(frozen=True)
 class Exponential(Karras):
     """Alpha = 1 with a geometric series of sigmas (2011.13456, equation 30).
@@ -126,6 +130,12 @@ def _check_sigmas(sigma_min, sigma_max):
         )
 
 
+@checked(
+    u=either(number("[0, 1]"), array()),
+    sigma_min=number("> 0"),
+    sigma_max=number("> 0"),
+    rho=number("> 0"),
+)
 def karras_sigmas(u, sigma_min, sigma_max, rho=7.0):
     """2206.00364, equation 5: u = 0 is `sigma_min`, u = 1 is `sigma_max`."""
     _, u = library(u)
@@ -133,6 +143,11 @@ def karras_sigmas(u, sigma_min, sigma_max, rho=7.0):
     return (low + u * (high - low)) ** rho
 
 
+@checked(
+    u=either(number("[0, 1]"), array()),
+    sigma_min=number("> 0"),
+    sigma_max=number("> 0"),
+)
 def exponential_sigmas(u, sigma_min, sigma_max):
     """A geometric series: equal steps of log-SNR."""
     xp, u = library(u)
@@ -142,6 +157,7 @@ def exponential_sigmas(u, sigma_min, sigma_max):
 # The straight line
 
 
+@checked(shift=number("> 0"))
 @dataclasses.dataclass(frozen=True)
 class RectifiedFlow(Schedule):
     """`x_t = (1 - t) x_0 + t eps` (2209.03003), and the shift of 2403.03206.

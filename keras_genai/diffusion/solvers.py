@@ -12,6 +12,10 @@ import numpy as np
 
 from keras_genai.diffusion.linear import tabulate
 from keras_genai.diffusion.variance import log_variances, posterior
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import having, number, text
+
+TRAJECTORY = having("schedule times alphas sigmas", "a path of kg.samplers.path")
 
 
 def nodes(path):
@@ -40,6 +44,10 @@ def _check_flow(name, path):
 # One evaluation a step
 
 
+@checked(
+    variance=text,
+    path=TRAJECTORY,
+)
 def ddpm(path, variance="small"):
     """Ancestral sampling (2006.11239, algorithm 2).
 
@@ -67,6 +75,10 @@ def ddpm(path, variance="small"):
     return tabulate("ddpm", times, update, variances=learned)
 
 
+@checked(
+    eta=number("[0, 1]"),
+    path=TRAJECTORY,
+)
 def ddim(path, eta=0.0, name="ddim"):
     """Denoising diffusion implicit models (2010.02502, equation 12).
 
@@ -90,11 +102,16 @@ def ddim(path, eta=0.0, name="ddim"):
     return tabulate(name, times, update)
 
 
+@checked(path=TRAJECTORY)
 def euler(path):
     """Euler's method in sigma / alpha (2206.00364): DDIM's deterministic step."""
     return ddim(path, 0.0, "euler")
 
 
+@checked(
+    eta=number("[0, 1]"),
+    path=TRAJECTORY,
+)
 def euler_ancestral(path, eta=1.0):
     """Euler's method to a lower noise, and noise up to the node (k-diffusion).
 
@@ -107,12 +124,17 @@ def euler_ancestral(path, eta=1.0):
     return ddim(path, eta, "euler_ancestral")
 
 
+@checked(path=TRAJECTORY)
 def flow_euler(path):
     """Euler's method along the velocity of a flow (2209.03003): the step of DDIM."""
     _check_flow("flow_euler", path)
     return ddim(path, 0.0, "flow_euler")
 
 
+@checked(
+    time_scaling=number("> 0"),
+    path=TRAJECTORY,
+)
 def lcm(path, sigma_data=0.5, time_scaling=10.0):
     """Multistep sampling of a consistency model (2310.04378, algorithm 3).
 
@@ -146,6 +168,13 @@ def _pairs(path):
     ]
 
 
+@checked(
+    churn=number(">= 0"),
+    churn_min=number(">= 0"),
+    churn_max=number(">= 0"),
+    churn_noise=number("> 0"),
+    path=TRAJECTORY,
+)
 def heun(path, churn=0.0, churn_min=0.0, churn_max=math.inf, churn_noise=1.0):
     """Heun's method with churn (2206.00364, algorithm 2), in sigma / alpha.
 
@@ -205,6 +234,7 @@ def heun(path, churn=0.0, churn_min=0.0, churn_max=math.inf, churn_noise=1.0):
     return tabulate("heun", times, update, 3, inputs, reached)
 
 
+@checked(path=TRAJECTORY)
 def flow_heun(path):
     """Heun's method along the velocity of a flow, in its own time (2209.03003)."""
     _check_flow("flow_heun", path)

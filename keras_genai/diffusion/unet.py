@@ -13,12 +13,24 @@ from keras_genai.engine import random
 from keras_genai.engine.checks import check_positive
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import wide
-from keras_genai.engine.saving import configuration, deserialized
+from keras_genai.engine.saving import Saving, configuration, deserialized
 from keras_genai.layers import CrossAttention2D, ResNetBlock
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import (
+    either,
+    flag,
+    image_shape,
+    integer,
+    integers,
+    number,
+    one_of,
+    text,
+    tuple_of,
+)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class UNet(keras.Model):
+class UNet(Saving, keras.Model):
     """The network of a diffusion model for images, `unet(x, t)`.
 
     Levels of residual blocks, the sides halved between two of them; a middle; the
@@ -89,6 +101,15 @@ class UNet(keras.Model):
     ```
     """
 
+    @checked(
+        image_shape=image_shape(free_sides=True),
+        block_channels=integers(0),
+        attention=either(flag, tuple_of(flag, least=0)),
+        heads=either(integer(1), integers()),
+        transformer_layers=either(integer(1, 100), tuple_of(integer(1, 100))),
+        downsample_padding=one_of("after", "before"),
+        frequency_shift=number(),
+    )
     def __init__(
         self,
         image_shape=(32, 32, 3),
@@ -333,6 +354,7 @@ class UNet(keras.Model):
         return cls(**deserialized(config))
 
     @classmethod
+    @checked()
     def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
         """A network with published weights, from a folder in diffusers' layout.
 
@@ -370,6 +392,7 @@ class UNet(keras.Model):
 
         return unet.load(cls, source, subfolder, variant, **arguments)
 
+    @checked(dtype=text, max_shard_size=either(text, integer(1)))
     def save_pretrained(self, folder, dtype="float32", max_shard_size="10GB"):
         """Writes the network in diffusers' layout.
 

@@ -21,7 +21,6 @@ from keras_genai.engine.checks import (
     check_images,
     check_integer,
     check_labels,
-    check_positive,
     check_sample_weight,
 )
 from keras_genai.engine.data import tensors
@@ -30,10 +29,13 @@ from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy, wide, widen
 from keras_genai.engine.saving import configuration
 from keras_genai.losses.reduction import mean_over_samples
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer, integers, number, text
 
 ARCHITECTURES = ("plain", "residual")
 
 
+@checked(architecture=text, filters=integers(0), hidden_units=integers(least=0))
 def cnn_network(
     image_shape=(28, 28, 1),
     num_classes=10,
@@ -144,6 +146,14 @@ class CNN(engine.GenerativeModel):
     ```
     """
 
+    @checked(
+        architecture=text,
+        filters=integers(0),
+        hidden_units=integers(least=0),
+        rate=number("> 0"),
+        decay=number(">= 0"),
+        steps=integer(1),
+    )
     def __init__(
         self,
         image_shape=(28, 28, 1),
@@ -168,21 +178,11 @@ class CNN(engine.GenerativeModel):
             )
         if not filters:
             raise ValueError("filters must name at least one stage, such as (32, 64).")
-        for width in (*filters, *hidden_units):
-            check_positive("Every number of filters and hidden_units", width)
         if network is None and min(image_shape[:2]) < 2 ** len(filters):
             raise ValueError(
                 f"{len(filters)} stages halve the sides {len(filters)} times: "
                 f"image_shape must have sides of at least {2 ** len(filters)}; got "
                 f"{image_shape}. Give fewer filters or larger images."
-            )
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout must lie in [0, 1); got {dropout!r}.")
-        check_positive("steps", steps)
-        if not (rate > 0 and decay >= 0):
-            raise ValueError(
-                "rate must be positive and decay at least 0; got "
-                f"rate={rate!r}, decay={decay!r}."
             )
         super().__init__(seed=seed, **kwargs)
         self.image_shape = image_shape
@@ -219,6 +219,7 @@ class CNN(engine.GenerativeModel):
             )
 
     @classmethod
+    @checked(name=text)
     def from_pretrained(cls, name="fashion_mnist", **kwargs):
         """The trained classifier that the package brings: nothing is downloaded.
 

@@ -9,8 +9,11 @@ from keras_genai.dream.features import Features, find, network_of
 from keras_genai.dream.pictures import check_pictures, resize
 from keras_genai.engine.checks import check_integer, check_labels, check_positive
 from keras_genai.engine.precision import widen
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import array, integer, number, text
 
 
+@checked(labels=array((0, 1, 2), finite=False))
 def saliency(model, images, labels=None, preprocess=None):
     """How much each pixel moves the class's logit: 1312.6034, section 3.
 
@@ -38,6 +41,7 @@ def saliency(model, images, labels=None, preprocess=None):
     return found[0] if one else found
 
 
+@checked(layer=text, labels=array((0, 1, 2), finite=False))
 def grad_cam(model, images, labels=None, layer=None, preprocess=None):
     """Where in a picture the class is seen: Grad-CAM, 1610.02391, equations 1 and 2.
 
@@ -75,6 +79,13 @@ def grad_cam(model, images, labels=None, layer=None, preprocess=None):
     return found[0] if one else found
 
 
+@checked(
+    image=array(3, finite=False),
+    label=integer(0),
+    size=integer(1),
+    stride=integer(1),
+    value=number(),
+)
 def occlusion(
     model,
     image,
@@ -158,6 +169,10 @@ class _Judge:
 
     def prepared(self, x):
         x = x if self.preprocess is None else self.preprocess(x)
+        if not hasattr(x, "shape"):
+            raise ValueError(
+                f"preprocess must return pictures (B, H, W, C); it returned {x!r}."
+            )
         return ops.cast(x, self.network.compute_dtype)
 
     def __call__(self, x):

@@ -11,6 +11,13 @@ from keras import ops
 from keras_genai.engine.checks import check_integer
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import wide, widen
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import (
+    array,
+    integer,
+    number,
+    tuple_of,
+)
 
 
 class Objective(keras.layers.Layer):
@@ -25,6 +32,7 @@ class Objective(keras.layers.Layer):
     local = True
     spatial = True
 
+    @checked(weight=number())
     def __init__(self, layer, weight=1.0, **kwargs):
         super().__init__(dtype=wide(), **kwargs)
         if not (layer is None or isinstance(layer, str)):
@@ -81,6 +89,7 @@ class Channel(Objective):
         index: of the channel.
     """
 
+    @checked(index=integer(0))
     def __init__(self, layer, index, weight=1.0, **kwargs):
         super().__init__(layer, weight, **kwargs)
         self.index = check_integer("index", index, 0)
@@ -106,6 +115,12 @@ class Neuron(Channel):
 
     local = False
 
+    @checked(
+        index=integer(0),
+        position=tuple_of(
+            integer(0), length=2, says="(row, column), two integers of at least 0"
+        ),
+    )
     def __init__(self, layer, index, position=None, weight=1.0, **kwargs):
         super().__init__(layer, index, weight, **kwargs)
         if position is not None:
@@ -131,6 +146,7 @@ class Direction(Objective):
         vector: `(C,)`, not all zero; its length does not count.
     """
 
+    @checked(vector=array(1))
     def __init__(self, layer, vector, weight=1.0, **kwargs):
         super().__init__(layer, weight, **kwargs)
         vector = np.asarray(vector, "float32")
@@ -169,6 +185,7 @@ class Logit(Objective):
     local = False
     spatial = False
 
+    @checked(index=integer(0))
     def __init__(self, index, layer=None, weight=1.0, **kwargs):
         super().__init__(layer, weight, **kwargs)
         self.index = check_integer("index", index, 0)

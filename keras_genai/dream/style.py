@@ -7,8 +7,19 @@ content, and of the products of features (Gram matrices) to those of the style.
 from keras_genai.dream.deepdream import DeepDream
 from keras_genai.dream.objectives import Content, Style
 from keras_genai.engine.checks import check_positive
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import array, either, number, text, tuple_of
 
 
+@checked(
+    content=array(3, finite=False),
+    style=array(3, finite=False),
+    content_layers=either(text, tuple_of(text, least=0)),
+    style_layers=either(text, tuple_of(text, least=0)),
+    style_weight=number(">= 0"),
+    rate=number("> 0"),
+    total_variation=number(">= 0"),
+)
 def style_transfer(
     model,
     content,

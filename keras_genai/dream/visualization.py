@@ -18,8 +18,18 @@ from keras_genai.dream.pictures import check_pictures
 from keras_genai.engine import random
 from keras_genai.engine.checks import check_positive
 from keras_genai.engine.precision import widen
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer, integers, number, text
 
 
+@checked(
+    size=integers(length=2),
+    parametrization=text,
+    rate=number("> 0"),
+    turn=number(">= 0"),
+    zoom=number("[0, 1)"),
+    move=integer(0),
+)
 def visualize(
     model,
     objectives,
@@ -113,9 +123,9 @@ def visualize(
     state = ascent.start_state(z, "adam")
     rate = ops.convert_to_tensor(np.float32(rate))
     bar = keras.utils.Progbar(steps, verbose=verbose, unit_name="step")
-    for number, shake in enumerate(shakes.astype("float32")):
-        number = ops.convert_to_tensor(np.int32(number))
-        value, z, *state = step(z, ops.convert_to_tensor(shake), number, rate, *state)
+    for at, shake in enumerate(shakes.astype("float32")):
+        at = ops.convert_to_tensor(np.int32(at))
+        value, z, *state = step(z, ops.convert_to_tensor(shake), at, rate, *state)
         bar.add(1, [("objective", float(value) / n)])
     return engine.to_host(form.image(z))
 

@@ -52,8 +52,8 @@ class Recordings:
         if not _recordable(leaves, arrays.values()):
             return self.fn(*args)
         kind = also, _form(args, leaves, list(arrays))
-        if kind in self.programs:
-            program = self.programs[kind]
+        program = self.programs.get(kind)  # which another thread may forget
+        if program is not None:
             if program.holds():
                 return program(*arrays.values())
             self.forget()

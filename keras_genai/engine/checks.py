@@ -1,21 +1,42 @@
 """What is said before any training when the data or an argument does not fit."""
 
+import keras
 import numpy as np
+
+from keras_genai.engine import backend_ops
+from keras_genai.utils.validation import integer
 
 
 def check_integer(name, value, least=1):
     """The integer; refuses anything but one of at least `least`."""
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not whole or value < least:
-        raise ValueError(
-            f"{name} must be an integer of at least {least}; got {value!r}."
-        )
-    return int(value)
+    return integer(least)(name, value)
 
 
 def check_positive(name, value):
-    """Refuses anything but an integer of at least 1."""
-    check_integer(name, value)
+    """The integer; refuses anything but one of at least 1."""
+    return check_integer(name, value)
+
+
+def check_ids(name, ids, count):
+    """Refuses ids outside a table, where their values are known: not in a graph.
+
+    Backends do not agree on them: a row of another id, NaN or an error of their own.
+
+    Args:
+        name: what they are, the first word of the message.
+        ids: integers, a tensor or an array.
+        count: rows of the table.
+    """
+    if isinstance(ids, keras.KerasTensor):
+        return
+    values = ids if isinstance(ids, np.ndarray) else backend_ops.known(ids)
+    if values is None or not values.size:
+        return
+    least, most = values.min(), values.max()
+    if not (least >= 0 and most < count):
+        raise ValueError(
+            f"{name} must lie in [0, {count}); got values from {least} to {most}."
+        )
 
 
 def check_image_shape(shape, divisor=1, most_channels=None, instead=""):
@@ -44,10 +65,26 @@ def check_image_shape(shape, divisor=1, most_channels=None, instead=""):
     return tuple(int(n) for n in shape)
 
 
+def _array(name, given):
+    """The data as an array; refuses what makes none of numbers."""
+    if isinstance(given, (list, tuple)):
+        try:
+            given = np.asarray(given)
+        except ValueError:
+            given = None  # rows of different lengths
+    if getattr(getattr(given, "dtype", None), "kind", "f") == "O" or given is None:
+        raise ValueError(
+            f"{name} must be an array of numbers; got {type(given).__name__}, or rows "
+            "of different lengths."
+        )
+    return given
+
+
 def check_images(images, shape, value_range=(-1.0, 1.0)):
     """Refuses images of another shape, type or range."""
     low, high = value_range
     wanted = f"[{low:g}, {high:g}]"
+    images = _array("Images", images)
     if np.ndim(images) != 4 or tuple(np.shape(images)[1:]) != tuple(shape):
         raise ValueError(
             f"Images must have the shape (N, {', '.join(map(str, shape))}), channels "
@@ -74,7 +111,7 @@ def check_images(images, shape, value_range=(-1.0, 1.0)):
 
 def check_sample_weight(weight, count, each="image"):
     """Refuses weights that are not one for each sample; None is no weights."""
-    if weight is not None and np.shape(weight) != (count,):
+    if weight is not None and np.shape(_array("sample_weight", weight)) != (count,):
         raise ValueError(
             f"sample_weight must have shape ({count},), one for each {each}; got "
             f"{np.shape(weight)}."
@@ -102,6 +139,7 @@ def check_labels(
             f"Labels are missing: this model has {num_classes} classes. Give them as "
             "fit(images, labels), integers (N,)."
         )
+    labels = _array("Labels", labels)
     if np.shape(labels) not in ((count,), (count, 1)):
         raise ValueError(
             f"Labels must be integers of the shape ({count},), one for each image; "

@@ -8,6 +8,8 @@ from keras_genai.engine.optimizer import (
     inner,
     schedule_by_updates,
 )
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import either, flag, integer, one_of
 
 
 class Compiling:
@@ -19,6 +21,9 @@ class Compiling:
             f"{type(self).__name__} has no default optimizer for {player!r}: give one."
         )
 
+    @checked(
+        steps_per_execution=integer(1), jit_compile=either(flag, one_of("auto", None))
+    )
     def compile(
         self,
         optimizer=None,
@@ -116,7 +121,7 @@ class Compiling:
             chosen[name] = (
                 self.default_optimizer(name)
                 if item is None
-                else keras.optimizers.get(item)
+                else _optimizer(argument if not single else "optimizer", item)
             )
         for name, item in chosen.items():
             others = [n for n, o in chosen.items() if o is item and n != name]
@@ -195,3 +200,15 @@ def _scaled(optimizer, network):
     if not half or isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
         return optimizer
     return keras.optimizers.LossScaleOptimizer(optimizer)
+
+
+def _optimizer(argument, given):
+    """Keras's optimizer of a name, a configuration or an instance."""
+    known = isinstance(given, (str, dict, keras.optimizers.Optimizer))
+    try:
+        return keras.optimizers.get(given if known else None)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{argument} must be a Keras optimizer, the name of one, or its "
+            f"configuration; got {given!r}."
+        ) from error

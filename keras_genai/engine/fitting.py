@@ -7,6 +7,19 @@ from keras import ops
 from keras_genai.engine import backend_ops
 from keras_genai.engine import data as data_lib
 from keras_genai.engine.checks import check_integer
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import (
+    array,
+    callbacks_of,
+    class_weights,
+    data,
+    either,
+    flag,
+    integer,
+    integers,
+    number,
+    optional,
+)
 
 
 class _EpochNumber(keras.callbacks.Callback):
@@ -21,6 +34,8 @@ class _EpochNumber(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if self.dataset is not None:
             self.dataset.epoch = epoch
+        # The other callbacks came before: they may have set what the step reads.
+        self.model.make_train_function()
 
     def on_train_batch_end(self, batch, logs=None):
         for name, value in (logs or {}).items():
@@ -48,6 +63,22 @@ class Fitting:
             weight: likewise, or None.
         """
 
+    @checked(
+        x=data,
+        y=optional(data),
+        batch_size=integer(1),
+        callbacks=callbacks_of,
+        validation_split=number("[0, 1)"),
+        validation_data=optional(data),
+        shuffle=flag,
+        class_weight=class_weights,
+        sample_weight=array(finite=False),
+        initial_epoch=integer(0),
+        steps_per_epoch=integer(1, 10**8),
+        validation_freq=either(integer(1), integers()),
+        validation_batch_size=optional(integer(1)),
+        validation_steps=optional(integer(1)),
+    )
     def fit(
         self,
         x=None,
@@ -131,6 +162,7 @@ class Fitting:
         if not backend_ops.is_main_process():
             verbose = 0
         callbacks = [*(callbacks or []), _EpochNumber(dataset)]
+        self.__dict__["_fit_data"] = x  # for Resume; Keras does not track it
         try:
             return super().fit(
                 _fed(x) if class_weight is None else x,
@@ -152,6 +184,7 @@ class Fitting:
         finally:
             self._skip = 0
             self._initial_epoch = None
+            self._fit_data = self._stored_run = None
 
     def _arrays(self, x, y, sample_weight, class_weight=None):
         """The arrays of `fit` and `evaluate`, checked."""
@@ -174,14 +207,23 @@ class Fitting:
             for step, name in sorted(zip(first, self._names, strict=True))
             if step >= 0
         ]
+        # Resume notes where it has stored a state, which is finite.
+        path = getattr(self, "_stored_run", None)
+        stored = f"; {path} holds the last finite state" if path else ""
         raise FloatingPointError(
             f"A loss of {type(self).__name__} is not finite: "
             f"{', then '.join(found) or 'an average over the epoch'} (counted from "
             "0). Training has stopped. Lower that player's learning rate, clip its "
-            "gradients (clipnorm=1.0 in its optimizer) or check the data; the last "
-            "checkpoint of kg.callbacks.Resume holds finite weights."
+            f"gradients (clipnorm=1.0 in its optimizer) or check the data{stored}."
         ) from None
 
+    @checked(
+        x=data,
+        y=optional(data),
+        batch_size=integer(1),
+        sample_weight=array(finite=False),
+        steps=optional(integer(1)),
+    )
     def evaluate(
         self,
         x=None,

@@ -10,7 +10,11 @@ import keras
 from keras import ops
 
 from keras_genai.engine import random
+from keras_genai.engine.deferred import is_deferring
 from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.memory import check_weight
+from keras_genai.utils.validation import number, text
 
 
 class _Initializer(keras.initializers.Initializer):
@@ -21,6 +25,9 @@ class _Initializer(keras.initializers.Initializer):
         self.stream = stream
 
     def __call__(self, shape, dtype=None):
+        if is_deferring():  # a shape is asked for, not a value
+            return ops.zeros(shape, dtype=dtype or keras.config.floatx())
+        check_weight(shape)
         key = random.key(self.seed, f"initial/{self.stream}")
         values = self.draw(key, tuple(int(n) for n in shape))
         return ops.convert_to_tensor(values, dtype=dtype or keras.config.floatx())
@@ -46,6 +53,7 @@ class Normal(_Initializer):
     ```
     """
 
+    @checked(stddev=number(">= 0"), mean=number())
     def __init__(self, stddev=0.02, mean=0.0, seed=0, stream=""):
         super().__init__(seed, stream)
         self.stddev = stddev
@@ -74,6 +82,7 @@ class VarianceScaling(_Initializer):
         stream: name of the weight.
     """
 
+    @checked(scale=number("> 0"), mode=text, distribution=text)
     def __init__(
         self, scale=1.0, mode="fan_avg", distribution="uniform", seed=0, stream=""
     ):

@@ -16,11 +16,17 @@ import numpy as np
 from jax.extend.random import threefry2x32_p
 from keras.src.distribution import distribution_lib
 
+from keras_genai.engine import interrupts
 from keras_genai.engine._jax_convolution import convolution, transposed_convolution
 from keras_genai.engine.devices import Devices
 from keras_genai.engine.scope import Scope
 
 __all__ = ["convolution", "transposed_convolution"]  # looked for here
+
+# Whether `jit` compiles for each shape, which takes seconds.
+COMPILES = True
+# Whether what it compiled is freed by the collector of garbage alone.
+GRAPHS_ARE_CYCLES = False
 
 
 def _publish(variables, values):
@@ -275,6 +281,15 @@ def check_distribution():
         )
 
 
+def known(x):
+    """A tensor's values as a NumPy array, or None where they are not to be had.
+
+    They are not while it is traced, and where other processes hold parts of it.
+    """
+    whole = getattr(x, "is_fully_addressable", True)
+    return None if isinstance(x, jax.core.Tracer) or not whole else np.asarray(x)
+
+
 def to_host(x):
     """A tensor as a NumPy array."""
     return np.asarray(x)
@@ -293,6 +308,18 @@ def _divided(x):
         yield
     finally:
         distribution.auto_shard_dataset = before
+
+
+# The groups of variables that Keras hands through a step, in its order.
+_GROUPS = [
+    f"{kind}_variables"
+    for kind in ("trainable", "non_trainable", "optimizer", "metrics")
+]
+
+
+def _whole(fn):
+    """A function of which the state does not survive the middle."""
+    return interrupts.whole(fn, forcible=False)
 
 
 class Trainer:
@@ -318,6 +345,30 @@ class Trainer:
 
     def synchronize(self):
         """See `keras_genai.engine.tensorflow.Trainer.synchronize`."""
+
+    # Between the first step and the end of an epoch the state is in `_jax_state` alone:
+    # the variables hold nothing. Keras puts there what a step has returned; here it is
+    # the state at every moment, so that whatever ends the loop, it can be put back.
+
+    def settle(self):
+        """See `keras_genai.engine.tensorflow.Trainer.settle`."""
+        self.jax_state_sync()
+
+    @_whole
+    def jax_state_sync(self):
+        super().jax_state_sync()
+
+    @_whole
+    def _get_jax_state(self, purge_model_variables=False, **groups):
+        state = super()._get_jax_state(**groups)
+        self._keep([name for name in _GROUPS if groups.get(name)], state)
+        if purge_model_variables:
+            self._purge_model_variables(**groups)
+        return state
+
+    def _keep(self, names, state):
+        self._jax_state = dict(zip(names, state, strict=True))
+        self._jax_state_synced = False
 
     def _stateless(self, step, with_optimizer):
         def variables():
@@ -348,7 +399,37 @@ class Trainer:
         if distribution_lib.distribution() is not None:
             spec = self._get_state_sharding_spec()
             shardings = (None, spec if with_optimizer else (*spec[:2], spec[3]))
-        return jax.jit(call, donate_argnums=0, out_shardings=shardings)
+        # What looks for NaN throws results away: then the state must outlive the step.
+        keeps = jax.config.jax_debug_nans or jax.config.jax_debug_infs
+        donated = () if keeps else 0
+        return jax.jit(call, donate_argnums=donated, out_shardings=shardings)
+
+    def _in_steps(self, names, step):
+        """Keras's function of a state and an iterator, of `steps_per_execution` steps.
+
+        The data is awaited outside of the steps.
+        """
+
+        @_whole
+        def one(state, data):
+            logs, state = step(state, data)
+            self._keep(names, state)
+            return logs, state
+
+        def function(state, iterator):
+            interrupts.check()
+            logs, state = one(state, next(iterator))
+            for _ in range(self.steps_per_execution - 1):
+                interrupts.check()
+                try:
+                    data = next(iterator)
+                except StopIteration:
+                    break
+                logs, state = one(state, data)
+            interrupts.check()
+            return logs, state
+
+        return function
 
     def is_due(self, interval, phase):
         """Whether it is known while tracing that a schedule is due: a branch asks."""
@@ -357,7 +438,8 @@ class Trainer:
     def make_train_function(self, force=False):
         if self.train_function is not None and not force:
             return
-        run = self._make_function(self._compiled_step(self._run_train_step, True))
+        step = self._compiled_step(self._run_train_step, True)
+        run = self._in_steps(_GROUPS, step)
 
         def function(state, iterator):
             if self._take_skip():
@@ -372,7 +454,23 @@ class Trainer:
         if self.test_function is not None and not force:
             return
         step = self._compiled_step(self._run_test_step, False)
-        self.test_function = self._make_function(step)
+        self.test_function = self._in_steps([*_GROUPS[:2], _GROUPS[3]], step)
+
+    def make_predict_function(self, force=False):
+        if self.predict_function is not None and not force:
+            return
+
+        def step(state, data):
+            outputs, updates = self.predict_step(state, data)
+            return outputs, (state[0], updates)
+
+        # Keras's own takes the memory of weights that it does not change.
+        if self.jit_compile and not self.run_eagerly:
+            shardings = None
+            if distribution_lib.distribution() is not None:
+                shardings = (None, self._get_state_sharding_spec()[:2])
+            step = jax.jit(step, out_shardings=shardings)
+        self.predict_function = self._make_function(step, concatenate_outputs=True)
 
 
 def threefry2x32(key, counter):

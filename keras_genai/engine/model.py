@@ -10,13 +10,25 @@ from keras_genai.engine.compiling import Compiling
 from keras_genai.engine.ema import EMA
 from keras_genai.engine.fitting import Fitting
 from keras_genai.engine.group import Group
+from keras_genai.engine.interrupts import Interruptible
 from keras_genai.engine.optimizer import updates
 from keras_genai.engine.precision import widen
+from keras_genai.engine.programs import Retracing
 from keras_genai.engine.sampling import Sampling
-from keras_genai.engine.saving import deserialized
+from keras_genai.engine.saving import Saving, deserialized
+from keras_genai.utils.arguments import checked
 
 
-class GenerativeModel(Compiling, Fitting, Sampling, backend_ops.Trainer, keras.Model):
+class GenerativeModel(
+    Compiling,
+    Fitting,
+    Sampling,
+    Retracing,
+    Interruptible,
+    backend_ops.Trainer,
+    Saving,
+    keras.Model,
+):
     """A `keras.Model` of one or several players that trains with `fit()`.
 
     A family writes `train_step(self, data)` once, in `keras.ops`, with `data` the
@@ -40,6 +52,7 @@ class GenerativeModel(Compiling, Fitting, Sampling, backend_ops.Trainer, keras.M
         ema: the `engine.EMA` of `set_players(..., ema=...)`, or None.
     """
 
+    @checked()
     def __init__(self, seed=0, name=None, **kwargs):
         backend_ops.check_distribution()
         super().__init__(name=name, **kwargs)
@@ -257,7 +270,10 @@ class GenerativeModel(Compiling, Fitting, Sampling, backend_ops.Trainer, keras.M
         )
 
     def _run_train_step(self, data):
-        data = data_lib.unpack(data)
+        with self._as_python("train"):
+            return self._train_step(data_lib.unpack(data))
+
+    def _train_step(self, data):
         rows = data_lib.rows(data)
         if self.accumulation == 1:
             with replicas.part(rows), replicas.counted(rows, data[2]):
@@ -318,7 +334,8 @@ class GenerativeModel(Compiling, Fitting, Sampling, backend_ops.Trainer, keras.M
     def _run_test_step(self, data):
         data = data_lib.unpack(data)
         rows = data_lib.rows(data)
-        with replicas.part(rows), replicas.counted(rows, data[2]):
+        parts = replicas.part(rows), replicas.counted(rows, data[2])
+        with self._as_python("test"), parts[0], parts[1]:
             self.test_step(data)
             self._seen.update_state(replicas.samples(rows))
         return self.logs()

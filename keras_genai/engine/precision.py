@@ -22,6 +22,10 @@ def wide():
 def dtype_policy(policy):
     """Layers made inside have that policy; None leaves the global one."""
     before = keras.config.dtype_policy()
+    if not isinstance(policy, (str, dict, keras.DTypePolicy, type(None))):
+        raise ValueError(
+            f"dtype must be the name of a type, or a keras.DTypePolicy; got {policy!r}."
+        )
     keras.config.set_dtype_policy(policy or before)
     try:
         yield

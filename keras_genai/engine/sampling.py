@@ -1,11 +1,38 @@
 """How every model samples and exports: `generate`, compiled functions, signatures."""
 
+import dataclasses
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_genai.engine import backend_ops, random
 from keras_genai.engine.checks import check_labels, check_positive
+from keras_genai.engine.programs import Programs, Traits, form, surroundings
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.memory import check_room
+from keras_genai.utils.validation import path, text
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The values of an input; floats are finite, too.
+
+    Args:
+        least: of them; None for no bound.
+        most: of them, likewise.
+        above: what they are over, likewise.
+    """
+
+    least: int | None = None
+    most: int | None = None
+    above: int | None = None
+
+    def words(self, finite=False):
+        """What it says of a value: "finite and at least 0"."""
+        bounds = {"over": self.above, "at least": self.least, "at most": self.most}
+        told = [f"{word} {n}" for word, n in bounds.items() if n is not None]
+        return " and ".join(["finite", *told] if finite else told)
 
 
 class Sampling:
@@ -16,12 +43,15 @@ class Sampling:
     - `sampling_variables()`: list of the variables that `draw` reads;
     - `num_classes`: K of the labels, or None for a model without labels;
     - `value_range`: values of black and white in its images;
-    - `unit_name`: what a progress bar counts.
+    - `unit_name`: what a progress bar counts;
+    - `numbers`: names of the options of `draw` that it takes as scalar tensors, so that
+      another value compiles nothing.
     """
 
     num_classes = None
     value_range = (-1.0, 1.0)
     unit_name = "image"
+    numbers = ()
 
     def draw(self, key, count, first, labels=None):
         raise NotImplementedError(f"{type(self).__name__} must define draw().")
@@ -29,6 +59,7 @@ class Sampling:
     def sampling_variables(self):
         return list(self.variables)
 
+    @checked()
     def generate(
         self, n=None, seed=0, *, labels=None, batch_size=64, verbose=0, **options
     ):
@@ -50,6 +81,12 @@ class Sampling:
         Returns:
             NumPy float32 `(n, H, W, C)`, in the range of the training images.
         """
+        if n is not None:  # joined at the end: twice their size
+            shape = tuple(
+                getattr(self, "image_shape", None) or getattr(self, "shape", ())
+            )
+            size = 2 * int(np.prod(shape))
+            check_room("n", n, size, f"samples of the shape {shape}")
         batches = self.generate_batches(
             n, seed, labels=labels, batch_size=batch_size, **options
         )
@@ -61,6 +98,7 @@ class Sampling:
             bar.add(len(batch))
         return np.concatenate(images)
 
+    @checked()
     def generate_batches(
         self, n=None, seed=0, *, labels=None, batch_size=64, **options
     ):
@@ -75,20 +113,25 @@ class Sampling:
         seed = random.check_seed(seed)
         labels, n = self._labels_to_draw(n, seed, labels)
         check_positive("batch_size", batch_size)
-        size = min(n, batch_size)
+        size = self.programs.rows(n, batch_size)
         key = np.array(random.key(seed, "generate/latents"), "int32")
 
-        def draw(key, first, labels=None):
-            return self.draw((key[0], key[1]), size, first, labels, **options)
+        numbers = {k: np.float32(options.pop(k)) for k in self.numbers if k in options}
 
+        def draw(key, *arrays):
+            given = dict(zip(numbers, arrays[: len(numbers)], strict=True))
+            first, labels = (*arrays[len(numbers) :], None)[:2]
+            return self.draw((key[0], key[1]), size, first, labels, **given, **options)
+
+        name = ("generate", size, tuple(numbers), labels is None)
         batches = self.stream(
-            "/".join(["generate", str(size), *map(repr, sorted(options.items()))]),
+            (*name, repr(sorted(options.items()))),
             draw,
             self.sampling_variables(),
             [] if labels is None else [labels],
             size,
             total=n,
-            constants=[key],
+            constants=[key, *numbers.values()],
             numbered=True,
         )
         return (images[:count] for _, count, images in batches)
@@ -97,6 +140,10 @@ class Sampling:
         """The labels, given or drawn (None for a model without), and their number."""
         if n is None and labels is not None:
             n = len(labels)
+        if n is None:
+            raise ValueError(
+                "n must be an integer of at least 1, or labels given; got None."
+            )
         check_positive("n", n)
         if labels is not None:
             labels = np.asarray(labels)
@@ -144,7 +191,8 @@ class Sampling:
         """Runs a function of tensors, compiled once for each shape and kept.
 
         Args:
-            name: what it is kept under.
+            name: hashable: what the function closes over, beside the model, and what
+                tells it from others of the model.
             fn: function of tensors to tensors that reads `variables`.
             variables: list of the Keras variables that it reads.
             *args: its arguments.
@@ -156,12 +204,34 @@ class Sampling:
         return keras.tree.map_structure(backend_ops.to_host, made)
 
     def compiled_once(self, name, fn, variables):
-        """The compiled function that `run_compiled` runs, tensors to tensors."""
-        cache = self.__dict__.setdefault("__jitted", {})
-        key = (name, self.run_eagerly)
-        if key not in cache:
-            cache[key] = backend_ops.jit(fn, variables, compiled=not self.run_eagerly)
-        return cache[key]
+        """The compiled function that `run_compiled` runs, tensors to tensors.
+
+        It is kept by its name, by the variables, by the attributes of the model and of
+        its layers (see `engine.programs.Traits`) and by the shapes of the arguments;
+        where one of them is another, it is compiled anew. The last used are kept.
+        """
+        programs, eager = self.programs, self.run_eagerly
+        variables, traits = list(variables), Traits(self)
+        key = (name, eager, surroundings(), traits.key, tuple(map(id, variables)))
+        held = (traits.held, variables)
+
+        def make():
+            return backend_ops.jit(fn, variables, compiled=not eager)
+
+        def run(*args):
+            return programs.get((key, form(args)), held, make)(*args)
+
+        return run
+
+    @property
+    def programs(self):
+        """The compiled functions, an `engine.programs.Programs`."""
+        # Not tracked: it is no layer.
+        return self.__dict__.setdefault("__jitted", Programs())
+
+    def forget_compiled(self):
+        """Drops what is compiled, such as before weights become other variables."""
+        self.programs.clear()
 
     def stream(
         self,
@@ -194,6 +264,7 @@ class Sampling:
         """
         total = len(arrays[0]) if total is None else total
         bar = keras.utils.Progbar(total, verbose=verbose, unit_name=self.unit_name)
+        run = self.compiled_once(name, fn, variables)
         for start in range(0, total, size):
             count = min(size, total - start)
             number = [np.array(start, "int32")] if numbered else []
@@ -205,15 +276,32 @@ class Sampling:
                 ops.convert_to_tensor(a.astype("int32") if a.dtype.kind in "iu" else a)
                 for a in (*constants, *number, *rows)
             ]
-            yield start, count, self.run_compiled(name, fn, variables, *batch)
+            yield (
+                start,
+                count,
+                keras.tree.map_structure(backend_ops.to_host, run(*batch)),
+            )
             bar.add(count)
 
-    def run_in_batches(self, name, fn, variables, arrays, batch_size):
-        """What `stream` makes of arrays, joined: a NumPy array of N rows."""
+    def run_in_batches(self, name, fn, variables, arrays, batch_size, size=None):
+        """What `stream` makes of arrays, joined: a NumPy array of N rows.
+
+        `size`, where it is given, are the rows in one pass.
+        """
         check_positive("batch_size", batch_size)
-        size = min(batch_size, len(arrays[0]))
+        size = size or self.programs.rows(len(arrays[0]), batch_size)
         parts = self.stream(name, fn, variables, arrays, size)
         return np.concatenate([made[:count] for _, count, made in parts])
+
+    def input_ranges(self):
+        """Which values inputs of signatures may have: dict name -> `Range`.
+
+        A SavedModel refuses others; an ONNX file, which cannot, does not.
+        """
+        ranges = {"seed": Range(least=0), "n": Range(least=1)}
+        if self.num_classes:
+            ranges["labels"] = Range(least=0, most=self.num_classes - 1)
+        return ranges
 
     def export_signatures(self):
         """What `export` writes: dict name -> (function, its inputs).
@@ -225,6 +313,7 @@ class Sampling:
             f"{type(self).__name__} must define export_signatures(self)."
         )
 
+    @checked(path=path, format=text, signature=text)
     def export(self, path, overwrite=False, format="tf_saved_model", signature=None):
         """Writes the sampler as a SavedModel that TensorFlow runs alone, or as ONNX.
 

@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import os
+import threading
 
 import keras
 import tensorflow as tf
@@ -19,6 +21,7 @@ from keras_genai.engine._tensorflow_kernels import (
     write,
 )
 from keras_genai.engine.devices import Devices
+from keras_genai.engine.interrupts import stepped
 from keras_genai.engine.scope import rematerialized
 
 __all__ = [  # looked for here
@@ -31,6 +34,8 @@ __all__ = [  # looked for here
     "leaky_relu",
     "write",
 ]
+
+COMPILES, GRAPHS_ARE_CYCLES = True, True  # see keras_genai.engine.jax
 
 
 def value_and_gradients(loss_fn, variables, scale=None):
@@ -137,11 +142,40 @@ def jit(fn, variables=(), compiled=True):
     del variables
     if not compiled:
         return fn
-    traced = tf.function(fn, reduce_retracing=True, autograph=False)
+    convolves = []  # of each graph, whether it has convolutions
+
+    def noted(*args):
+        made = fn(*args)
+        convolves.append(_convolves(tf.compat.v1.get_default_graph()))
+        return made
+
+    traced = tf.function(noted, reduce_retracing=True, autograph=False)
     # A model compiles the same code once for each size that is asked for: TensorFlow
     # would take the fifth for a function that is traced at every call, and warn.
     traced._omit_frequent_tracing_warning = True
-    return traced
+    lock = threading.RLock()
+
+    def run(*args):
+        if convolves and not any(convolves):
+            return traced(*args)
+        with lock:
+            return traced(*args)
+
+    return traced if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0" else run
+
+
+def _convolves(graph):
+    """Whether two threads may not run a graph at once: oneDNN's fault (2.21).
+
+    TensorFlow makes one kernel of a convolution, its bias and a residual sum. That
+    kernel copies the other addend by way of two fields of its own (`fuse_add_src_` in
+    `mkl_conv_ops.cc`), which all runs of a graph share: two at once mixed their images
+    up or ended the process.
+    """
+    definition = graph.as_graph_def()
+    inner = (node for f in definition.library.function for node in f.node_def)
+    kinds = {node.op for node in (*definition.node, *inner)}
+    return not kinds.isdisjoint(("Conv2D", "Conv3D", "DepthwiseConv2dNative"))
 
 
 def apply_gradients(optimizer, gradients_, variables):
@@ -293,10 +327,31 @@ class _Batches(PyDatasetAdapter):
         return super().get_tf_dataset().with_options(options)
 
 
+def known(x):
+    """See `keras_genai.engine.jax.known`."""
+    # Tensors of a graph have no such attribute.
+    return x.numpy() if hasattr(x, "numpy") and tf.executing_eagerly() else None
+
+
 def to_host(x):
     """A tensor as a NumPy array."""
     # A variable that a strategy mirrors is an array only after it is a tensor.
     return keras.ops.convert_to_numpy(tf.convert_to_tensor(x))
+
+
+def _after_its_data(step):
+    """A step of which nothing runs where its data does not come.
+
+    A graph runs what needs no data, such as counters, beside the call that finds the
+    data at its end or that raises the error of a generator.
+    """
+
+    def run(data):
+        given = [x for x in tf.nest.flatten(data) if tf.is_tensor(x)]
+        with tf.control_dependencies(given):
+            return step(data)
+
+    return run
 
 
 class Trainer:
@@ -308,6 +363,9 @@ class Trainer:
 
     def synchronize(self):
         """Gives every process the variables of the first, before training."""
+
+    def settle(self):
+        """Makes the model whole after an interrupt or an error in a step's loop."""
 
     def make_train_function(self, force=False):
         if self.train_function is not None and not force:
@@ -326,9 +384,10 @@ class Trainer:
                 return {}
             return run(iterator)
 
-        self.train_function = function
+        self.train_function = stepped(function)
 
     def _make_step_function(self, step):
+        step = _after_its_data(step)
         workers = tf.distribute.MultiWorkerMirroredStrategy
         if isinstance(self.distribute_strategy, workers):
             # Keras takes the mean of the logs of several workers over axis 0.
@@ -369,4 +428,5 @@ class Trainer:
 
     def make_test_function(self, force=False):
         if self.test_function is None or force:
-            self.test_function = self._make_step_function(self._run_test_step)
+            step = self._make_step_function(self._run_test_step)
+            self.test_function = stepped(step)

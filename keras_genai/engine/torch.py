@@ -20,6 +20,7 @@ from keras_genai.engine._torch_replay import Replayed
 from keras_genai.engine._torch_steps import Recordings, Steps
 from keras_genai.engine._torch_threefry import concrete_int, threefry2x32
 from keras_genai.engine.devices import Devices
+from keras_genai.engine.interrupts import stepped
 from keras_genai.engine.scope import rematerialized
 
 __all__ = [  # what is looked for here and stands in other files
@@ -33,6 +34,9 @@ __all__ = [  # what is looked for here and stands in other files
 ]
 
 keep_freed_memory()
+
+COMPILES = False  # `jit` runs any shape as it is
+GRAPHS_ARE_CYCLES = False
 
 
 def value_and_gradients(loss_fn, variables, scale=None):
@@ -328,6 +332,17 @@ def process():
     return dist.get_rank(), dist.get_world_size()
 
 
+def known(x):
+    """See `keras_genai.engine.jax.known`; also None where it is on another device.
+
+    Its kernels check indices themselves, and a copy would wait for all of them.
+    """
+    plain = type(x) in (torch.Tensor, torch.nn.Parameter) and x.device.type == "cpu"
+    if not plain or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return None
+    return x.detach().numpy()
+
+
 def to_host(x):
     """A tensor as a NumPy array."""
     return keras.ops.convert_to_numpy(x)
@@ -347,6 +362,9 @@ class Trainer:
             for variable in (*self.variables, *self.optimizer.variables):
                 dist.broadcast(variable.value.data, src=0)
 
+    def settle(self):
+        """See `keras_genai.engine.tensorflow.Trainer.settle`."""
+
     def is_due(self, interval, phase):
         """Whether it is known while tracing that a schedule is due."""
         steps = self.__dict__.get("_train_steps")
@@ -360,12 +378,13 @@ class Trainer:
         def function(data):
             return {} if self._take_skip() else run(data)
 
-        self.train_function = function
+        self.train_function = stepped(function)
 
     def make_test_function(self, force=False):
         if self.test_function is not None and not force:
             return
-        self.test_function = _with_step(self, super().make_test_function, "test")
+        run = _with_step(self, super().make_test_function, "test")
+        self.test_function = stepped(run)
 
 
 def _with_step(model, make, kind):

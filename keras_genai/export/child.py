@@ -61,16 +61,21 @@ def check_importable(model):
 
 
 def _registered(config):
-    """Name -> module of everything that a serialized configuration names."""
+    """Name -> module of the registered objects that a configuration names.
+
+    The configuration may come from a file. So a module is never taken from it, but from
+    the class or function that is registered in this process under the name.
+    """
     found = {}
     if isinstance(config, dict):
         is_function = config.get("class_name") == "function"
         name = config.get("config" if is_function else "registered_name")
-        named = keras.saving.get_registered_object(name) if name else None
+        is_name = isinstance(name, str) and name
+        named = keras.saving.get_registered_object(name) if is_name else None
         if named is not None:
             found[named.__name__] = named.__module__
-        elif not is_function and config.get("class_name") and config.get("module"):
-            found[str(config["class_name"])] = config["module"]
+        elif config.get("module") == "__main__":  # to be refused
+            found[str(config.get("class_name"))] = "__main__"
         config = list(config.values())
     if isinstance(config, (list, tuple)):
         for part in config:
@@ -96,9 +101,8 @@ def write_in_child(writer, model, target, *arguments):
         saved = pathlib.Path(folder) / "model.keras"
         model.save(saved)
         environment = {
-            **os.environ,
+            **_environment(),
             "KERAS_BACKEND": "tensorflow",
-            "PYTHONPATH": os.pathsep.join(p for p in sys.path if p),
             "TF_CPP_MIN_LOG_LEVEL": "2",
             "CUDA_VISIBLE_DEVICES": "-1",
         }
@@ -109,10 +113,18 @@ def write_in_child(writer, model, target, *arguments):
                 "target": str(pathlib.Path(target).resolve()),
                 "arguments": arguments,
                 "modules": modules,
+                "path": [os.path.abspath(f) for f in sys.path if isinstance(f, str)],
+                "places": _places(),
             }
         )
         done = subprocess.run(
-            [sys.executable, "-m", "keras_genai.export.child", job],
+            [
+                sys.executable,
+                "-P",
+                "-s",
+                str(pathlib.Path(__file__).with_name("_start.py")),
+            ],
+            input=job,
             env=environment,
             capture_output=True,
             text=True,
@@ -125,15 +137,37 @@ def write_in_child(writer, model, target, *arguments):
         )
 
 
-def _work(job):
-    job = json.loads(job)
+def _environment():
+    """The environment without what tells Python to import or to run something."""
+    kept = () if sys.flags.ignore_environment else ("PYTHONHOME",)
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in kept or not name.startswith("PYTHON")
+    }
+
+
+def _places():
+    """See `_start.Loaded`: where this process has its modules."""
+    places = {}
+    for name, module in list(sys.modules.items()):
+        spec = getattr(module, "__spec__", None)
+        if "." in name or spec is None or spec.name != name:
+            continue
+        folders = spec.submodule_search_locations
+        folders = None if folders is None else [os.path.abspath(f) for f in folders]
+        if spec.has_location and os.path.isfile(spec.origin):
+            places[name] = [os.path.abspath(spec.origin), folders]
+        elif spec.origin is None and folders:
+            places[name] = [None, folders]
+    return places
+
+
+def work(job):
+    """What the child does; see `write_in_child`."""
     for name in ("keras_genai", *job["modules"]):
         importlib.import_module(name)
     module, name = job["writer"]
     writer = getattr(importlib.import_module(module), name)
     model = keras.saving.load_model(job["model"], compile=False)
     writer(model, pathlib.Path(job["target"]), *job["arguments"])
-
-
-if __name__ == "__main__":
-    _work(sys.argv[1])

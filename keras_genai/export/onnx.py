@@ -14,8 +14,8 @@ import warnings
 
 import keras
 
-from keras_genai.datasets._files import written_beside
 from keras_genai.export.child import check_importable, check_installed, write_in_child
+from keras_genai.utils.files import written_beside
 
 OPSET = 18
 _LIMIT = 2**31 - 2**20  # a message of Protocol Buffers, less room for the graph

@@ -5,6 +5,8 @@ from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine.precision import widen
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import word
 
 
 def _brightness(images, u):
@@ -98,6 +100,7 @@ class DiffAugment(keras.layers.Layer):
     (8, 28, 28, 1)
     """
 
+    @checked(policy=word)
     def __init__(
         self, policy: str = "color,translation,cutout", seed: int = 0, **kwargs
     ):

@@ -8,16 +8,19 @@ and into the discriminator by an inner product with its features (equation 3).
 import keras
 from keras import ops
 
-from keras_genai.engine.checks import check_image_shape, check_positive
+from keras_genai.engine.checks import check_image_shape
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy, wide
 from keras_genai.gans.dcgan import Part, downsample, judge, upsample
 from keras_genai.gans.gan import GAN
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import either, optional, text, tuple_of
 
 GENERATOR_CONDITIONINGS = ("concatenation", "conditional_batch_norm")
 DISCRIMINATOR_CONDITIONINGS = ("concatenation", "projection")
 
 
+@checked(conditioning=either(text, tuple_of(text)), initialization=text)
 def cgan_generator(
     image_shape,
     num_classes,
@@ -59,6 +62,7 @@ def cgan_generator(
     return keras.Model([latents, labels], images, name="generator")
 
 
+@checked(conditioning=text, normalization=optional(text), initialization=text)
 def cgan_discriminator(
     image_shape,
     num_classes,
@@ -169,6 +173,12 @@ class CGAN(GAN):
     ```
     """
 
+    @checked(
+        generator_conditioning=either(text, tuple_of(text)),
+        discriminator_conditioning=text,
+        initialization=text,
+        discriminator_normalization=optional(text),
+    )
     def __init__(
         self,
         image_shape=(64, 64, 3),
@@ -187,11 +197,6 @@ class CGAN(GAN):
         **kwargs,
     ):
         image_shape = check_image_shape(image_shape, 4, 4)
-        check_positive("num_classes", num_classes)
-        check_positive("latent_dim", latent_dim)
-        check_positive("base_filters", base_filters)
-        if discriminator_filters is not None:
-            check_positive("discriminator_filters", discriminator_filters)
         own = {"generator": generator, "discriminator": discriminator}
         with dtype_policy(kwargs.get("dtype")):
             generator = generator or cgan_generator(

@@ -12,13 +12,14 @@ from keras_genai.engine import random
 from keras_genai.engine.checks import (
     check_images,
     check_labels,
-    check_positive,
     check_sample_weight,
 )
 from keras_genai.engine.data import tensors
 from keras_genai.engine.precision import widen
 from keras_genai.engine.saving import configuration
 from keras_genai.losses import adversarial, penalties
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import either, having, mapping, text
 
 
 class GAN(engine.GenerativeModel):
@@ -60,6 +61,13 @@ class GAN(engine.GenerativeModel):
         seed: integer >= 0.
     """
 
+    @checked(
+        loss=either(
+            text,
+            having("discriminator generator name", "a loss of kg.losses.adversarial"),
+        ),
+        penalties=mapping,
+    )
     def __init__(
         self,
         generator,
@@ -88,12 +96,6 @@ class GAN(engine.GenerativeModel):
         self.loss_name = loss
         self.objective = adversarial.get(loss)
         self.penalties = _check_penalties(penalties)
-        for name, value in (
-            ("penalty_interval", penalty_interval),
-            ("discriminator_steps", discriminator_steps),
-            ("generator_steps", generator_steps),
-        ):
-            check_positive(name, value)
         self.penalty_interval = penalty_interval
         self.discriminator_steps = discriminator_steps
         self.generator_steps = generator_steps

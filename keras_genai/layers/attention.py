@@ -19,6 +19,8 @@ from keras_genai.layers.positions import (
     rotary_angles,
     rotate,
 )
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer, mapping, number, text
 
 NORMS = ("layer", "rms")
 _UNSEEN = -0.7 * float(np.finfo("float32").max)
@@ -135,6 +137,14 @@ class Attention(NormalBlock):
         *("rotary_dim", "rotary_axes", "rotary_scaling", "initial_std", "out_std"),
     )
 
+    @checked(
+        rotary=number("> 0"),
+        window=integer(1),
+        qk_norm=text,
+        rotary_dim=integer(1),
+        rotary_axes=integer(1),
+        rotary_scaling=mapping,
+    )
     def __init__(
         self,
         heads=1,

@@ -5,6 +5,8 @@ from keras import ops
 
 from keras_genai.engine import random
 from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import number
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -27,6 +29,7 @@ class Dropout(keras.layers.Layer):
     ```
     """
 
+    @checked(rate=number("[0, 1)"))
     def __init__(self, rate, seed=0, stream="", **kwargs):
         super().__init__(**kwargs)
         if isinstance(rate, bool) or not 0.0 <= rate < 1.0:

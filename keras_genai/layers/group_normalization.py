@@ -7,6 +7,7 @@ from keras_genai import engine
 from keras_genai.engine.checks import check_positive
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import widen
+from keras_genai.utils.arguments import checked
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -32,6 +33,7 @@ class GroupNormalization(keras.layers.Layer):
     ```
     """
 
+    @checked()
     def __init__(self, groups=32, epsilon=1e-6, **kwargs):
         super().__init__(**kwargs)
         check_positive("groups", groups)

@@ -18,6 +18,8 @@ from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.layers.convolution import Conv2D, convolve
 from keras_genai.layers.dropout import Dropout
 from keras_genai.layers.group_normalization import GroupNormalization
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer, text
 
 
 def torch_uniform(seed, stream):
@@ -115,6 +117,7 @@ class ResNetBlock(Block):
 
     _ARGUMENTS = ("filters", "groups", "epsilon", "dropout", "scale_shift", "zero_out")
 
+    @checked(filters=integer(1))
     def __init__(
         self,
         filters,
@@ -206,6 +209,7 @@ class SelfAttention2D(Block):
 
     _ARGUMENTS = ("heads", "groups", "epsilon", "zero_out")
 
+    @checked()
     def __init__(self, heads=1, groups=32, epsilon=1e-6, zero_out=False, **kwargs):
         super().__init__(**kwargs)
         check_positive("heads", heads)
@@ -271,6 +275,7 @@ class Downsample2D(Block):
 
     _ARGUMENTS = ("filters", "padding")
 
+    @checked(filters=integer(1), padding=text)
     def __init__(self, filters=None, padding="after", **kwargs):
         super().__init__(**kwargs)
         if padding not in ("after", "before"):
@@ -321,6 +326,7 @@ class Upsample2D(Block):
 
     _ARGUMENTS = ("filters",)
 
+    @checked(filters=integer(1))
     def __init__(self, filters=None, **kwargs):
         super().__init__(**kwargs)
         self.filters = filters

@@ -16,6 +16,8 @@ from keras_genai.engine.initializers import VarianceScaling
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import wide, widen
 from keras_genai.losses.reduction import per_sample
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import either, integer, integers, number, tuple_of
 
 
 def straight_through(z, code):
@@ -119,6 +121,7 @@ class FiniteScalarQuantizer(Quantizer):
     ```
     """
 
+    @checked(levels=integers(smallest=2))
     def __init__(self, levels, **kwargs):
         super().__init__(**kwargs)
         ok = isinstance(levels, (tuple, list)) and len(levels) > 0
@@ -218,6 +221,12 @@ class GumbelQuantizer(Quantizer):
 
     loss_name = "kl"
 
+    @checked(
+        temperature=either(number("> 0"), tuple_of(number("> 0"), length=2)),
+        temperature_steps=integer(1),
+        kl_weight=number(">= 0"),
+        kl_steps=integer(0),
+    )
     def __init__(
         self,
         codebook_size,

@@ -7,6 +7,8 @@ from keras import layers, ops
 
 from keras_genai import engine
 from keras_genai.engine.checks import check_integer
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import network
 
 # Which axes of a kernel are its outputs. A subclass has the axes of its parent.
 _OUTPUT_AXES = (
@@ -62,6 +64,7 @@ class SpectralNormalization(layers.Wrapper):
     (2, 16, 16, 8)
     """
 
+    @checked(layer=network)
     def __init__(
         self,
         layer: keras.Layer,

@@ -9,6 +9,8 @@ from keras import ops
 from keras_genai.engine.checks import check_positive
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.layers.image_blocks import Block
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import number
 
 
 def sinusoidal_embedding(
@@ -57,6 +59,7 @@ class TimeEmbedding(Block):
     ```
     """
 
+    @checked(frequency_shift=number())
     def __init__(self, units, dim, cosine_first=False, frequency_shift=0.0, **kwargs):
         # In half precision 999 is 1000: the times come as they are given.
         super().__init__(**{"autocast": False, **kwargs})

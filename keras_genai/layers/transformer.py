@@ -12,6 +12,8 @@ from keras_genai.engine.checks import check_positive
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.layers.attention import Attention
 from keras_genai.layers.image_blocks import Block
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -34,6 +36,7 @@ class GatedFeedForward(Block):
 
     _ARGUMENTS = ("expansion",)
 
+    @checked(expansion=integer(1))
     def __init__(self, expansion=4, **kwargs):
         super().__init__(**kwargs)
         check_positive("expansion", expansion)
@@ -78,6 +81,7 @@ class CrossAttentionBlock(Block):
 
     _ARGUMENTS = ("heads", "epsilon", "wide_scores")
 
+    @checked()
     def __init__(self, heads=1, epsilon=1e-5, wide_scores=False, **kwargs):
         super().__init__(**kwargs)
         self.heads = heads
@@ -134,6 +138,7 @@ class CrossAttention2D(Block):
 
     _ARGUMENTS = ("heads", "depth", "groups", "wide_scores", "zero_out")
 
+    @checked()
     def __init__(
         self,
         heads=1,

@@ -10,6 +10,8 @@ from keras_genai.layers.attention import Attention, normalization
 from keras_genai.layers.dropout import Dropout
 from keras_genai.layers.image_blocks import Block
 from keras_genai.layers.normal_block import NormalBlock
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer, mapping, text
 
 ACTIVATIONS = {
     "relu": ops.relu,
@@ -53,6 +55,7 @@ class FeedForward(NormalBlock):
         *("initial_std", "out_std"),
     )
 
+    @checked(hidden_units=integer(1), activation=text)
     def __init__(
         self,
         hidden_units,
@@ -143,6 +146,7 @@ class TransformerBlock(Block):
     )
     _SHARED = ("dropout", "kv_heads", "head_dim", "qk_norm", "wide_scores")
 
+    @checked(hidden_units=integer(1), activation=text, norm=text, attention=mapping)
     def __init__(
         self,
         heads,

@@ -11,6 +11,8 @@ from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import widen
 from keras_genai.layers.quantizers import Quantizer, straight_through
 from keras_genai.losses.reduction import per_sample
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import flag, number, text
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -65,6 +67,13 @@ class VectorQuantizer(Quantizer):
 
     loss_name = "commitment"
 
+    @checked(
+        update=text,
+        decay=number("[0, 1)"),
+        beta=number(">= 0"),
+        restart=number(">= 0"),
+        initialization=text,
+    )
     def __init__(
         self,
         codebook_size,
@@ -287,6 +296,7 @@ class ResidualVectorQuantizer(Quantizer):
 
     loss_name = "commitment"
 
+    @checked(dropout=flag)
     def __init__(
         self,
         codebook_size,
@@ -336,10 +346,10 @@ class ResidualVectorQuantizer(Quantizer):
             )
             self.noise.advance()
         rest, code, loss, indices = z, ops.zeros_like(z), 0.0, []
-        for number, stage in enumerate(self.quantizers):
+        for place, stage in enumerate(self.quantizers):
             weight = None
             if used is not None:
-                weight = ops.cast(number < used, z.dtype)  # (B,)
+                weight = ops.cast(place < used, z.dtype)  # (B,)
             found, index, stage_loss = stage(rest, training=training, weight=weight)
             found = ops.stop_gradient(found)
             rest = rest - found
@@ -354,8 +364,8 @@ class ResidualVectorQuantizer(Quantizer):
     def lookup(self, indices):
         """The codes of indices of the first stages, int32 `(B, ..., s)`, s <= S."""
         parts = [
-            stage.lookup(indices[..., number])
-            for number, stage in enumerate(self.quantizers[: indices.shape[-1]])
+            stage.lookup(indices[..., place])
+            for place, stage in enumerate(self.quantizers[: indices.shape[-1]])
         ]
         return sum(parts)
 

@@ -24,6 +24,7 @@ from keras import ops
 
 from keras_genai.engine.precision import widen
 from keras_genai.losses.reduction import mean_over_samples as _mean
+from keras_genai.utils.arguments import checked
 
 
 def _target(label_smoothing):
@@ -165,6 +166,7 @@ _LOSSES = {
 NAMES = tuple(_LOSSES)
 
 
+@checked()
 def get(loss: str | Adversarial) -> Adversarial:
     """The adversarial objective of a name.
 

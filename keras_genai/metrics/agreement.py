@@ -3,6 +3,7 @@
 import numpy as np
 
 from keras_genai.metrics.metric import Metric
+from keras_genai.utils.arguments import checked
 
 
 class ClassAgreement(Metric):
@@ -35,6 +36,7 @@ class ClassAgreement(Metric):
     uses_real = False
     needs_condition = True
 
+    @checked()
     def __init__(self, classifier, name: str = "class_agreement"):
         super().__init__(classifier, name)
 

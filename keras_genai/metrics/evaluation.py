@@ -7,8 +7,11 @@ import numpy as np
 
 from keras_genai.engine.checks import check_integer
 from keras_genai.metrics.metric import Metric
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import array
 
 
+@checked(x=array(finite=False), y=array((1, 2), finite=False))
 def evaluate(
     model,
     metrics: Metric | Iterable[Metric],

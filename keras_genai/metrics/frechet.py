@@ -5,6 +5,8 @@ import warnings
 import numpy as np
 
 from keras_genai.metrics.metric import Metric, checked_features, checked_pair
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import array
 
 # Rows that wait until their products are added: one large product in place of many.
 _ROWS = 1024
@@ -73,6 +75,12 @@ class Moments:
         return self.count + self._filled
 
 
+@checked(
+    mean1=array(finite=False),
+    cov1=array(finite=False),
+    mean2=array(finite=False),
+    cov2=array(finite=False),
+)
 def frechet_distance(
     mean1: np.ndarray, cov1: np.ndarray, mean2: np.ndarray, cov2: np.ndarray
 ) -> float:
@@ -111,8 +119,8 @@ def frechet_distance(
             "frechet_distance takes means (F,) and covariances (F, F) of one F; got "
             f"{', '.join(map(str, shapes))}."
         )
-    for array in (mean1, cov1, mean2, cov2):
-        if not np.isfinite(array).all():
+    for given in (mean1, cov1, mean2, cov2):
+        if not np.isfinite(given).all():
             raise ValueError(
                 "frechet_distance was given values that are not finite (NaN or "
                 "infinite)."
@@ -140,6 +148,7 @@ def _root(cov):
     )
 
 
+@checked(real_features=array(finite=False), generated_features=array(finite=False))
 def fid(real_features: np.ndarray, generated_features: np.ndarray) -> float:
     """The Fréchet distance of two sets of features (1706.08500, section 3).
 
@@ -218,6 +227,7 @@ class FrechetInceptionDistance(Metric):
     ```
     """
 
+    @checked()
     def __init__(self, extractor, name: str = "fid"):
         super().__init__(extractor, name)
 

@@ -6,6 +6,8 @@ import numpy as np
 
 from keras_genai.engine.checks import check_integer
 from keras_genai.metrics.metric import SampledMetric, checked_pair
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import array
 
 
 def _mmd2(x, y):
@@ -25,6 +27,7 @@ def _mmd2(x, y):
     return others(x) + others(y) - 2.0 * kernel(x, y).mean()
 
 
+@checked(real_features=array(finite=False), generated_features=array(finite=False))
 def kid(
     real_features: np.ndarray,
     generated_features: np.ndarray,
@@ -117,6 +120,7 @@ class KernelInceptionDistance(SampledMetric):
     ```
     """
 
+    @checked()
     def __init__(
         self,
         extractor,

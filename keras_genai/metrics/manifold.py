@@ -8,6 +8,8 @@ import numpy as np
 
 from keras_genai.engine.checks import check_integer
 from keras_genai.metrics.metric import SampledMetric, checked_pair
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import array
 
 _BLOCK_BYTES = 32 * 2**20  # of a block of distances; a few are alive at once
 
@@ -74,6 +76,7 @@ def _prepared(real, generated, k, name):
     return real - middle, generated - middle
 
 
+@checked(real_features=array(finite=False), generated_features=array(finite=False))
 def precision_recall(
     real_features: np.ndarray, generated_features: np.ndarray, k: int = 3
 ) -> tuple[float, float]:
@@ -113,6 +116,7 @@ def precision_recall(
     return float(precise.mean()), float(recalled.mean())
 
 
+@checked(real_features=array(finite=False), generated_features=array(finite=False))
 def density_coverage(
     real_features: np.ndarray, generated_features: np.ndarray, k: int = 5
 ) -> tuple[float, float]:
@@ -206,6 +210,7 @@ class PrecisionRecall(_TwoShares):
     default_name = "precision_recall"
     results = ("precision", "recall")
 
+    @checked()
     def __init__(
         self,
         extractor,
@@ -249,6 +254,7 @@ class DensityCoverage(_TwoShares):
     default_name = "density_coverage"
     results = ("density", "coverage")
 
+    @checked()
     def __init__(
         self,
         extractor,

@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine.checks import check_integer
+from keras_genai.utils.arguments import checked
 
 
 class Metric:
@@ -38,6 +39,7 @@ class Metric:
     uses_real = True
     needs_condition = False
 
+    @checked()
     def __init__(self, extractor, name: str):
         if not callable(extractor):
             raise ValueError(

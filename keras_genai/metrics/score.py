@@ -4,6 +4,8 @@ import numpy as np
 
 from keras_genai.engine.checks import check_integer
 from keras_genai.metrics.metric import Metric, checked_features
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import array
 
 
 class _Split:
@@ -45,6 +47,7 @@ def _checked_probabilities(p, what):
     return np.clip(p, 0.0, None)
 
 
+@checked(probabilities=array(2))
 def inception_score(probabilities: np.ndarray, splits: int = 10) -> tuple[float, float]:
     """`exp(E_x KL(p(y|x) || p(y)))` (1606.03498, section 4), at best the class count.
 
@@ -102,6 +105,7 @@ class InceptionScore(Metric):
 
     uses_real = False
 
+    @checked()
     def __init__(
         self,
         classifier,

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 
 from keras_genai.export.child import check_installed
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer, text, texts
 
 
+@checked(translations=texts, references=None, tokenize=text)
 def bleu(
     translations: Sequence[str],
     references: Sequence[str],
@@ -33,10 +36,15 @@ def bleu(
     references = _checked(translations, references)
     from sacrebleu.metrics import BLEU
 
+    if tokenize not in BLEU.TOKENIZERS:
+        raise ValueError(
+            f"tokenize must be one of {', '.join(BLEU.TOKENIZERS)}; got {tokenize!r}."
+        )
     metric = BLEU(tokenize=tokenize, lowercase=lowercase)
     return float(metric.corpus_score(list(translations), references).score)
 
 
+@checked(translations=texts, references=None, word_order=integer(0, 100))
 def chrf(
     translations: Sequence[str], references: Sequence[str], word_order: int = 0
 ) -> float:

@@ -5,6 +5,7 @@ each is made from plain data, so that nothing is run to load one.
 """
 
 import base64
+import contextlib
 import json
 import pathlib
 
@@ -14,6 +15,12 @@ EACH_CHARACTER = r"[\s\S]"  # cuts a text into its characters
 SPACE = "\u2581"  # how sentencepiece writes the space before a word
 INSTALL = "'keras-genai[text]'"
 MARIAN_FILES = ("source.spm", "target.spm", "vocab.json")
+# All that a tokenizer of any kind may have in a folder.
+FILES = (
+    *MARIAN_FILES,
+    *("tokenizer.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+)
 
 
 def hugging_face():
@@ -22,6 +29,76 @@ def hugging_face():
     import tokenizers
 
     return tokenizers
+
+
+@contextlib.contextmanager
+def guarded(what):
+    """A context in which the Rust library's errors are of a damaged file.
+
+    It raises plain `Exception`s, and panics that are no `Exception`s at all.
+
+    Args:
+        what: the words of the message, such as "This is no tokenizer.json".
+
+    Raises:
+        ValueError: for either.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error) is Exception or type(error).__name__ == "PanicException":
+            raise ValueError(f"{what} ({error}).") from error
+        raise
+
+
+@contextlib.contextmanager
+def panics_caught():
+    """A context in which a panic of the Rust library is a `ValueError`."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(
+            f"The tokenizer's file is damaged: it cannot be used ({error})."
+        ) from error
+
+
+def check_character_maps(text):
+    """Refuses maps of characters whose sizes are not those of their bytes.
+
+    The library would end the process, or ask for the memory that they say.
+
+    Args:
+        text: a `tokenizer.json`.
+    """
+    try:
+        waiting = [json.loads(text)]
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"This is no tokenizer.json ({error}).") from error
+    if not isinstance(waiting[0], dict):
+        raise ValueError("This is no tokenizer.json: it must hold an object.")
+    waiting = [waiting[0].get("normalizer")]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list):
+            waiting += part
+        elif isinstance(part, dict):
+            waiting += part.values()
+            if part.get("type") != "Precompiled":
+                continue
+            try:
+                found = base64.b64decode(
+                    part.get("precompiled_charsmap"), validate=True
+                )
+            except (TypeError, ValueError):
+                found = b""
+            size = int.from_bytes(found[:4], "little")
+            if len(found) < 4 or size % 4 or size > len(found) - 4:
+                raise ValueError(
+                    "This is no tokenizer.json: the precompiled_charsmap of its "
+                    "normalizer is damaged."
+                )
 
 
 def processor(proto):
@@ -43,17 +120,18 @@ class HuggingFace:
     """
 
     kind = "tokenizers"
+    head = "tokenizer.json"
 
     def __init__(self, text):
-        try:
-            # What it raises for a damaged file is a plain Exception.
-            self.tokenizer = hugging_face().Tokenizer.from_str(text)
-        except ImportError:
-            raise
-        except Exception as error:
-            raise ValueError(f"This is no tokenizer.json ({error}).") from error
+        library = hugging_face()
+        check_character_maps(text)
+        with guarded("This is no tokenizer.json"):
+            self.tokenizer = library.Tokenizer.from_str(text)
         self.tokenizer.no_padding()  # `Tokenizer.pad` pads and cuts
         self.tokenizer.no_truncation()
+        # A template that names an unknown token is met at the first text.
+        with panics_caught(), contextlib.suppress(Exception):
+            self.tokenizer.encode("")
 
     def vocabulary(self):
         return self.tokenizer.get_vocab(with_added_tokens=True)
@@ -75,7 +153,10 @@ class HuggingFace:
         )
 
     def encode(self, texts, pairs=None, special=True, target=False):
-        """A list of (ids, sentence of each, word of each) for the texts.
+        """A list of (ids, type of each, word of each, part of each) for the texts.
+
+        The part is 0 or 1, the first or second sentence, and -1 for a token that stands
+        around them.
 
         Args:
             texts: list of strings.
@@ -86,16 +167,22 @@ class HuggingFace:
         del target
         items = texts if pairs is None else list(zip(texts, pairs, strict=True))
         made = []
-        for part in self.tokenizer.encode_batch(items, add_special_tokens=special):
+        with panics_caught():
+            parts = self.tokenizer.encode_batch(items, add_special_tokens=special)
+        for part in parts:
             words, seen = [], {}
             for place in zip(part.sequence_ids, part.word_ids, strict=True):
                 known = seen.setdefault(place, len(seen)) if place[1] is not None else 0
                 words.append(-1 if place[1] is None else known)
-            made.append((part.ids, part.type_ids, words))
+            parts = [-1 if i is None else i for i in part.sequence_ids]
+            made.append((part.ids, part.type_ids, words, parts))
         return made
 
     def decode(self, sequences, special):
-        return self.tokenizer.decode_batch(sequences, skip_special_tokens=not special)
+        with panics_caught():
+            return self.tokenizer.decode_batch(
+                sequences, skip_special_tokens=not special
+            )
 
     def data(self):
         return {"text": self.tokenizer.to_str()}
@@ -116,6 +203,7 @@ class SentencePiece:
     """
 
     kind = "sentencepiece"
+    head = "spiece.model"
 
     def __init__(self, proto, begin=False, end=False):
         self.proto = proto
@@ -146,7 +234,7 @@ class SentencePiece:
                 ids, words = [self.model.bos_id(), *ids], [-1, *words]
             if special and self.end:
                 ids, words = [*ids, self.model.eos_id()], [*words, -1]
-            made.append((ids, [0] * len(ids), words))
+            made.append((ids, [0] * len(ids), words, part_numbers(words)))
         return made
 
     def decode(self, sequences, special):
@@ -174,9 +262,14 @@ class Marian:
     """
 
     kind = "marian"
+    head = "vocab.json"
 
     def __init__(self, source, target, table):
         self.files = source, target
+        if not isinstance(table, dict) or not all(
+            type(i) is int and 0 <= i < 2**31 for i in table.values()
+        ):
+            raise ValueError("A Marian vocab.json must hold an id for each piece.")
         self.table = table
         self.pieces = {i: piece for piece, i in table.items()}
         self.models = [processor(base64.b64decode(file)) for file in self.files]
@@ -208,7 +301,7 @@ class Marian:
             words = [-1] * len(code) + word_numbers(pieces[len(code) :])
             if special:
                 ids, words = [*ids, self.table["</s>"]], [*words, -1]
-            made.append((ids, [0] * len(ids), words))
+            made.append((ids, [0] * len(ids), words, part_numbers(words)))
         return made
 
     def decode(self, sequences, special):
@@ -243,6 +336,46 @@ def refuse_pairs(pairs):
         )
 
 
+def shortened(part, length):
+    """An encoded text or pair of at most `length` tokens.
+
+    The longer sentence loses its last token, the second where both are as long, until
+    all fit (1810.04805's own code). What stands around the sentences stays.
+
+    Args:
+        part: `(ids, types, words, parts)`, see `HuggingFace.encode`.
+        length: most tokens.
+    """
+    ids, _, words, parts = part
+    if len(ids) <= length:
+        return part
+    left = [parts.count(0), parts.count(1)]
+    around = len(ids) - sum(left)
+    if around > length:
+        raise ValueError(
+            f"length must be at least {around}, for the tokens around the texts; got "
+            f"{length}."
+        )
+    while around + sum(left) > length:
+        left[0 if left[0] > left[1] else 1] -= 1
+    kept, seen = [], [0, 0]
+    for i, sentence in enumerate(parts):
+        if sentence >= 0:
+            seen[sentence] += 1
+        if sentence < 0 or seen[sentence] <= left[sentence]:
+            kept.append(i)
+    cut = [[values[i] for i in kept] for values in part]
+    # Words are numbered by those that are left.
+    numbers = {w: n for n, w in enumerate(dict.fromkeys(w for w in cut[2] if w >= 0))}
+    cut[2] = [numbers.get(word, -1) for word in cut[2]]
+    return tuple(cut)
+
+
+def part_numbers(words):
+    """The part of each token of a single text: 0, and -1 around it."""
+    return [0 if word >= 0 else -1 for word in words]
+
+
 def word_numbers(pieces):
     """The number of the word that each piece belongs to: a new one at each space."""
     words = []
@@ -253,7 +386,7 @@ def word_numbers(pieces):
 
 
 def write_settings(folder, settings):
-    """Adds to the `tokenizer_config.json` of a folder."""
+    """Adds to the `tokenizer_config.json` of a folder that is being written."""
     path = pathlib.Path(folder) / "tokenizer_config.json"
     known = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     text = json.dumps({**known, **settings}, indent=2, sort_keys=True)
@@ -263,22 +396,35 @@ def write_settings(folder, settings):
 # Making tokenizers
 
 
-def byte_level(model):
-    """A byte-level BPE as GPT-2 has it, around a model of `tokenizers.models`."""
+def byte_level(model, prefix=False):
+    """A byte-level BPE as GPT-2 has it.
+
+    Args:
+        model: of `tokenizers.models`.
+        prefix: whether a space comes before the first word.
+    """
     library = hugging_face()
     tokenizer = library.Tokenizer(model)
-    byte = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    byte = library.pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     tokenizer.pre_tokenizer = byte
     tokenizer.decoder = library.decoders.ByteLevel()
     tokenizer.post_processor = library.processors.ByteLevel(trim_offsets=False)
     return tokenizer
 
 
-def word_piece(model, lowercase):
-    """BERT's cutting of text into words, around a model of `tokenizers.models`."""
+def word_piece(model, lowercase, **how):
+    """BERT's cutting of text into words.
+
+    Args:
+        model: of `tokenizers.models`.
+        lowercase: whether letters lose case and accents.
+        **how: other arguments of the library's `BertNormalizer`.
+    """
     library = hugging_face()
     tokenizer = library.Tokenizer(model)
-    tokenizer.normalizer = library.normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.normalizer = library.normalizers.BertNormalizer(
+        lowercase=lowercase, **how
+    )
     tokenizer.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = library.decoders.WordPiece()
     return tokenizer

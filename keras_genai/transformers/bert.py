@@ -7,6 +7,7 @@ from keras import ops
 from keras_genai import engine
 from keras_genai.engine import random, replicas
 from keras_genai.engine.checks import (
+    check_ids,
     check_labels,
     check_positive,
     check_sample_weight,
@@ -18,8 +19,15 @@ from keras_genai.losses.reduction import weighted_mean
 from keras_genai.transformers.bert_inference import BERTInference, parts_of
 from keras_genai.transformers.bert_network import BERTNetwork
 from keras_genai.transformers.checks import check_rate, check_tokens, row_of
-from keras_genai.transformers.masking import mask_tokens, word_numbers, word_table
+from keras_genai.transformers.masking import (
+    mask_tokens,
+    not_padding,
+    word_numbers,
+    word_table,
+)
 from keras_genai.transformers.tuning import Tuning
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer, number, text, tuple_of
 
 # Layers, channels, heads: base and large of 1810.04805, the others of 1908.08962.
 SIZES = {
@@ -98,6 +106,13 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
         *("pad_token", "special_tokens", "remat", "seed"),
     )
 
+    @checked(
+        size=text,
+        hidden_units=integer(1),
+        token_types=integer(1),
+        mask_rate=number("(0, 1)"),
+        special_tokens=tuple_of(integer(0), least=0),
+    )
     def __init__(
         self,
         size="base",
@@ -235,12 +250,19 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
                 "tokenizer that has one)."
             )
 
+    def seen(self, tokens):
+        """Where tokens are no padding: bool `(B, T)`, of a tensor or NumPy array."""
+        one = self.tokenizer
+        ends = () if one is None else (one.eos_id, one.sep_id)
+        return not_padding(tokens, self.pad_token, [i for i in ends if i is not None])
+
     def _inputs(self, x):
         """Tokens, sentences, mask and words as int32 tensors `(B, T)`."""
         x = parts_of(x)
         tokens = ops.cast(ops.convert_to_tensor(x["tokens"]), "int32")
+        check_ids("Tokens", tokens, self.vocabulary_size)
         mask = x.get("mask")
-        mask = tokens != self.pad_token if mask is None else ops.cast(mask, "bool")
+        mask = self.seen(tokens) if mask is None else ops.cast(mask, "bool")
         types, words = x.get("token_types"), x.get("words")
         types = ops.zeros_like(tokens) if types is None else ops.cast(types, "int32")
         if words is None:

@@ -4,8 +4,11 @@ import numpy as np
 from keras import ops
 
 from keras_genai.engine.precision import widen
+from keras_genai.engine.sampling import Range
 from keras_genai.layers import lora
-from keras_genai.transformers.checks import check_tokens
+from keras_genai.transformers.checks import check_tokens, filled
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import either, integer, prompts, text, texts, word
 
 PARTS = ("tokens", "token_types", "mask", "words")
 
@@ -64,16 +67,17 @@ class BERTInference:
                     "token ids."
                 )
             texts = [texts] if isinstance(texts, str) else texts
-            longest = max(map(len, self.tokenizer.encode(list(texts), pairs)))
-            texts = self.tokenizer.batch(
-                texts, pairs, length=min(longest, self.context)
-            )
+            given, texts = texts, self.tokenizer.batch(texts, pairs)
+            if texts["tokens"].shape[1] > self.context:
+                texts = self.tokenizer.batch(given, pairs, length=self.context)
         x = {name: np.asarray(part) for name, part in parts_of(texts).items()}
         check_tokens(x["tokens"], self.vocabulary_size, self.context)
         tokens = x["tokens"].astype("int32")
         types = x.get("token_types", np.zeros_like(tokens))
-        return [tokens, types, x.get("mask", tokens != self.pad_token).astype("int32")]
+        mask = x["mask"] if "mask" in x else self.seen(tokens)
+        return [tokens, types, mask.astype("int32")]
 
+    @checked(texts=prompts)
     def embed(self, texts, *, normalize=True, batch_size=32):
         """One vector for each text: the mean of the hidden states of its tokens.
 
@@ -92,8 +96,16 @@ class BERTInference:
         def run(tokens, types, mask):
             return self._embedding(tokens, types, mask, normalize)
 
-        name, variables = f"embed/{normalize}", self.network.variables
-        return self.run_in_batches(name, run, variables, arrays, batch_size)
+        return self._run(f"embed/{normalize}", run, arrays, batch_size)
+
+    def _run(self, name, fn, arrays, batch_size):
+        """`fn` of rows, which are filled up to a shape that many calls share."""
+        how = ((arrays[0].shape[1],), batch_size, (self.context,))
+        size, width = self.programs.shape(name, len(arrays[0]), *how)
+        values = (self.pad_token, 0, 0)
+        arrays = [filled(a, width, v) for a, v in zip(arrays, values, strict=True)]
+        variables = self.network.variables
+        return self.run_in_batches(name, fn, variables, arrays, batch_size, size)
 
     def _embedding(self, tokens, types, mask, normalize=True):
         hidden = widen(self.network(tokens, types, mask))
@@ -105,6 +117,7 @@ class BERTInference:
         length = ops.sqrt(ops.sum(ops.square(mean), axis=-1, keepdims=True))
         return mean / ops.maximum(length, 1e-12)
 
+    @checked(texts=prompts, pairs=either(word, texts))
     def classify(self, texts, pairs=None, *, batch_size=32):
         """The probabilities of the classes of each text.
 
@@ -122,8 +135,8 @@ class BERTInference:
         def run(tokens, types, mask):
             return ops.softmax(self.network.classify(self.network(tokens, types, mask)))
 
-        arrays, variables = self._arrays_of(texts, pairs), self.network.variables
-        return self.run_in_batches("classify", run, variables, arrays, batch_size)
+        arrays = self._arrays_of(texts, pairs)
+        return self._run("classify", run, arrays, batch_size)
 
     def generate(self, *args, **kwargs):
         """Raises: BERT reads texts and writes none."""
@@ -131,6 +144,14 @@ class BERTInference:
             "BERT does not generate: it has embed, classify and its heads. For texts "
             "that are written take kg.GPT or kg.Translator."
         )
+
+    def input_ranges(self):
+        return {
+            **super().input_ranges(),
+            "tokens": Range(least=0, most=self.vocabulary_size - 1),
+            "token_types": Range(least=0, most=self.token_types - 1),
+            "mask": Range(least=0, most=1),
+        }
 
     def export_signatures(self):
         """`embed`: vectors of length 1; `hidden`; `logits` of the classes or tokens.
@@ -156,6 +177,7 @@ class BERTInference:
     # Published weights
 
     @classmethod
+    @checked()
     def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
         """A model with published weights, from a folder in transformers' layout.
 
@@ -180,6 +202,7 @@ class BERTInference:
 
         return bert.load(cls, source, subfolder, variant, **arguments)
 
+    @checked(dtype=text, max_shard_size=either(text, integer(1)))
     def save_pretrained(self, folder, dtype="float32", max_shard_size="50GB"):
         """Writes the model, and its tokenizer, in transformers' layout.
 

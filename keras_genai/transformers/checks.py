@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from keras_genai.utils.validation import number
+
 
 def row_of(size, table, names):
     """What a size's name stands for: a dict of arguments.
@@ -18,9 +20,23 @@ def row_of(size, table, names):
 
 def check_rate(name, value):
     """The number; refuses what is not in [0, 1)."""
-    if isinstance(value, bool) or not 0.0 <= value < 1.0:
-        raise ValueError(f"{name} must be in [0, 1); got {value!r}.")
-    return float(value)
+    return float(number("[0, 1)")(name, value))
+
+
+def filled(tokens, width, value):
+    """Rows `(N, T)` filled up behind with a value: `(N, width)`."""
+    room = ((0, 0), (0, width - tokens.shape[1]))
+    return np.pad(tokens, room, constant_values=value)
+
+
+def check_length(tokens, context):
+    """Refuses tokens `(B, T)` longer than a table of positions, also in a graph."""
+    length = tokens.shape[1]  # no integer in a graph for any length
+    if isinstance(length, int) and length > context:
+        raise ValueError(
+            f"Tokens may be at most {context} for each text, the model's context; got "
+            f"{length}. Cut the texts, or make a model with context={length}."
+        )
 
 
 def check_tokens(tokens, vocabulary_size, context=None, name="Tokens"):

@@ -22,7 +22,17 @@ from keras_genai.losses.reduction import weighted_mean
 from keras_genai.transformers.checks import check_rate, check_tokens, row_of
 from keras_genai.transformers.gpt_inference import GPTInference
 from keras_genai.transformers.gpt_network import GPTNetwork
+from keras_genai.transformers.masking import not_padding
 from keras_genai.transformers.tuning import Tuning
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import (
+    either,
+    integer,
+    mapping,
+    optional,
+    text,
+    tuple_of,
+)
 
 # Blocks, channels, heads: table 2 of "Language models are unsupervised multitask
 # learners" (2019), with the heads of its code.
@@ -44,7 +54,8 @@ class GPT(Tuning, GPTInference, engine.GenerativeModel):
     log-likelihood, in nats, of each token given those before it in its row; T is at
     most `context + 1`, since the last token of a row is only predicted. The logs show
     the loss, the perplexity and the bits of a token. Rows are filled up at the end with
-    `pad_token`, which does not count; `sample_weight` `(N,)` or `(N, T)` weighs rows or
+    `pad_token`, which does not count; where it is a `stop_token` too, the first after a
+    text ends that text and counts. `sample_weight` `(N,)` or `(N, T)` weighs rows or
     tokens.
 
     Args:
@@ -107,6 +118,16 @@ class GPT(Tuning, GPTInference, engine.GenerativeModel):
     }
     _ARGUMENTS = (*GPTNetwork._ARGUMENTS, "pad_token", "stop_token", "ema_decay")
 
+    @checked(
+        size=text,
+        hidden_units=integer(1),
+        activation=text,
+        norm=text,
+        positions=text,
+        rope_scaling=mapping,
+        window=either(integer(1), tuple_of(optional(integer(1)))),
+        stop_token=either(integer(), tuple_of(integer())),
+    )
     def __init__(
         self,
         size="small",
@@ -247,7 +268,7 @@ class GPT(Tuning, GPTInference, engine.GenerativeModel):
             weight = weight[:, -(ops.shape(targets)[1]) :]
             weights = weights * ops.cast(weight, losses.dtype)
         if self.pad_token is not None:
-            counts = ops.not_equal(targets, self.pad_token)
+            counts = not_padding(tokens, self.pad_token, self.stop_tokens)[:, 1:]
             weights = weights * ops.cast(counts, losses.dtype)
         return losses, weights
 
@@ -283,6 +304,7 @@ class GPT(Tuning, GPTInference, engine.GenerativeModel):
         return configuration(self, self._ARGUMENTS, ["tokenizer"])
 
     @classmethod
+    @checked()
     def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
         """A model with published weights, in the layout of transformers.
 
@@ -314,6 +336,7 @@ class GPT(Tuning, GPTInference, engine.GenerativeModel):
 
         return gpt.load(cls, source, subfolder, variant, **arguments)
 
+    @checked(dtype=text, max_shard_size=either(text, integer(1)))
     def save_pretrained(self, folder, dtype="float32", max_shard_size="50GB"):
         """Writes the weights as transformers reads them: GPT-2, or Llama.
 

@@ -4,10 +4,13 @@ from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine import random
-from keras_genai.transformers.checks import check_tokens
+from keras_genai.engine.sampling import Range
+from keras_genai.transformers.checks import check_tokens, filled
 from keras_genai.transformers.gpt_writing import GPTWriting, positions_of
 from keras_genai.transformers.prompts import Prompts
 from keras_genai.transformers.rules import Rules
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import prompts
 
 
 class GPTInference(GPTWriting):
@@ -51,6 +54,7 @@ class GPTInference(GPTWriting):
         check_tokens(prompts.tokens, self.vocabulary_size, most)
         return prompts.tokens, prompts.lengths
 
+    @checked(texts=prompts)
     def score(self, texts, batch_size=32):
         """The log-probability of each token given those before it, in nats.
 
@@ -65,13 +69,18 @@ class GPTInference(GPTWriting):
         tokens, lengths = self._rows(texts, self.context + 1)
         if tokens.shape[1] < 2:
             raise ValueError("The first token has no score: give at least two.")
-        return self.run_in_batches(
-            "score",
-            self._scores,
-            self.sampling_variables(),
-            [tokens, lengths],
-            batch_size,
+        made = self._run(
+            "score", self._scores, tokens, lengths, batch_size, self.context + 1
         )
+        return made[:, : tokens.shape[1] - 1]
+
+    def _run(self, name, fn, tokens, lengths, batch_size, most):
+        """`fn` of rows, which are filled up to a shape that many calls share."""
+        how = ((tokens.shape[1],), batch_size, (most,))
+        size, width = self.programs.shape(name, len(tokens), *how)
+        arrays = [filled(tokens, width, self.fill_token), lengths]
+        variables = self.sampling_variables()
+        return self.run_in_batches(name, fn, variables, arrays, batch_size, size)
 
     def _scores(self, tokens, lengths=None):
         tokens = ops.cast(tokens, "int32")
@@ -82,6 +91,7 @@ class GPTInference(GPTWriting):
         real = places < ops.expand_dims(ops.cast(lengths, "int32"), 1)
         return ops.where(real, -losses, ops.zeros_like(losses))
 
+    @checked(texts=prompts)
     def embed(self, texts, batch_size=32):
         """A vector of each text: the mean of its last hidden states.
 
@@ -92,13 +102,8 @@ class GPTInference(GPTWriting):
         Returns:
             NumPy float32 `(N, C)`.
         """
-        return self.run_in_batches(
-            "embed",
-            self._vectors,
-            self.sampling_variables(),
-            list(self._rows(texts, self.context)),
-            batch_size,
-        )
+        rows = self._rows(texts, self.context)
+        return self._run("embed", self._vectors, *rows, batch_size, self.context)
 
     def _vectors(self, tokens, lengths):
         tokens = ops.cast(tokens, "int32")
@@ -111,6 +116,15 @@ class GPTInference(GPTWriting):
         return total / ops.maximum(ops.cast(lengths, "float32"), 1.0)
 
     # Export
+
+    def input_ranges(self):
+        return {
+            **super().input_ranges(),
+            "tokens": Range(least=0, most=self.vocabulary_size - 1),
+            "lengths": Range(least=1),
+            "temperature": Range(least=0),
+            "top_p": Range(above=0, most=1),
+        }
 
     def export_signatures(self):
         """What `export` writes: name -> (function, its inputs); the first serves.
@@ -133,9 +147,9 @@ class GPTInference(GPTWriting):
         def generate(tokens, lengths, seed, temperature, top_p):
             key = random.key(seed, "generate/tokens")
             # At so low a temperature a draw is the largest logit.
-            numbers = (ops.maximum(temperature, 1e-6), top_p, None, None)
+            numbers = (ops.maximum(temperature, 1e-6), top_p, None, None, None)
             plan = ("sample", Rules(top_p=1.0).bound(numbers))
-            made = self.write(tokens, lengths, self.context, plan, key)
+            made = self.write(tokens, lengths, None, self.context, plan, key)
             return {"tokens": made}
 
         return {

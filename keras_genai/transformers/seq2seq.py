@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine import replicas
-from keras_genai.engine.checks import check_positive, check_sample_weight
+from keras_genai.engine.checks import check_sample_weight
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy
 from keras_genai.engine.saving import configuration
@@ -15,6 +15,9 @@ from keras_genai.transformers.checks import check_rate, check_tokens, row_of
 from keras_genai.transformers.seq2seq_network import Seq2SeqNetwork
 from keras_genai.transformers.translation import Translation
 from keras_genai.transformers.tuning import Tuning
+from keras_genai.transformers.writing_rules import Generation
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer, number, text
 
 # Table 3 of 1706.03762: layers, channels, heads, channels inside, dropout.
 SIZES = {"base": (6, 512, 8, 2048, 0.1), "big": (6, 1024, 16, 4096, 0.3)}
@@ -36,9 +39,8 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
     ```
     """
 
+    @checked(warmup=integer(1), factor=number("> 0"))
     def __init__(self, hidden, warmup=4000, factor=1.0):
-        check_positive("hidden", hidden)
-        check_positive("warmup", warmup)
         self.hidden = hidden
         self.warmup = warmup
         self.factor = factor
@@ -87,6 +89,9 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
         start_token: id that a target begins with; by default the tokenizer's first
             token, or `pad_token`, as Marian does.
         stop_token: id that ends a text; by default the tokenizer's, or 1.
+        generation: dict of the defaults of `translate` that are other than its own,
+            and of tokens that it never writes: the arguments of
+            `keras_genai.transformers.writing_rules.Generation`.
         remat: computes the blocks again for the gradient: less memory, more time.
         seed: integer >= 0: initial weights, noise and shuffling follow from it.
 
@@ -114,6 +119,12 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
         *("label_smoothing", "pad_token", "start_token", "stop_token", "seed"),
     )
 
+    @checked(
+        size=text,
+        hidden_units=integer(1),
+        activation=text,
+        positions=text,
+    )
     def __init__(
         self,
         size="base",
@@ -139,6 +150,7 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
         pad_token=None,
         start_token=None,
         stop_token=None,
+        generation=None,
         remat=False,
         seed=0,
         **kwargs,
@@ -157,6 +169,8 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
             self.vocabulary_size = known
         self._check_arguments()
         self._set_tokens(pad_token, start_token, stop_token)
+        self.generation = Generation(**(generation or {}))
+        self.generation.check_tokens(self.vocabulary_size)
         with dtype_policy(kwargs.get("dtype")):
             self.network = Seq2SeqNetwork(
                 **{name: getattr(self, name) for name in Seq2SeqNetwork._ARGUMENTS},
@@ -167,11 +181,6 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
         self.set_players("network", metrics=("entropy", "accuracy"))
 
     def _check_arguments(self):
-        for name in (
-            *("depth", "decoder_depth", "hidden", "heads", "hidden_units"),
-            *("vocabulary_size", "context"),
-        ):
-            check_positive(name, getattr(self, name))
         if self.hidden % self.heads or self.hidden % 2:
             raise ValueError(
                 "hidden must be even and divisible by heads; got "
@@ -304,4 +313,5 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
     # Configuration
 
     def get_config(self):
-        return configuration(self, self._ARGUMENTS, ["tokenizer"])
+        config = configuration(self, self._ARGUMENTS, ["tokenizer"])
+        return {**config, "generation": self.generation.get_config()}

@@ -10,6 +10,19 @@ from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.transformers import _tokenizer_files as files
 from keras_genai.transformers import _vocabularies as vocabularies
 from keras_genai.transformers._tokenizer_files import BERT_TOKENS, ROLES
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.files import written_into
+from keras_genai.utils.validation import (
+    array,
+    either,
+    flag,
+    integer,
+    strings,
+    text,
+    texts,
+    token_rows,
+    word,
+)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -43,6 +56,7 @@ class Tokenizer:
     ```
     """
 
+    @checked(kind=text)
     def __init__(self, kind, data, special=None):
         if kind not in vocabularies.KINDS:
             known = ", ".join(vocabularies.KINDS)
@@ -77,6 +91,13 @@ class Tokenizer:
     # Making
 
     @classmethod
+    @checked(
+        texts=texts,
+        kind=text,
+        vocabulary_size=integer(1, 10**7),
+        special_tokens=strings,
+        min_frequency=integer(1),
+    )
     def train(
         cls,
         texts,
@@ -134,6 +155,7 @@ class Tokenizer:
         return cls("tokenizers", {"text": tokenizer.to_str()})
 
     @classmethod
+    @checked(texts=texts, special_tokens=strings)
     def characters(cls, texts, special_tokens=()):
         """A tokenizer of which each character of the texts is a token.
 
@@ -161,6 +183,7 @@ class Tokenizer:
         return cls("tokenizers", {"text": tokenizer.to_str()})
 
     @classmethod
+    @checked(lowercase=flag)
     def load(cls, source, *, subfolder=None, lowercase=None):
         """A tokenizer of published or saved files.
 
@@ -176,30 +199,43 @@ class Tokenizer:
                 vocabulary has no capital letters.
 
         Raises:
-            ValueError: there is no such file, or it is damaged.
+            ValueError: there is no such file, it is damaged, or its
+                `tokenizer_config.json` names a class whose rules are not known here
+                (CLIP's, RoBERTa's).
             ImportError: `tokenizers` or `sentencepiece` is not installed.
         """
         kind, data, named = files.read(source, subfolder, lowercase)
-        made = cls(kind, data)
+        try:
+            made = cls(kind, data)
+        except ValueError as error:
+            raise ValueError(f"{source} holds no tokenizer: {error}") from error
         named = {r: t for r, t in named.items() if t in made.vocabulary}
         return cls(kind, data, named) if named else made
 
+    @checked()
     def save(self, folder):
         """Writes the files that `load`, and Hugging Face's libraries, read.
 
         Args:
-            folder: it is made; files of those names in it are replaced.
+            folder: it is made; the files of a tokenizer of any kind in it are
+                replaced, all of them or none.
+
+        Raises:
+            OSError: they cannot be written; what stood there is whole.
         """
         folder = pathlib.Path(folder)
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"{folder} is a file; save writes a folder.")
-        folder.mkdir(parents=True, exist_ok=True)
-        self._model.save(folder)
-        named = {f"{role}_token": token for role, token in self.special.items()}
-        vocabularies.write_settings(folder, named)
+        with written_into(folder, self._model.head, vocabularies.FILES) as beside:
+            self._model.save(beside)
+            named = {f"{role}_token": token for role, token in self.special.items()}
+            vocabularies.write_settings(beside, named)
 
     # Use
 
+    @checked(
+        special=flag, target=flag, texts=either(word, texts), pairs=either(word, texts)
+    )
     def encode(self, texts, pairs=None, *, special=True, target=False):
         """The ids of a text, or of each of a list.
 
@@ -243,28 +279,31 @@ class Tokenizer:
                 "it from texts that hold them, or with special_tokens=['<unk>']."
             ) from error
 
+    @checked(
+        texts=either(word, texts), pairs=either(word, texts), length=integer(1, 10**6)
+    )
     def batch(self, texts, pairs=None, *, length=None):
         """What a `BERT` takes of texts: padded arrays `(N, T)` of each token.
 
         Args:
             texts: list of strings.
             pairs: the second sentence of each, or None.
-            length: T; longer texts are cut. By default that of the longest.
+            length: T; longer texts are cut at their ends, of a pair the longer one
+                token by token (as BERT's own code), and the tokens around them stay.
+                By default that of the longest.
 
         Returns:
             Dict of int32 arrays: `tokens`; `token_types`, 1 in a second sentence;
             `mask`, 0 where padded; `words`, the number of the word that a token
             belongs to, -1 for special tokens and padding.
+
+        Raises:
+            ValueError: the length does not hold even the tokens around the texts.
         """
         made = self._encode(texts, pairs)
-        if length is not None and self.sep_id is not None:
-            # What stands at the end stays there.
-            made = [
-                part
-                if len(part[0]) <= length
-                else tuple([*p[: length - 1], p[-1]] for p in part)
-                for part in made
-            ]
+        if length is not None:
+            check_positive("length", length)
+            made = [vocabularies.shortened(part, length) for part in made]
         arrays = [
             self._pad([part[i] for part in made], length, True, value)
             for i, value in enumerate((self.fill_id, 0, -1))
@@ -279,6 +318,7 @@ class Tokenizer:
         """What fills a row: the padding token, else the end token, else 0."""
         return next((i for i in (self.pad_id, self.eos_id) if i is not None), 0)
 
+    @checked(sequences=token_rows, length=integer(1, 10**6))
     def pad(self, sequences, length=None, *, truncate=False):
         """Sequences of ids as one array, filled up with `fill_id`.
 
@@ -301,7 +341,9 @@ class Tokenizer:
     def _pad(sequences, length, truncate, value):
         longest = max(map(len, sequences), default=0)
         if not len(sequences):
-            raise ValueError("There are no texts to encode; at least one is needed.")
+            raise ValueError(
+                "There are no texts to encode and no sequences; at least one is needed."
+            )
         length = longest if length is None else length
         check_positive("length", length)
         if longest > length and not truncate:
@@ -314,6 +356,11 @@ class Tokenizer:
             row[: min(len(part), length)] = part[:length]
         return array
 
+    @checked(
+        special=flag,
+        tokens=token_rows,
+        lengths=array((1, 2), "iu"),
+    )
     def decode(self, tokens, *, lengths=None, special=False):
         """The text of a sequence of ids, or of each of several.
 
@@ -333,6 +380,11 @@ class Tokenizer:
         rows = [[int(i) for i in row] for row in ([tokens] if single else tokens)]
         if lengths is not None:
             lengths = np.reshape(lengths, -1)
+            if len(lengths) != len(rows):
+                raise ValueError(
+                    f"lengths must be one for each of the {len(rows)} texts; got "
+                    f"{len(lengths)}."
+                )
             rows = [row[: int(n)] for row, n in zip(rows, lengths, strict=True)]
         wrong = [i for row in rows for i in row if not 0 <= i < self.vocabulary_size]
         if wrong:
@@ -342,11 +394,17 @@ class Tokenizer:
         texts = self._model.decode(rows, special)
         return texts[0] if single else texts
 
+    @checked(i=integer(0))
     def token(self, i):
         """The token of an id."""
         if self._tokens is None:
             self._tokens = {i: token for token, i in self.vocabulary.items()}
-        return self._tokens[int(i)]
+        if i not in self._tokens:
+            raise ValueError(
+                f"i must be an id of the vocabulary, in [0, {self.vocabulary_size}); "
+                f"got {i!r}."
+            )
+        return self._tokens[i]
 
     def special_ids(self):
         """Sorted list of the ids of the special tokens."""

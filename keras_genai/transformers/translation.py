@@ -5,10 +5,14 @@ from keras import ops, tree
 
 from keras_genai import engine
 from keras_genai.engine.checks import check_positive
+from keras_genai.engine.sampling import Range
 from keras_genai.layers import lora
 from keras_genai.transformers import generation
-from keras_genai.transformers.checks import check_tokens
+from keras_genai.transformers.checks import check_tokens, filled
 from keras_genai.transformers.rules import MINUS, Rules
+from keras_genai.transformers.writing_rules import Restrained, check_early_stopping
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import either, integer, number, prompts, text
 
 
 class Translation:
@@ -45,6 +49,7 @@ class Translation:
         stop = self.stop_token
         return [row if row[-1:] == [stop] else [*row, stop] for row in rows]
 
+    @checked(sources=prompts, targets=prompts)
     def pairs(self, sources, targets, *, length=None):
         """What `fit` takes, of two lists of texts.
 
@@ -96,14 +101,15 @@ class Translation:
 
     # Translating
 
+    @checked(sentences=prompts, length_penalty=number(">= 0"))
     def translate(
         self,
         sentences,
-        beam_size=4,
-        length_penalty=0.6,
+        beam_size=None,
+        length_penalty=None,
         *,
         max_length=None,
-        early_stopping=False,
+        early_stopping=None,
         batch_size=32,
         verbose=0,
     ):
@@ -113,12 +119,13 @@ class Translation:
             sentences: a string or a list of them, with a tokenizer; or token ids
                 `(N, S)` filled up with `pad_token`, or a list of lists of them.
             beam_size: K, at least 1: how many beginnings are kept (1: the most
-                probable next token each time).
+                probable next token each time). By default 4, or what the model's
+                `generation` says, as for the next three.
             length_penalty: the score of n tokens is their log-probability over
-                `n ** length_penalty`.
-            max_length: most tokens of a translation; by default `2 S + 10`, at most
-                the context.
-            early_stopping: whether K translations that have ended are enough.
+                `n ** length_penalty`; 0.6.
+            max_length: most tokens of a translation; by default `2 S + 10` of each
+                sentence by itself, S its tokens, at most the context.
+            early_stopping: whether K translations that have ended are enough; False.
             batch_size: sentences in one pass.
             verbose: 1 shows a progress bar.
 
@@ -131,39 +138,48 @@ class Translation:
             ValueError: for arguments out of range, ids outside the vocabulary, or
                 sentences that are empty or longer than the context.
         """
+        usual, room = self.generation, self.context - 1
+        beam_size = usual.beam_size if beam_size is None else beam_size
+        if length_penalty is None:
+            length_penalty = usual.length_penalty
+        if early_stopping is None:
+            early_stopping = usual.early_stopping
+        if max_length is None and usual.max_length is not None:
+            max_length = min(room, usual.max_length)
         check_positive("beam_size", beam_size)
         check_positive("batch_size", batch_size)
+        check_early_stopping(early_stopping)
         sources, texts = self._sources(sentences)
-        room = self.context - 1
-        if max_length is None:
-            max_length = min(room, 2 * sources.shape[1] + 10)
-        check_positive("max_length", max_length)
-        if max_length > room:
-            raise ValueError(
-                f"max_length may be at most {room}, one less than the context; got "
-                f"{max_length}."
-            )
-        if early_stopping not in (True, False, "never"):
-            raise ValueError(
-                "early_stopping must be True, False or 'never'; got "
-                f"{early_stopping!r}."
-            )
-        how = (beam_size, early_stopping, max_length)
+        limits = np.minimum(room, 2 * np.sum(sources != self.pad_token, axis=1) + 10)
+        if max_length is not None:
+            check_positive("max_length", max_length)
+            if max_length > room:
+                raise ValueError(
+                    f"max_length may be at most {room}, one less than the context; got "
+                    f"{max_length}."
+                )
+            limits = np.full(len(sources), max_length)
+        limits = limits.astype("int32")
+        how = (beam_size, early_stopping)
+        wanted = (sources.shape[1], int(limits.max()))
+        size, width, longest = self.programs.shape(
+            ("translate", *how), len(sources), wanted, batch_size, (self.context, room)
+        )
 
-        def run(length_penalty, source):
-            return self.write(source, length_penalty, *how)
+        def run(length_penalty, source, limits):
+            return self.write(source, length_penalty, *how, longest, limits)
 
         batches = self.stream(
-            ("translate", min(batch_size, len(sources)), *how),
+            ("translate", *how, longest, usual),
             run,
             self.network.variables,
-            [sources],
-            min(batch_size, len(sources)),
+            [filled(sources, width, self.pad_token), limits],
+            size,
             constants=[np.float32(length_penalty)],
             verbose=verbose,
         )
         made = np.concatenate([rows[:count] for _, count, rows in batches])
-        rows = [self._ended(row) for row in made]
+        rows = [self._ended(row[: n + 1]) for row, n in zip(made, limits, strict=True)]
         if not texts:
             return rows
         found = self.tokenizer.decode([row.tolist() for row in rows])
@@ -179,8 +195,13 @@ class Translation:
         """See `translate`."""
         return self.translate(sources, **options)
 
-    def write(self, source, length_penalty, beams, early_stopping, max_length):
-        """Translations in the graph: int32 `(B, S)` -> `(B, 1 + max_length)`."""
+    def write(
+        self, source, length_penalty, beams, early_stopping, max_length, limits=None
+    ):
+        """Translations in the graph: int32 `(B, S)` -> `(B, 1 + max_length)`.
+
+        `limits`, int32 `(B,)`, are the most tokens of each; None: of all `max_length`.
+        """
         network = self.network
         batch = ops.shape(source)[0]
         mask = source != self.pad_token
@@ -197,8 +218,10 @@ class Translation:
                 context_cache=context,
             )
             logits = network.logits(x[:, -1])  # (R, V)
-            barred = ops.arange(logits.shape[-1]) == self.pad_token
-            return ops.where(barred, MINUS, logits), cache
+            if self.generation.barred is None:
+                barred = ops.arange(logits.shape[-1]) == self.pad_token
+                logits = ops.where(barred, MINUS, logits)
+            return logits, cache
 
         start = ops.full((batch, 1), self.start_token, "int32")
         rest = ops.full((batch, max_length), self.pad_token, "int32")
@@ -215,11 +238,17 @@ class Translation:
         def step(tokens, cache, i):
             return next_logits(tokens, cache, i + 1, mask, caches)
 
-        rules = Rules(temperature=0)
+        most = max_length
+        if limits is not None:  # of each row, or of each of its beams
+            most = ops.expand_dims(ops.repeat(limits, beams), 1)
+        rules = self._rules(1 + most)
         stops = (self.stop_token,)
         if beams == 1:
             sampler = generation.Sampler(
-                step, rules, 1, valid, (0, 0), stops=stops, pad=self.pad_token
+                *(step, rules, 1, valid, (0, 0)),
+                stops=stops,
+                pad=self.pad_token,
+                limits=limits,
             )
             return generation.sample(sampler, logits, tokens, cache)
         found, _ = generation.beam_search(
@@ -235,8 +264,24 @@ class Translation:
             early_stopping=early_stopping,
             stops=stops,
             fill=self.pad_token,
+            limits=limits,
         )
         return found[:, 0]
+
+    def _rules(self, length):
+        """What is done to the logits of each place of a translation."""
+        usual = self.generation
+        if usual.barred is None and usual.first_token is usual.last_token is None:
+            return Rules(temperature=0)
+        return Restrained(
+            temperature=0,
+            barred=usual.barred or (),
+            first_token=usual.first_token,
+            last_token=usual.last_token,
+            renormalize=usual.renormalize,
+            stops=(self.stop_token,),
+            length=length,
+        )
 
     # What it thinks of given translations
 
@@ -259,6 +304,7 @@ class Translation:
         start = ops.full_like(target[:, :1], self.start_token)
         return ops.concatenate([start, target[:, :-1]], axis=1)
 
+    @checked(sources=prompts, targets=prompts)
     def score(self, sources, targets, *, batch_size=32):
         """The log-probability of each translation, in nats: NumPy float32 `(N,)`.
 
@@ -267,8 +313,20 @@ class Translation:
             batch_size: pairs in one pass.
         """
         arrays = self._given(sources, targets)
+        return self._run("score", self._scores, arrays, batch_size)
+
+    def _run(self, name, fn, arrays, batch_size):
+        """`fn` of pairs, which are filled up to a shape that many calls share."""
+        lengths, most = [a.shape[1] for a in arrays], [self.context] * 2
+        size, *widths = self.programs.shape(
+            name, len(arrays[0]), lengths, batch_size, most
+        )
+        arrays = [
+            filled(array, width, self.pad_token)
+            for array, width in zip(arrays, widths, strict=True)
+        ]
         variables = self.network.variables
-        return self.run_in_batches("score", self._scores, variables, arrays, batch_size)
+        return self.run_in_batches(name, fn, variables, arrays, batch_size, size)
 
     def _scores(self, source, target):
         logits = self(source, self._before(target))
@@ -276,6 +334,7 @@ class Translation:
         counted = ops.cast(target != self.pad_token, losses.dtype)
         return -ops.sum(losses * counted, axis=1)
 
+    @checked(sources=prompts, targets=prompts)
     def attention_maps(self, sources, targets, *, batch_size=32):
         """How much each token of a target looks at each of its source.
 
@@ -295,17 +354,25 @@ class Translation:
             )
             return ops.stack(weights, axis=1)
 
-        arrays, variables = self._given(sources, targets), self.network.variables
-        return self.run_in_batches("maps", run, variables, arrays, batch_size)
+        source, target = arrays = self._given(sources, targets)
+        made = self._run("maps", run, arrays, batch_size)
+        return made[..., : target.shape[1], : source.shape[1]]
+
+    def input_ranges(self):
+        tokens = Range(least=0, most=self.vocabulary_size - 1)
+        names = ("tokens", "source", "target")
+        return {**super().input_ranges(), **dict.fromkeys(names, tokens)}
 
     def export_signatures(self):
-        """`translate`: `tokens` -> `tokens`, by four beams; `score`: of two arrays.
+        """`translate`: `tokens` -> `tokens`, as by default; `score`: of two arrays.
 
         Rows begin with `start_token` and are as long as the context.
         """
 
         def translate(tokens):
-            how = (0.6, 4, False, self.context - 1)
+            usual, room = self.generation, self.context - 1
+            most = min(room, usual.max_length or room)
+            how = (usual.length_penalty, usual.beam_size, usual.early_stopping, most)
             return {"tokens": self.write(tokens, *how)}
 
         def score(source, target):
@@ -322,13 +389,18 @@ class Translation:
     # Published weights
 
     @classmethod
+    @checked()
     def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
         """A model with published weights: a `MarianMTModel`'s folder.
 
         Args:
             source: folder with `config.json` and `model.safetensors` (whole or in
                 shards), or an id of the Hugging Face hub, `"owner/name"`. A tokenizer
-                in it (source.spm, target.spm, vocab.json) is taken along.
+                in it (source.spm, target.spm, vocab.json) is taken along, and what its
+                `generation_config.json` says: `translate` then has the defaults of that
+                file, or else those of transformers (one beam, length_penalty 1, 20
+                tokens), which are the model's `generation`. A warning names what is
+                passed over.
             subfolder: folder within it.
             variant: `"fp16"` for `model.fp16.safetensors`.
             **arguments: of the constructor, beside what the configuration says.
@@ -343,6 +415,7 @@ class Translation:
 
         return marian.load(cls, source, subfolder, variant, **arguments)
 
+    @checked(dtype=text, max_shard_size=either(text, integer(1)))
     def save_pretrained(self, folder, dtype="float32", max_shard_size="50GB"):
         """Writes the model, and its tokenizer, as a `MarianMTModel`.
 

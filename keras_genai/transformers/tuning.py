@@ -1,11 +1,26 @@
 """Fine-tuning few weights: what every transformer here can do."""
 
 from keras_genai.layers import lora
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import (
+    either,
+    function,
+    integer,
+    number,
+    text,
+    tuple_of,
+)
 
 
 class Tuning:
     """The part of a model that trains low-rank changes of its dense layers."""
 
+    @checked(
+        rank=integer(1),
+        targets=either(text, function, tuple_of(text)),
+        alpha=number("> 0"),
+        also=tuple_of(text, least=0),
+    )
     def enable_lora(self, rank, targets=("query", "value"), alpha=None, also=()):
         """Trains low-rank changes of some dense layers, and little else (2106.09685).
 
@@ -14,9 +29,11 @@ class Tuning:
         Args:
             rank: of the changes `alpha / rank * A B`.
             targets: names of dense layers: in the blocks `"query"`, `"key"`, `"value"`,
-                `"out"`, `"dense1"`, `"gate"` and `"dense2"`.
+                `"out"`, `"dense1"`, `"gate"` and `"dense2"`; or paths, of which the
+                last parts do (`"block_0/attention/query"`); or a function
+                `(path, layer) -> bool`.
             alpha: their scale; by default the rank.
-            also: names of layers that train as a whole, such as a new head.
+            also: names or paths of layers that train as a whole, such as a new head.
 
         Raises:
             ValueError: no layer has a name, or there are such changes already.
@@ -37,7 +54,7 @@ class Tuning:
         self.compiled = False
         self.optimizer = None
         self.train_function = self.test_function = None
-        self.__dict__.pop("__jitted", None)
+        self.forget_compiled()
 
     def save(self, *args, **kwargs):
         """See `keras.Model.save`; with LoRA, merge before."""

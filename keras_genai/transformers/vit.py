@@ -26,6 +26,8 @@ from keras_genai.transformers.vit_network import (
     ViTNetwork,
     patchify,
 )
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer, number, text
 
 # Layers, channels, heads: table 1 of 2010.11929; Ti and S of 2012.12877.
 SIZES = {
@@ -101,6 +103,13 @@ class ViT(Tuning, ViTInference, engine.GenerativeModel):
         *("remat", "seed"),
     )
 
+    @checked(
+        size=text,
+        hidden_units=integer(1),
+        pooling=text,
+        positions=text,
+        mask_ratio=number("(0, 1)"),
+    )
     def __init__(
         self,
         image_shape=(224, 224, 3),

@@ -9,6 +9,8 @@ from keras_genai.engine.precision import widen
 from keras_genai.engine.saving import deserialized
 from keras_genai.layers import lora
 from keras_genai.transformers.vit_network import patchify, resized, unpatchify
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import either, integer, text
 
 
 class ViTInference:
@@ -35,6 +37,7 @@ class ViTInference:
         name = (name, *images.shape[1:3])
         return self.run_in_batches(name, fn, variables, [images], batch_size)
 
+    @checked()
     def embed(self, images, *, batch_size=64):
         """One vector for each image: of its token, or the mean of its patches.
 
@@ -51,6 +54,7 @@ class ViTInference:
 
         return self._run("embed", run, images, batch_size)
 
+    @checked()
     def classify(self, images, *, batch_size=64):
         """The probabilities of the classes of each image, NumPy float32 `(N, K)`.
 
@@ -66,6 +70,7 @@ class ViTInference:
 
         return self._run("classify", run, images, batch_size)
 
+    @checked()
     def attention_maps(self, images, *, batch_size=64):
         """How much each token looks at each.
 
@@ -85,6 +90,7 @@ class ViTInference:
 
         return self._run("maps", run, images, batch_size)
 
+    @checked()
     def paint(self, images, *, seed=0, batch_size=64):
         """Hides patches of images and paints them, with `mae=True`.
 
@@ -135,6 +141,7 @@ class ViTInference:
             "ViT does not generate: it has embed, classify and, with mae=True, paint."
         )
 
+    @checked()
     def fine_tuned(self, num_classes, image_shape=None, **arguments):
         """A classifier that begins with this model's weights, for a fit of its own.
 
@@ -193,6 +200,7 @@ class ViTInference:
     # Published weights
 
     @classmethod
+    @checked()
     def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
         """A model with published weights, from a folder in transformers' layout.
 
@@ -217,6 +225,7 @@ class ViTInference:
 
         return vit.load(cls, source, subfolder, variant, **arguments)
 
+    @checked(dtype=text, max_shard_size=either(text, integer(1)))
     def save_pretrained(self, folder, dtype="float32", max_shard_size="50GB"):
         """Writes the model in transformers' layout.
 

@@ -6,6 +6,8 @@ from keras import ops
 from keras_genai import engine
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import widen
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import number
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -22,6 +24,7 @@ class ActiveUnits(keras.metrics.Metric):
         threshold: of the variance.
     """
 
+    @checked(threshold=number(">= 0"))
     def __init__(self, latent_dim, threshold=0.01, name="active_units"):
         super().__init__(name=name)
         self.latent_dim = latent_dim
@@ -44,7 +47,7 @@ class ActiveUnits(keras.metrics.Metric):
 
     def variance(self):
         """The variance of each unit's mean over what was seen, `(D,)`."""
-        count = ops.where(self.count > 0.0, self.count, ops.ones_like(self.count))
+        count = ops.where(self.count.value > 0.0, self.count.value, 1.0)
         return self.squares / count - ops.square(self.total / count)
 
     def result(self):
@@ -80,7 +83,7 @@ class LatentMeans(keras.metrics.Metric):
         self.count.assign(self.count + weight)
 
     def result(self):
-        count = ops.where(self.count > 0.0, self.count, ops.ones_like(self.count))
+        count = ops.where(self.count.value > 0.0, self.count.value, 1.0)
         return self.total / count
 
     def get_config(self):

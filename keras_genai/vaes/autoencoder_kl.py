@@ -19,6 +19,17 @@ from keras_genai.engine.saving import configuration
 from keras_genai.losses import adversarial
 from keras_genai.losses.perceptual import perceptual_distance
 from keras_genai.losses.reduction import mean_over_samples
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import (
+    array,
+    flag,
+    integer,
+    integers,
+    network,
+    number,
+    text,
+    tuple_of,
+)
 from keras_genai.vaes.kl_checks import RECONSTRUCTIONS, KLChecks
 from keras_genai.vaes.kl_networks import (
     LogVariance,
@@ -96,6 +107,20 @@ class AutoencoderKL(KLChecks, LatentImages, engine.GenerativeModel):
     ```
     """
 
+    @checked(
+        block_channels=integers(0),
+        attention=flag,
+        scaling_factor=number("> 0"),
+        shift_factor=number(),
+        reconstruction=text,
+        perceptual=network,
+        perceptual_weight=number(">= 0"),
+        perceptual_channels=tuple_of(array(1)),
+        kl_weight=number(">= 0"),
+        log_variance=number(),
+        discriminator_weight=number(">= 0"),
+        discriminator_start=integer(0),
+    )
     def __init__(
         self,
         image_shape=(256, 256, 3),

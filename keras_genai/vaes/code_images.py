@@ -4,6 +4,9 @@ import keras
 import numpy as np
 
 from keras_genai.engine.checks import check_images
+from keras_genai.engine.sampling import Range
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import array, number
 from keras_genai.vaes.codes import check_codes, check_temperature
 
 
@@ -31,6 +34,7 @@ class CodeImages:
         variables = [v for part in parts for v in part.variables]
         return self.run_in_batches(name, fn, variables, [array], batch_size)
 
+    @checked()
     def encode(self, images, batch_size=256):
         """Images `(N, H, W, C)` to their codes' vectors `(N, h, w, latent_dim)`."""
         images = self._checked(images)
@@ -40,6 +44,7 @@ class CodeImages:
 
         return self._run("encode", run, images, batch_size)
 
+    @checked(codes=array(empty=True))
     def decode(self, codes, batch_size=256):
         """Vectors of codes `(N, h, w, latent_dim)` to images in [-1, 1]."""
         codes = np.asarray(codes)
@@ -55,11 +60,13 @@ class CodeImages:
 
         return self._run("decode", run, codes.astype(keras.config.floatx()), batch_size)
 
+    @checked()
     def reconstruct(self, images, batch_size=256):
         """Images through their codes and back, `(N, H, W, C)` in [-1, 1]."""
         images = self._checked(images)
         return self._run("reconstruct", lambda x: self(x), images, batch_size)
 
+    @checked()
     def encode_indices(self, images, batch_size=256):
         """Images `(N, H, W, C)` to the indices of their codes.
 
@@ -69,6 +76,7 @@ class CodeImages:
         images = self._checked(images)
         return self._run("encode_indices", self._indices, images, batch_size)
 
+    @checked(indices=array(empty=True))
     def decode_indices(self, indices, batch_size=256):
         """Indices of codes to images `(N, H, W, C)` in [-1, 1].
 
@@ -95,6 +103,9 @@ class CodeImages:
 
     # Sampling
 
+    numbers = ("temperature",)
+
+    @checked(temperature=number("> 0"))
     def generate_batches(self, n=None, seed=0, *, temperature=1.0, **kwargs):
         """See `GenerativeModel.generate_batches`.
 
@@ -119,6 +130,10 @@ class CodeImages:
         return self._images(
             self.prior.draw(key, count, first, labels, temperature=temperature)
         )
+
+    def input_ranges(self):
+        indices = Range(least=0, most=self.codebook_size - 1)
+        return {**super().input_ranges(), "indices": indices}
 
     def export_signatures(self):
         """What `export` writes: name -> (function, its inputs); the first serves.

@@ -9,7 +9,11 @@ from keras_genai.engine import random
 from keras_genai.engine.checks import check_images, check_integer, check_positive
 from keras_genai.engine.interpolation import check_kind, interpolate
 from keras_genai.losses import elbo
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import array, integer, pair, text
 from keras_genai.vaes.likelihoods import LEVELS
+
+_LABELS = array((0, 1, 2), finite=False)  # one is for all
 
 
 class Inference:
@@ -27,8 +31,7 @@ class Inference:
         """
         check_positive("batch_size", batch_size)
         arrays = [a for a in arrays if a is not None]
-        # Of the sizes of small sets only powers of two are compiled.
-        size = min(2 ** (len(arrays[0]) - 1).bit_length(), batch_size)
+        size = self.programs.rows(len(arrays[0]), batch_size)
         return self.stream(
             name, fn, self.variables, arrays, size, numbered=True, verbose=verbose
         )
@@ -68,6 +71,7 @@ class Inference:
 
     # Codes and images
 
+    @checked(x=array(finite=False), labels=_LABELS)
     def encode(self, x, labels=None, batch_size=256, verbose=0):
         """The Gaussian q(z|x) of each image.
 
@@ -92,6 +96,7 @@ class Inference:
             self._whole("encode", self._one_encode, arrays, batch_size, verbose)
         )
 
+    @checked(z=array(), labels=_LABELS)
     def decode(self, z, labels=None, batch_size=256, verbose=0):
         """The mean image of p(x|z) of each latent vector.
 
@@ -110,6 +115,7 @@ class Inference:
         arrays = [z, self._labels(labels, len(z))]
         return self._whole("decode", self._one_decode, arrays, batch_size, verbose)[0]
 
+    @checked(x=array(finite=False), labels=_LABELS)
     def reconstruct(self, x, labels=None, batch_size=256, verbose=0):
         """Each image through its code's mean and back, `(N, H, W, C)`: see `encode`."""
         mean, _ = self.encode(x, labels, batch_size, verbose)
@@ -148,6 +154,7 @@ class Inference:
         images = images.reshape(n, steps, *images.shape[1:])
         return images[0] if alone else images
 
+    @checked(a=array(), b=array(), kind=text, labels=_LABELS)
     def interpolate(self, a, b, steps=8, kind="spherical", labels=None):
         """Images on the way from one to another, through the latents.
 
@@ -173,6 +180,9 @@ class Inference:
         path = interpolate(a[:, None], b[:, None], t, kind)
         return self._paths(path, labels, alone)
 
+    @checked(
+        x=array(finite=False), dimension=integer(0), values=array(1), labels=_LABELS
+    )
     def traverse(self, x, dimension, values=None, labels=None):
         """Images of one latent swept, the others as they are.
 
@@ -197,6 +207,7 @@ class Inference:
 
     # Likelihood
 
+    @checked(x=array(finite=False), labels=_LABELS)
     def log_likelihood(
         self,
         x,
@@ -306,6 +317,7 @@ class Inference:
             found[begin : begin + count] = total[:count]
         return found - math.log(importance_samples)
 
+    @checked(x=array(finite=False), value_range=pair(), labels=_LABELS)
     def bits_per_dim(
         self,
         x,

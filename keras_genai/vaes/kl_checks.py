@@ -8,7 +8,6 @@ from keras_genai.engine.checks import (
     check_image_shape,
     check_images,
     check_labels,
-    check_positive,
     check_sample_weight,
 )
 
@@ -33,14 +32,9 @@ class KLChecks:
     """The part of `AutoencoderKL` that refuses."""
 
     def _check_arguments(self, perceptual):
-        for name in ("latent_channels", "layers_per_block", "groups"):
-            check_positive(name, getattr(self, name))
-        for name in ("discriminator_filters", "discriminator_layers"):
-            check_positive(name, getattr(self, name))
         if not self.block_channels:
             raise ValueError("block_channels must name at least one level; got ().")
         for channels in self.block_channels:
-            check_positive("block_channels", channels)
             if channels % self.groups:
                 raise ValueError(
                     f"groups must divide every number of block_channels; {self.groups} "
@@ -62,22 +56,8 @@ class KLChecks:
                 f"reconstruction must be one of {', '.join(RECONSTRUCTIONS)}; got "
                 f"{self.reconstruction!r}."
             )
-        for name in ("perceptual_weight", "kl_weight", "discriminator_weight"):
-            if not 0.0 <= getattr(self, name) < np.inf:
-                raise ValueError(
-                    f"{name} must be a number >= 0; got {getattr(self, name)!r}."
-                )
-        if self.scaling_factor is None or not self.scaling_factor > 0.0:
-            raise ValueError(
-                f"scaling_factor must be over 0; got {self.scaling_factor!r}."
-            )
         if self.perceptual_channels is not None and perceptual is None:
             raise ValueError("perceptual_channels needs perceptual, a network.")
-        if self.discriminator_start < 0:
-            raise ValueError(
-                "discriminator_start must be a step >= 0; got "
-                f"{self.discriminator_start!r}."
-            )
 
     @staticmethod
     def discriminator_for(image_shape):

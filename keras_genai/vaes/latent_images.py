@@ -7,6 +7,8 @@ from keras import ops
 from keras_genai.engine import random
 from keras_genai.engine.checks import check_positive
 from keras_genai.engine.precision import widen
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import array, either, integer, number, text
 from keras_genai.vaes.posterior import DiagonalGaussian
 from keras_genai.vaes.tiling import tiled
 
@@ -41,6 +43,7 @@ class LatentImages:
 
     # Encoding and decoding
 
+    @checked(tile=integer(1), overlap=number("[0, 1)"))
     def encode(self, images, batch_size=8, tile=None, overlap=0.25):
         """The posterior of images.
 
@@ -74,6 +77,7 @@ class LatentImages:
         )
         return DiagonalGaussian.from_moments(moments)
 
+    @checked(latents=array(4), tile=integer(1), overlap=number("[0, 1)"))
     def decode(self, latents, batch_size=8, tile=None, overlap=0.25):
         """Images of latents, unscaled: as `encode` gives them.
 
@@ -100,6 +104,7 @@ class LatentImages:
             tile and (self.image_shape[-1], tile, overlap, 1, self.factor),
         )
 
+    @checked()
     def reconstruct(self, images, seed=None, **options):
         """Images decoded from their own latents.
 
@@ -189,6 +194,7 @@ class LatentImages:
     # Files
 
     @classmethod
+    @checked()
     def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
         """A model with published weights, from a folder in diffusers' layout.
 
@@ -219,6 +225,7 @@ class LatentImages:
 
         return autoencoder_kl.load(cls, source, subfolder, variant, **arguments)
 
+    @checked(dtype=text, max_shard_size=either(text, integer(1)))
     def save_pretrained(self, folder, dtype="float32", max_shard_size="10GB"):
         """Writes the encoder and decoder in diffusers' layout.
 

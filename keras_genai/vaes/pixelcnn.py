@@ -16,7 +16,6 @@ from keras_genai import engine
 from keras_genai.engine import random
 from keras_genai.engine.checks import (
     check_labels,
-    check_positive,
     check_sample_weight,
 )
 from keras_genai.engine.data import tensors
@@ -25,6 +24,8 @@ from keras_genai.engine.precision import dtype_policy
 from keras_genai.engine.saving import configuration
 from keras_genai.engine.threefry import threefry2x32, to_int32
 from keras_genai.losses.reduction import mean_over_samples
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import array, integer, integers, number
 from keras_genai.vaes.codes import check_codes, check_temperature
 from keras_genai.vaes.pixelcnn_network import pixelcnn_network
 
@@ -66,6 +67,7 @@ class PixelCNN(engine.GenerativeModel):
     ```
     """
 
+    @checked(shape=integers(), filters=integer(1), kernel_size=integer(3))
     def __init__(
         self,
         shape,
@@ -83,13 +85,8 @@ class PixelCNN(engine.GenerativeModel):
     ):
         super().__init__(seed=seed, **kwargs)
         shape = _check_shape(shape)
-        check_positive("num_values", num_values)
         if num_values < 2:
             raise ValueError(f"num_values must be at least 2; got {num_values!r}.")
-        if num_classes is not None:
-            check_positive("num_classes", num_classes)
-        check_positive("filters", filters)
-        check_positive("blocks", blocks)
         if kernel_size not in range(3, 100, 2):
             raise ValueError(
                 f"kernel_size must be an odd number of at least 3; got {kernel_size!r}."
@@ -181,6 +178,7 @@ class PixelCNN(engine.GenerativeModel):
             lambda: self.network(self.with_labels(codes, labels), training=training),
         )
 
+    @checked(codes=array())
     def log_probability(self, codes, labels=None, batch_size=256):
         """The logarithm of the probability of each grid, in nats.
 
@@ -211,9 +209,12 @@ class PixelCNN(engine.GenerativeModel):
         variables = self.sampling_variables()
         return self.run_in_batches("log_probability", run, variables, given, batch_size)
 
+    numbers = ("temperature",)
+
     def sampling_variables(self):
         return self.averaged_variables("network")
 
+    @checked(temperature=number("> 0"))
     def generate_batches(self, n=None, seed=0, *, temperature=1.0, **kwargs):
         """See `GenerativeModel.generate_batches`.
 
@@ -230,7 +231,8 @@ class PixelCNN(engine.GenerativeModel):
         def place(i, codes):
             grid = ops.reshape(codes, (-1, *self.shape))
             logits = ops.reshape(self(grid, labels), (-1, places, self.num_values))
-            logits = ops.take(logits, i, axis=1) / temperature  # (B, V)
+            logits = ops.take(logits, i, axis=1)  # (B, V)
+            logits = logits / ops.cast(temperature, logits.dtype)
             # Its own key at each place, so that a sample's noise is its own.
             words = threefry2x32(key, (to_int32(i), to_int32(places)))
             drawn = random.categorical(words, logits, offset=first)  # (B,)

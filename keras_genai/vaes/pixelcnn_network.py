@@ -6,7 +6,9 @@ from keras import layers, ops
 from keras_genai.engine.initializers import streams
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import wide
-from keras_genai.layers import Dropout
+from keras_genai.layers import Dropout, Embedding
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer, integers
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -43,6 +45,7 @@ class Places(layers.Layer):
         return {**super().get_config(), "initializer": initializer}
 
 
+@checked(shape=integers(), filters=integer(1), kernel_size=integer(3))
 def pixelcnn_network(
     shape,
     num_values,
@@ -80,9 +83,7 @@ def pixelcnn_network(
     reach = kernel_size // 2
 
     def embedding(name, count, size):
-        return layers.Embedding(
-            count, size, embeddings_initializer=kernel(name), name=name
-        )
+        return Embedding(count, size, embeddings_initializer=kernel(name), name=name)
 
     def convolution(name, size, x, channels=2 * filters):
         """Where the kernel ends at the place itself, at its right and lower end."""

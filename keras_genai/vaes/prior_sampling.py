@@ -3,6 +3,8 @@
 import numpy as np
 
 from keras_genai.engine import random
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import array
 from keras_genai.vaes.mixture import Mixture, branch
 
 PRIORS = ("normal", "mixture")
@@ -11,6 +13,7 @@ PRIORS = ("normal", "mixture")
 class PriorSampling:
     """The part of `VAE` that draws images, and what is exported."""
 
+    @checked(x=array(finite=False))
     def fit_prior(self, x, labels=None, components=10, seed=0, **kwargs):
         """Fits a mixture of Gaussians to the codes, from which `generate` then draws.
 
@@ -54,11 +57,19 @@ class PriorSampling:
         prior.fit(mean + np.exp(0.5 * log_variance) * noise, seed, **kwargs)
         self.prior = prior
         # What was compiled reads the variables of the prior before.
-        self.__dict__.pop("__jitted", None)
+        self.forget_compiled()
         return self
+
+    numbers = ("temperature",)
 
     def sampling_variables(self):
         return list(self.variables)
+
+    def generate_batches(self, n=None, seed=0, *, temperature=1.0, **kwargs):
+        """See `GenerativeModel.generate_batches`; the options are those of `draw`."""
+        if not temperature >= 0.0:
+            raise ValueError(f"temperature must be at least 0; got {temperature!r}.")
+        return super().generate_batches(n, seed, temperature=temperature, **kwargs)
 
     def draw(
         self, key, count, first, labels=None, temperature=1.0, sample=False, prior=None
@@ -78,8 +89,6 @@ class PriorSampling:
             raise ValueError(
                 f"prior must be one of {', '.join(PRIORS)}; got {prior!r}."
             )
-        if not temperature >= 0.0:
-            raise ValueError(f"temperature must be at least 0; got {temperature!r}.")
         if prior == "normal":
             z = random.normal(key, (count, self.latent_dim), offset=first)
             z = temperature * z

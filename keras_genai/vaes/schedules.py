@@ -5,6 +5,8 @@ from keras import ops
 
 from keras_genai.engine.checks import check_positive
 from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import number
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -28,6 +30,7 @@ class KLWarmup(keras.optimizers.schedules.LearningRateSchedule):
     ```
     """
 
+    @checked(end=number(), start=number())
     def __init__(self, steps, end=1.0, start=0.0):
         super().__init__()
         check_positive("steps", steps)

@@ -18,6 +18,14 @@ from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy, widen
 from keras_genai.engine.saving import configuration
 from keras_genai.losses import elbo
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import (
+    either,
+    function,
+    integers,
+    number,
+    text,
+)
 from keras_genai.vaes import likelihoods
 from keras_genai.vaes.active_units import ActiveUnits, LatentMeans
 from keras_genai.vaes.checks import Checks
@@ -99,6 +107,18 @@ class VAE(Checks, Inference, PriorSampling, engine.GenerativeModel):
     ```
     """
 
+    @checked(
+        likelihood=text,
+        scale=either(text, number("> 0")),
+        binarize=text,
+        capacity=either(number(">= 0"), function),
+        free_bits=number(">= 0"),
+        estimator=text,
+        architecture=text,
+        hidden_units=integers(),
+        activation=either(text, function),
+        beta=either(number(">= 0"), function),
+    )
     def __init__(
         self,
         encoder=None,

@@ -14,7 +14,6 @@ from keras_genai.engine.checks import (
     check_image_shape,
     check_images,
     check_labels,
-    check_positive,
     check_sample_weight,
 )
 from keras_genai.engine.data import tensors
@@ -24,6 +23,8 @@ from keras_genai.engine.saving import configuration
 from keras_genai.layers import GumbelQuantizer
 from keras_genai.losses import reconstruction as reconstructions
 from keras_genai.losses.reduction import mean_over_samples, per_sample
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import either, network, text, word
 from keras_genai.vaes.code_images import CodeImages
 from keras_genai.vaes.codes import Perplexity
 from keras_genai.vaes.pixelcnn import PixelCNN
@@ -93,6 +94,7 @@ class VQVAE(CodeImages, engine.GenerativeModel):
     ```
     """
 
+    @checked(reconstruction=text, quantizer=either(word, network))
     def __init__(
         self,
         image_shape,
@@ -111,12 +113,6 @@ class VQVAE(CodeImages, engine.GenerativeModel):
         **kwargs,
     ):
         super().__init__(seed=seed, **kwargs)
-        check_positive("codebook_size", codebook_size)
-        check_positive("latent_dim", latent_dim)
-        check_positive("hidden", hidden)
-        check_positive("halvings", halvings)
-        if residual_hidden is not None:
-            check_positive("residual_hidden", residual_hidden)
         own = {"encoder": encoder, "decoder": decoder}
         factor = 1 if encoder is not None and decoder is not None else 2**halvings
         self.image_shape = check_image_shape(
@@ -201,7 +197,7 @@ class VQVAE(CodeImages, engine.GenerativeModel):
         # No setter of a property: PyTorch keeps a module that is set in its own way.
         if name == "prior":
             self._check_prior(value)
-            self.__dict__.pop("__jitted", None)  # compiled with the former one
+            self.forget_compiled()
             name = "_prior"
         super().__setattr__(name, value)
 
@@ -263,6 +259,7 @@ class VQVAE(CodeImages, engine.GenerativeModel):
         loss = self.autoencoder_loss(images, weight, False)
         self.track("autoencoder", loss)
 
+    @checked(prior=network)
     def fit_prior(
         self, x, y=None, *, prior=None, optimizer=None, encode_batch_size=256, **kwargs
     ):

@@ -17,8 +17,11 @@ from keras_genai.layers import (
     VectorQuantizer,
 )
 from keras_genai.layers.quantizers import LEVELS, Quantizer
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer, integers
 
 
+@checked()
 def vqvae_encoder(
     image_shape,
     channels,
@@ -60,6 +63,7 @@ def vqvae_encoder(
     return keras.Model(images, latents, name="encoder")
 
 
+@checked(code_shape=integers(), channels=integer(1))
 def vqvae_decoder(
     code_shape, channels, hidden=256, residual_hidden=None, halvings=2, blocks=2, seed=0
 ):
@@ -89,6 +93,7 @@ def vqvae_decoder(
     return keras.Model(codes, output, name="decoder")
 
 
+@checked(channels=integer(1))
 def dvae_encoder(image_shape, channels, hidden=256, halvings=3, blocks=2, seed=0):
     """The encoder of DALL-E's dVAE (2102.12092, appendix A.2 and its code).
 
@@ -121,6 +126,7 @@ def dvae_encoder(image_shape, channels, hidden=256, halvings=3, blocks=2, seed=0
     return keras.Model(images, latents, name="encoder")
 
 
+@checked(code_shape=integers(), channels=integer(1))
 def dvae_decoder(code_shape, channels, hidden=256, halvings=3, blocks=2, seed=0):
     """The decoder of DALL-E's dVAE, with upsampling to the nearest pixel.
 

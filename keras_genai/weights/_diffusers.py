@@ -4,8 +4,9 @@ The names of the layers of its image blocks, the check of a configuration, and a
 folder: `config.json` beside `diffusion_pytorch_model.safetensors`.
 """
 
+from keras_genai.utils.files import reading
+from keras_genai.weights import _keys, _writing
 from keras_genai.weights import _safetensors as st
-from keras_genai.weights import _writing
 
 STEM = "diffusion_pytorch_model"
 VERSION = "0.42.0"
@@ -106,27 +107,31 @@ def class_of(config, path, *names):
     return name
 
 
-def check_config(config, path, defaults, wanted):
-    """Refuses a configuration that asks for what the network has not.
+def check_values(config, path, wanted):
+    """Refuses values that do not fit each other.
 
     Args:
-        config: the content of `config.json`, a dict.
+        config: dict of all keys' values.
         path: where it came from, for messages.
-        defaults: what diffusers takes for the keys that are left out: all known keys.
         wanted: dict key -> the only value that the network has for it.
 
     Raises:
-        ValueError: names every key that is not known or has another value.
+        ValueError: names every key that has another value.
     """
-    unknown = {k for k in config if k not in defaults and not k.startswith("_")}
-    wrong = [f"{key}={config[key]!r} is not known" for key in sorted(unknown)]
-    config = {**defaults, **config}
+    wrong = []
     for key, value in wanted.items():
         got = config[key]
         if (list(got) if isinstance(got, tuple) else got) != value:
-            wrong.append(f"{key} must be {value!r}; it is {got!r}")
-    if wrong:
-        raise ValueError(f"{path} is not of this network: {'; '.join(wrong)}.")
+            wrong.append(f"{key} must be {value!r}; it is {_keys.short(got)}")
+    _keys.refuse(path, wrong)
+
+
+# The side of an image: networks without a table of positions do not bound it.
+SIDE = _keys.Kind(
+    "an integer from 1 to 65536", lambda n: _keys.COUNT.fits(n) and n <= 2**16
+)
+_PAIR = _keys.list_of(SIDE, 2)
+SIDES = SIDE | _keys.Kind("two of them", lambda v: _PAIR.fits(v) and len(v) == 2)
 
 
 def sides_of(sample_size):
@@ -144,16 +149,21 @@ def load(make, table, source, subfolder=None, variant=None):
     """A model of a published folder.
 
     Args:
-        make: function (configuration, its path) -> model.
+        make: function (configuration, its path, tensors) -> model.
         table: function model -> list of `Entry`.
         source, subfolder, variant: see `AutoencoderKL.from_pretrained`.
     """
     folder = st.fetch(source, subfolder)
     config = folder / "config.json"
-    weights = st.find_weights(folder, STEM, variant)
-    model = make(st.read_json(config), config)
-    st.load(table(model), weights)
-    return model
+    with reading(folder):
+        weights = st.find_weights(folder, STEM, variant)
+        content = st.read_json(config)
+        return st.load_model(
+            lambda kinds: make(content, config, kinds),
+            lambda model, kinds: table(model),
+            weights,
+            config=config,
+        )
 
 
 def save(table, config, folder, dtype="float32", max_shard_size=None):

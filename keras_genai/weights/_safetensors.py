@@ -14,7 +14,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from keras_genai.datasets._files import written_beside
+from keras_genai.engine.deferred import deferred, fill, finish
 from keras_genai.export.child import check_installed
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
@@ -120,8 +120,12 @@ class Tensors:
 
     def _shards(self):
         weight_map = read_json(self.path).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise ValueError(f"{self.path} holds no weight_map of tensors to files.")
+        whole = isinstance(weight_map, dict) and len(weight_map) > 0
+        if not whole or not all(isinstance(v, str) for v in weight_map.values()):
+            raise ValueError(
+                f"{self.path} must hold a weight_map, an object of the file's name for "
+                "each tensor."
+            )
         self._files = {}
         for shard in sorted(set(weight_map.values())):
             if pathlib.PurePath(shard).name != shard:
@@ -135,8 +139,15 @@ class Tensors:
         return self._files
 
     def _add(self, file, named):
-        """Notes the tensors of a file; `named` are those that an index promises."""
-        if not file.is_file():
+        """Notes the tensors of a file: `named`, those that an index says are there.
+
+        Others that lie in it are read from the file that the index names for them.
+        """
+        try:
+            there = file.is_file()
+        except OSError:  # no name of a file can be so long
+            there = False
+        if not there:
             raise ValueError(f"There is no file {file}.")
         with _opened(file) as tensors:
             names = set(tensors.keys())
@@ -146,7 +157,7 @@ class Tensors:
                 f"{file} lacks tensors that {self.path.name} names: "
                 f"{', '.join(absent)}."
             )
-        self._files.update(dict.fromkeys(names, file))
+        self._files.update(dict.fromkeys(names if named is None else named, file))
 
     def names(self):
         return set(self._files)
@@ -156,7 +167,9 @@ class Tensors:
         kinds = {}
         for file in sorted(set(self._files.values())):
             with _opened(file) as tensors:
-                for name in tensors.keys():
+                for name, own in self._files.items():
+                    if own != file:
+                        continue
                     part = tensors.get_slice(name)
                     kinds[name] = tuple(part.get_shape()), part.get_dtype()
         return kinds
@@ -203,6 +216,34 @@ def refuse_pickle(path, instead="diffusion_pytorch_model.safetensors"):
 _FLOATS = {"F16", "BF16", "F32", "F64"}
 
 
+def load_model(make, table, path, ignored=None, config=None):
+    """A model with the weights of a file, made without weights of its own.
+
+    Nothing is allocated before the shapes in the file's header are those of the model.
+
+    Args:
+        make: function (dict name -> (shape, dtype) of the tensors) -> model.
+        table: function (model, those) -> list of `Entry`.
+        path: a `.safetensors` file or a `.safetensors.index.json`.
+        ignored: see `load`.
+        config: path of the configuration that `make` reads, for messages.
+
+    Raises:
+        ValueError: no such model can be made; see `load`.
+    """
+    kinds = Tensors(path).kinds()
+    with deferred() as variables:
+        try:
+            model = make(kinds)
+        except (ValueError, TypeError, ArithmeticError) as error:
+            if config is None or str(config.parent) in str(error):
+                raise
+            raise ValueError(f"No model can be made of {config}: {error}") from error
+    load(table(model, kinds), path, ignored)
+    finish(variables)
+    return model
+
+
 def load(table, path, ignored=None):
     """Assigns the tensors of a file to our variables; all or none.
 
@@ -247,20 +288,41 @@ def load(table, path, ignored=None):
         entry = found[name]
         variable = entry.variable
         array = np.asarray(array.reshape(entry.shape), variable.dtype)
-        variable.assign(np.ascontiguousarray(entry.ours(array)))
+        array = np.ascontiguousarray(entry.ours(array))
+        if isinstance(variable, keras.Variable):
+            fill(variable, array)
+        else:
+            variable.assign(array)
 
 
 # Configurations
 
 
-def read_json(path):
-    """A JSON file that holds an object."""
+def read_text(path):
+    """The content of a file of text in UTF-8.
+
+    Raises:
+        ValueError: there is none, or it is no such text.
+    """
     path = pathlib.Path(path)
     if not path.is_file():
         raise ValueError(f"There is no file {path}.")
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error}).") from error
+
+
+def read_json(path):
+    """A JSON file that holds an object.
+
+    Raises:
+        ValueError: there is none, or it is no such file.
+    """
+    text = read_text(path)
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON ({error}).") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object.")
@@ -268,9 +330,9 @@ def read_json(path):
 
 
 def write_json(path, content):
-    """Writes a JSON file in one step."""
-    with written_beside(path) as beside:
-        beside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")
+    """Writes a JSON file."""
+    text = json.dumps(content, indent=2, sort_keys=True)
+    pathlib.Path(path).write_text(text + "\n", "utf-8")
 
 
 # Folders

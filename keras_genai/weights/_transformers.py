@@ -7,8 +7,9 @@ the file must hold.
 
 import pathlib
 
+from keras_genai.utils.files import reading
+from keras_genai.weights import _keys, _writing
 from keras_genai.weights import _safetensors as st
-from keras_genai.weights import _writing
 
 STEM = "model"
 VERSION = "5.0.0"
@@ -72,6 +73,9 @@ def class_of(config, path, *names):
         ValueError: it is none of the names.
     """
     named = config.get("architectures") or [names[0]]
+    if not _keys.list_of(_keys.TEXT).fits(named):
+        says = "architectures must be a list of strings"
+        _keys.refuse(path, [f"{says}; it is {_keys.short(named)}"])
     for name in named:
         if name in names:
             return name
@@ -79,43 +83,11 @@ def class_of(config, path, *names):
     raise ValueError(f"{path} is the configuration of {named[0]}, not {known}.")
 
 
-def check_config(config, path, wanted):
-    """Refuses a configuration that asks for what the network has not.
-
-    Args:
-        config: the content of `config.json`, a dict.
-        path: where it came from, for messages.
-        wanted: dict key -> the only value, or a tuple of the only values, that the
-            network has for it. A key that is left out has the first.
-
-    Raises:
-        ValueError: names every key that has another value.
-    """
-    wrong = []
-    for key, values in wanted.items():
-        values = values if isinstance(values, tuple) else (values,)
-        got = config.get(key, values[0])
-        if got not in values:
-            known = " or ".join(map(repr, values))
-            wrong.append(f"{key} must be {known}; it is {got!r}")
-    if wrong:
-        raise ValueError(f"{path} is not of this network: {'; '.join(wrong)}.")
-
-
-def integers(config, path, *keys):
-    """The values of keys that a configuration must have, positive integers.
-
-    Raises:
-        ValueError: names every key that is missing or is no positive integer.
-    """
-    wrong = [
-        f"{key} must be a positive integer; it is {config.get(key)!r}"
-        for key in keys
-        if type(config.get(key)) is not int or config[key] < 1
-    ]
-    if wrong:
-        raise ValueError(f"{path} is not of this network: {'; '.join(wrong)}.")
-    return [config[key] for key in keys]
+def labels(config):
+    """The number of a classifier's classes: 2 where nothing is said."""
+    if config["id2label"] is not None:
+        return len(config["id2label"])
+    return config["num_labels"] or 2
 
 
 def find(folder, variant=None):
@@ -132,8 +104,9 @@ def load(make, table, source, subfolder=None, variant=None, ignored=None):
     """A model of a published folder.
 
     Args:
-        make: function (configuration, its path, set of the tensors' names) -> model.
-        table: function (model, names) -> list of `Entry`.
+        make: function (configuration, its path, tensors) -> model. The tensors are a
+            dict name -> (shape, dtype).
+        table: function (model, tensors) -> list of `Entry`.
         source: a folder, or an id of the Hugging Face hub, `"owner/name"`.
         subfolder: folder within it.
         variant: `"fp16"` for `model.fp16.safetensors`.
@@ -141,11 +114,12 @@ def load(make, table, source, subfolder=None, variant=None, ignored=None):
     """
     folder = st.fetch(source, subfolder, ("*.json", "*.safetensors", "*.txt", "*.spm"))
     config = folder / "config.json"
-    weights = find(folder, variant)
-    names = st.Tensors(weights).names()
-    model = make(st.read_json(config), config, names)
-    st.load(table(model, names), weights, ignored)
-    return model
+    with reading(folder):
+        weights = find(folder, variant)
+        content = st.read_json(config)
+        return st.load_model(
+            lambda kinds: make(content, config, kinds), table, weights, ignored, config
+        )
 
 
 def save(table, config, folder, dtype="float32", max_shard_size=None):
@@ -159,4 +133,5 @@ def save(table, config, folder, dtype="float32", max_shard_size=None):
         max_shard_size: see `_writing.save`.
     """
     settings = {"transformers_version": VERSION, "dtype": dtype, **config}
-    _writing.save_folder(table, settings, folder, STEM, dtype, max_shard_size)
+    stale = ["generation_config.json"]  # of another model's tokens
+    _writing.save_folder(table, settings, folder, STEM, dtype, max_shard_size, stale)

@@ -1,14 +1,15 @@
 """Writing safetensors by a table of names: whole, or in shards beside an index."""
 
+import functools
 import math
 import pathlib
 import re
 
 import numpy as np
 
-from keras_genai.datasets._files import written_beside
 from keras_genai.engine import to_host
 from keras_genai.export.child import check_installed
+from keras_genai.utils.files import written_into
 from keras_genai.weights._safetensors import write_json
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -19,8 +20,8 @@ def save(table, path, dtype="float32", max_shard_size=None):
 
     Args:
         table: list of `Entry`.
-        path: the `.safetensors` file, which is replaced in one step; shards are beside
-            it, of names such as `model-00001-of-00002.safetensors`.
+        path: the `.safetensors` file; shards are beside it, of names such as
+            `model-00001-of-00002.safetensors`. All are replaced, or none.
         dtype: `"float16"`, `"bfloat16"`, `"float32"` or `"float64"`.
         max_shard_size: see `bytes_of`; larger weights are written in several files
             and an index, the last file. None: in one.
@@ -28,6 +29,7 @@ def save(table, path, dtype="float32", max_shard_size=None):
     Raises:
         ValueError: for another dtype or size.
         ImportError: the package `safetensors` is not installed.
+        OSError: it cannot be written; what stood there is whole.
     """
     check_dtype(dtype)
     limit = math.inf if max_shard_size is None else bytes_of(max_shard_size)
@@ -37,33 +39,34 @@ def save(table, path, dtype="float32", max_shard_size=None):
     path, kind = pathlib.Path(path), _numpy_type(dtype)
     shards = _shards(table, limit, kind.itemsize)
     total = len(shards)
-    names = {}
-    for number, entries in enumerate(shards, 1):
-        part = path
-        if total > 1:
-            part = path.with_stem(f"{path.stem}-{number:05}-of-{total:05}")
-        names |= dict.fromkeys((entry.name for entry in entries), part.name)
-        arrays = {
-            entry.name: np.ascontiguousarray(
-                entry.theirs(to_host(entry.variable.value)).astype(kind)
-            )
-            for entry in entries
-        }
-        with written_beside(part) as beside:
-            save_file(arrays, beside, metadata={"format": "pt"})
-    index = path.with_name(f"{path.name}.index.json")
-    if total > 1:
-        size = sum(_size(entry) for entry in table) * kind.itemsize
-        write_json(index, {"metadata": {"total_size": size}, "weight_map": names})
+    index = f"{path.name}.index.json"
     # What an earlier model left would be read instead, or beside.
-    written = {*names.values(), index.name if total > 1 else path.name}
-    for old in (path, index, *path.parent.glob(f"{path.stem}-?????-of-?????.*")):
-        if old.name not in written and old.exists():
-            old.unlink()
+    stale = (path.name, index, f"{path.stem}-?????-of-?????.*")
+    names = {}
+    head = path.name if total == 1 else index
+    with written_into(path.parent, head, stale) as folder:
+        for number, entries in enumerate(shards, 1):
+            part = path.name
+            if total > 1:
+                part = f"{path.stem}-{number:05}-of-{total:05}{path.suffix}"
+            names |= dict.fromkeys((entry.name for entry in entries), part)
+            arrays = {
+                entry.name: np.ascontiguousarray(
+                    entry.theirs(to_host(entry.variable.value)).astype(kind)
+                )
+                for entry in entries
+            }
+            save_file(arrays, folder / part, metadata={"format": "pt"})
+        if total > 1:
+            size = sum(_size(entry) for entry in table) * kind.itemsize
+            content = {"metadata": {"total_size": size}, "weight_map": names}
+            write_json(folder / index, content)
 
 
-def save_folder(table, settings, folder, stem, dtype="float32", max_shard_size=None):
-    """Writes a model's folder: its configuration and its weights.
+def save_folder(
+    table, settings, folder, stem, dtype="float32", max_shard_size=None, stale=()
+):
+    """Writes a model's folder, its configuration and its weights: both or neither.
 
     Args:
         table: list of `Entry`.
@@ -71,20 +74,44 @@ def save_folder(table, settings, folder, stem, dtype="float32", max_shard_size=N
         folder: it is made; `config.json` and the weights in it are replaced.
         stem: of the weights' file, `"model"` for `model.safetensors`.
         dtype, max_shard_size: see `save`.
+        stale: patterns of other files that an earlier save may have left.
 
     Raises:
         ValueError: for another dtype or size, or the folder is a file.
         ImportError: the package `safetensors` is not installed.
+        OSError: it cannot be written; what stood there is whole.
     """
     check_dtype(dtype)
     if max_shard_size is not None:
         bytes_of(max_shard_size)
-    folder = pathlib.Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; save_pretrained writes a folder.")
-    folder.mkdir(parents=True, exist_ok=True)
-    save(table, folder / f"{stem}.safetensors", dtype, max_shard_size)
-    write_json(folder / "config.json", settings)
+    with written_into(check_folder(folder), "config.json", stale) as beside:
+        save(table, beside / f"{stem}.safetensors", dtype, max_shard_size)
+        write_json(beside / "config.json", settings)
+
+
+def check_folder(folder):
+    """The path of a folder to write; a `ValueError` for a file of that name."""
+    path = pathlib.Path(folder)
+    if not str(folder) or (path.exists() and not path.is_dir()):
+        raise ValueError(
+            f"{str(folder)!r} is no folder; save_pretrained writes a folder."
+        )
+    return path
+
+
+def saved_whole(save):
+    """Makes all that a function writes in a folder replace what stands there, or none.
+
+    Args:
+        save: function (model, folder, ...).
+    """
+
+    @functools.wraps(save)
+    def saved(model, folder, *args, **kwargs):
+        with written_into(check_folder(folder), "config.json") as beside:
+            save(model, beside, *args, **kwargs)
+
+    return saved
 
 
 def _size(entry):

@@ -1,29 +1,28 @@
 """AutoencoderKL's weights and configuration, as diffusers stores them."""
 
-from keras_genai.weights import _diffusers
+from keras_genai.weights import _diffusers, _keys
+from keras_genai.weights._keys import FLAG, NUMBER, SIZE
 
 # What diffusers' configuration leaves out has these values there.
-DEFAULTS = {
-    "in_channels": 3,
-    "out_channels": 3,
-    "block_out_channels": [64],
-    "layers_per_block": 1,
-    "act_fn": "silu",
-    "latent_channels": 4,
-    "norm_num_groups": 32,
-    "sample_size": 32,
-    "scaling_factor": 0.18215,
-    "shift_factor": None,
-    "latents_mean": None,
-    "latents_std": None,
-    "force_upcast": True,
-    "use_quant_conv": True,
-    "use_post_quant_conv": True,
-    "mid_block_add_attention": True,
-}
-BLOCKS = {
-    "down_block_types": "DownEncoderBlock2D",
-    "up_block_types": "UpDecoderBlock2D",
+KEYS = {
+    "in_channels": (3, SIZE),
+    "out_channels": (3, SIZE),
+    "down_block_types": (["DownEncoderBlock2D"], _keys.list_of(_keys.TEXT)),
+    "up_block_types": (["UpDecoderBlock2D"], _keys.list_of(_keys.TEXT)),
+    "block_out_channels": ([64], _keys.list_of(SIZE)),
+    "layers_per_block": (1, _keys.LAYERS),
+    "act_fn": ("silu", _keys.one_of("silu")),
+    "latent_channels": (4, SIZE),
+    "norm_num_groups": (32, SIZE),
+    "sample_size": (32, _diffusers.SIDES),
+    "scaling_factor": (0.18215, _keys.POSITIVE),
+    "shift_factor": (None, NUMBER | _keys.NULL),
+    "latents_mean": (None, _keys.one_of(None)),
+    "latents_std": (None, _keys.one_of(None)),
+    "force_upcast": (True, FLAG),
+    "use_quant_conv": (True, FLAG),
+    "use_post_quant_conv": (True, FLAG),
+    "mid_block_add_attention": (True, FLAG),
 }
 
 
@@ -32,11 +31,11 @@ def to_config(model):
     height, width, channels = model.image_shape
     levels = len(model.block_channels)
     return {
-        **DEFAULTS,
+        **{key: default for key, (default, _) in KEYS.items()},
         "_class_name": "AutoencoderKL",
         "in_channels": channels,
         "out_channels": channels,
-        **{key: [name] * levels for key, name in BLOCKS.items()},
+        **_blocks(levels),
         "block_out_channels": list(model.block_channels),
         "layers_per_block": model.layers_per_block,
         "latent_channels": model.latent_channels,
@@ -50,30 +49,31 @@ def to_config(model):
     }
 
 
-def from_config(config, path="config.json"):
+def _blocks(levels):
+    return {
+        key: KEYS[key][0] * levels for key in ("down_block_types", "up_block_types")
+    }
+
+
+def from_config(config, path="config.json", kinds=None):
     """The arguments of `AutoencoderKL` of diffusers' configuration.
 
     Args:
         config: the content of `config.json`, a dict.
         path: where it came from, for messages.
+        kinds: see `_keys.read`.
 
     Raises:
         ValueError: it is of another class, or asks for what this network has not.
     """
     _diffusers.class_of(config, path, "AutoencoderKL")
-    levels = len(config.get("block_out_channels", DEFAULTS["block_out_channels"]))
-    blocks = {key: [block] * levels for key, block in BLOCKS.items()}
-    defaults = {**DEFAULTS, **blocks}
-    given, config = config, {**defaults, **config}
+    config = _keys.read(config, path, KEYS, kinds, strict=True)
     wanted = {
-        "act_fn": "silu",
         "out_channels": config["in_channels"],
         "use_post_quant_conv": config["use_quant_conv"],
-        "latents_mean": None,
-        "latents_std": None,
-        **blocks,
+        **_blocks(len(config["block_out_channels"])),
     }
-    _diffusers.check_config(given, path, defaults, wanted)
+    _diffusers.check_values(config, path, wanted)
     height, width = _diffusers.sides_of(config["sample_size"])
     return {
         "image_shape": (height, width, config["in_channels"]),
@@ -127,8 +127,8 @@ def table(model):
 def load(cls, source, subfolder=None, variant=None, **arguments):
     """A model of a published folder; see `AutoencoderKL.from_pretrained`."""
 
-    def make(config, path):
-        made = {**from_config(config, path), **arguments}
+    def make(config, path, kinds):
+        made = {**from_config(config, path, kinds), **arguments}
         if not {"discriminator_layers", "discriminator_weight"} & set(arguments):
             # It is no part of the file, and small images leave room for less of it.
             made |= cls.discriminator_for(made["image_shape"])

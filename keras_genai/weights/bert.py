@@ -6,7 +6,8 @@ import tempfile
 
 from keras_genai.datasets import _files
 from keras_genai.transformers.tokenizers import Tokenizer
-from keras_genai.weights import _transformers, _writing
+from keras_genai.weights import _keys, _transformers, _writing
+from keras_genai.weights._keys import NULL, RATE, SIZE
 
 BODY = "BertModel"
 CLASSES = (
@@ -19,14 +20,14 @@ CLASSES = (
 MLM = ("BertForMaskedLM", "BertForPreTraining")
 NSP = ("BertForPreTraining", "BertForNextSentencePrediction")
 CLASSIFIER = "BertForSequenceClassification"
-DEFAULTS = {
-    "vocab_size": 30522,
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "max_position_embeddings": 512,
-    "type_vocab_size": 2,
+SIZES = {  # key -> argument
+    "vocab_size": "vocabulary_size",
+    "hidden_size": "hidden",
+    "num_hidden_layers": "depth",
+    "num_attention_heads": "heads",
+    "intermediate_size": "hidden_units",
+    "max_position_embeddings": "context",
+    "type_vocab_size": "token_types",
 }
 # What this network has not but with these values.
 FIXED = {
@@ -36,6 +37,24 @@ FIXED = {
     "is_decoder": False,
     "add_cross_attention": False,
     "tie_word_embeddings": True,
+}
+# An absent key has the default of transformers' own class.
+KEYS = {
+    "vocab_size": (30522, SIZE),
+    "hidden_size": (768, SIZE),
+    "num_hidden_layers": (12, _keys.LAYERS),
+    "num_attention_heads": (12, SIZE),
+    "intermediate_size": (3072, SIZE),
+    "max_position_embeddings": (512, SIZE),
+    "type_vocab_size": (2, SIZE),
+    "hidden_dropout_prob": (0.1, RATE),
+    "attention_probs_dropout_prob": (0.1, RATE),
+    "classifier_dropout": (None, RATE | NULL),
+    "layer_norm_eps": (1e-12, _keys.POSITIVE),
+    "pad_token_id": (0, _keys.TOKEN | NULL),
+    "num_labels": (None, SIZE | NULL),
+    "id2label": (None, _keys.LABELS | NULL),
+    **{key: (value, _keys.one_of(value)) for key, value in FIXED.items()},
 }
 # In some files beside the weights: places counted up, copies of what is tied.
 BESIDE = (
@@ -59,33 +78,34 @@ def from_config(config, path, names):
     Args:
         config: the content of `config.json`, a dict.
         path: where it came from, for messages.
-        names: set of the tensors' names: which heads there are.
+        names: the tensors' names: which heads there are; a dict of them bounds the
+            sizes, see `_keys.read`.
 
     Raises:
         ValueError: it is of another class, or asks for what this network has not.
     """
     kind = _transformers.class_of(config, path, *CLASSES)
-    _transformers.check_config(config, path, FIXED)
-    config = {**DEFAULTS, **config}
-    sizes = _transformers.integers(config, path, *DEFAULTS)
+    kinds = names if isinstance(names, dict) else None
+    config = _keys.read(config, path, KEYS, kinds)
+    classifier = config["classifier_dropout"]
+    if classifier not in (None, config["hidden_dropout_prob"]) and kind == CLASSIFIER:
+        instead = "the classifier has hidden_dropout_prob"
+        _keys.pass_over(path, config, ["classifier_dropout"], instead)
     found = {n.removeprefix("bert.") for n in names}
 
     def there(*parts):
         return any(n.startswith(parts) for n in found)
 
-    labels = config.get("num_labels") or len(config.get("id2label") or "ab")
-    dropout = config.get("hidden_dropout_prob", 0.1)
-    keys = ("vocabulary_size", "hidden", "depth", "heads", "hidden_units", "context")
     return {
-        **dict(zip((*keys, "token_types"), sizes, strict=True)),
-        "dropout": dropout,
-        "attention_dropout": config.get("attention_probs_dropout_prob", 0.1),
-        "epsilon": config.get("layer_norm_eps", 1e-12),
+        **{own: config[key] for key, own in SIZES.items()},
+        "dropout": config["hidden_dropout_prob"],
+        "attention_dropout": config["attention_probs_dropout_prob"],
+        "epsilon": config["layer_norm_eps"],
         "masked_lm": kind in MLM or there("cls.predictions.transform"),
         "next_sentence": kind in NSP or there("cls.seq_relationship"),
-        "num_classes": labels if kind == CLASSIFIER else None,
+        "num_classes": _transformers.labels(config) if kind == CLASSIFIER else None,
         "pooler": there("pooler.") or kind in (*NSP, CLASSIFIER),
-        "pad_token": config.get("pad_token_id"),
+        "pad_token": config["pad_token_id"],
     }
 
 
@@ -275,6 +295,7 @@ def tokenizer_of(folder):
     return None
 
 
+@_writing.saved_whole
 def save(model, folder, dtype="float32", max_shard_size=None):
     """Writes transformers' folder; see `BERT.save_pretrained`."""
     _writing.check_dtype(dtype)

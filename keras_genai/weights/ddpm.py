@@ -5,26 +5,14 @@ folder (`google/ddpm-cifar10-32`), and a pipeline of the folders `unet` and `sch
 The first is written.
 """
 
-import pathlib
+import dataclasses
 
 from keras_genai.diffusion import schedules
-from keras_genai.weights import _diffusers, unet
+from keras_genai.utils.files import reading
+from keras_genai.weights import _diffusers, _keys, _writing, unet
 from keras_genai.weights import _safetensors as st
 
 SCHEDULER = "scheduler_config.json"
-# The classes whose configuration says how a network was trained; any of our samplers
-# then samples it.
-CLASSES = (
-    "DDPMScheduler",
-    "DDIMScheduler",
-    "PNDMScheduler",
-    "LMSDiscreteScheduler",
-    "EulerDiscreteScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "HeunDiscreteScheduler",
-    "DPMSolverMultistepScheduler",
-    "UniPCMultistepScheduler",
-)
 SCHEDULES = {
     "linear": "linear",
     "scaled_linear": "scaled_linear",
@@ -38,18 +26,63 @@ VARIANCES = {
     "fixed_large": "large",
     "learned_range": "learned",
 }
-DEFAULTS = {
-    "num_train_timesteps": 1000,
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "prediction_type": "epsilon",
-    "variance_type": "fixed_small",
-    "clip_sample": True,
-    "clip_sample_range": 1.0,
-    "rescale_betas_zero_snr": False,
-    "trained_betas": None,
-    "thresholding": False,
+MOST_TIMES = 1_000_000  # of which tables are made
+
+
+def _choice(*values):
+    says = f"one of {', '.join(map(repr, values))}"
+    return dataclasses.replace(_keys.one_of(*values), says=says)
+
+
+# The keys of every class, and those that some classes add: an absent key has the
+# class's own default, and a key that the class has not is without effect there.
+COMMON = {
+    "num_train_timesteps": (
+        1000,
+        _keys.Kind(
+            f"an integer from 1 to {MOST_TIMES}",
+            lambda n: _keys.COUNT.fits(n) and n <= MOST_TIMES,
+        ),
+    ),
+    "beta_start": (1e-4, _keys.POSITIVE),
+    "beta_end": (0.02, _keys.POSITIVE),
+    "beta_schedule": ("linear", _choice(*SCHEDULES)),
+    "prediction_type": ("epsilon", _choice(*PARAMETERIZATIONS)),
+    "trained_betas": (None, _choice(None)),
+}
+CLIPPED = {
+    "clip_sample": (True, _keys.FLAG),
+    "clip_sample_range": (1.0, _keys.POSITIVE),
+}
+RESCALED = {"rescale_betas_zero_snr": (False, _keys.FLAG)}
+WHOLE = {"thresholding": (False, _choice(False))}
+STRAIGHT = {"use_flow_sigmas": (False, _choice(False))}
+VARIANCE = {"variance_type": ("fixed_small", _choice(*VARIANCES))}
+# The classes whose configuration says how a network was trained; any of our samplers
+# then samples it.
+CLASSES = {
+    "DDPMScheduler": {**CLIPPED, **RESCALED, **WHOLE, **VARIANCE},
+    "DDIMScheduler": {**CLIPPED, **RESCALED, **WHOLE},
+    "PNDMScheduler": {},
+    "LMSDiscreteScheduler": {},
+    "EulerDiscreteScheduler": {
+        **RESCALED,
+        "timestep_type": ("discrete", _choice("discrete")),
+    },
+    "EulerAncestralDiscreteScheduler": RESCALED,
+    "HeunDiscreteScheduler": {
+        **CLIPPED,
+        "clip_sample": (False, _keys.FLAG),
+        "beta_start": (0.00085, _keys.POSITIVE),
+        "beta_end": (0.012, _keys.POSITIVE),
+    },
+    "DPMSolverMultistepScheduler": {
+        **RESCALED,
+        **WHOLE,
+        **STRAIGHT,
+        "variance_type": (None, _choice(None, "learned_range")),
+    },
+    "UniPCMultistepScheduler": {**RESCALED, **WHOLE, **STRAIGHT},
 }
 
 
@@ -63,34 +96,22 @@ def from_config(config, path=SCHEDULER):
     Raises:
         ValueError: it asks for what `DDPM` has not; names every such key.
     """
-    _diffusers.class_of(config, path, *CLASSES)
-    config = {**DEFAULTS, **{k: v for k, v in config.items() if k in DEFAULTS}}
-    wrong = []
-    for key, known in (
-        ("beta_schedule", SCHEDULES),
-        ("prediction_type", PARAMETERIZATIONS),
-        ("variance_type", VARIANCES),
-        ("trained_betas", (None,)),
-        ("thresholding", (False,)),
-    ):
-        if config[key] not in known:
-            choices = ", ".join(map(repr, known))
-            wrong.append(f"{key} must be one of {choices}; it is {config[key]!r}")
-    if wrong:
-        raise ValueError(f"{path} is not of a DDPM: {'; '.join(wrong)}.")
+    kind = _diffusers.class_of(config, path, *CLASSES)
+    config = _keys.read(config, path, {**COMMON, **CLASSES[kind]}, of="a DDPM")
     name = SCHEDULES[config["beta_schedule"]]
     ends = () if name == "cosine" else ("beta_start", "beta_end")
     schedule = schedules.Discrete(
         name,
         config["num_train_timesteps"],
-        zero_terminal_snr=config["rescale_betas_zero_snr"],
+        zero_terminal_snr=config.get("rescale_betas_zero_snr", False),
         **{key: config[key] for key in ends},
     )
+    clipped = config.get("clip_sample", False)  # most classes never clip
     return {
         "schedule": schedule,
         "parameterization": PARAMETERIZATIONS[config["prediction_type"]],
-        "variance": VARIANCES[config["variance_type"]],
-        "clip": config["clip_sample_range"] if config["clip_sample"] else None,
+        "variance": VARIANCES.get(config.get("variance_type"), "small"),
+        "clip": config["clip_sample_range"] if clipped else None,
     }
 
 
@@ -113,8 +134,9 @@ def to_config(model):
             "model.save('ddpm.keras')."
         )
     variances = {"small": "fixed_small", "large": "fixed_large"}
+    written = {**COMMON, **CLASSES["DDPMScheduler"]}
     config = {
-        **DEFAULTS,
+        **{key: default for key, (default, _) in written.items()},
         "_class_name": "DDPMScheduler",
         "_diffusers_version": _diffusers.VERSION,
         "num_train_timesteps": schedule.steps,
@@ -135,13 +157,16 @@ def load(cls, source, subfolder=None, variant=None, **arguments):
     from keras_genai.diffusion.unet import UNet
 
     folder = st.fetch(source, subfolder)
-    pipeline = (folder / "unet").is_dir()
-    path = (folder / "scheduler" if pipeline else folder) / SCHEDULER
-    config = from_config(st.read_json(path), path)
-    network = unet.load(UNet, folder / "unet" if pipeline else folder, None, variant)
+    with reading(folder):
+        pipeline = (folder / "unet").is_dir()
+        path = (folder / "scheduler" if pipeline else folder) / SCHEDULER
+        config = from_config(st.read_json(path), path)
+        place = folder / "unet" if pipeline else folder
+        network = unet.load(UNet, place, None, variant)
     return cls(network, **{**config, **arguments})
 
 
+@_writing.saved_whole
 def save(model, folder, dtype="float32", max_shard_size=None):
     """Writes the folder of `google/ddpm-cifar10-32`'s layout."""
     from keras_genai.diffusion.unet import UNet
@@ -153,7 +178,6 @@ def save(model, folder, dtype="float32", max_shard_size=None):
             "model.save('ddpm.keras')."
         )
     scheduler = to_config(model)
-    folder = pathlib.Path(folder)
     # What samples is the average, where one is kept: that is what is written.
     model.run_averaged(
         "network", lambda: unet.save(model.network, folder, dtype, max_shard_size)

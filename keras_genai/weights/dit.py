@@ -1,8 +1,10 @@
 """DiT's weights and configuration, as diffusers stores them."""
 
+import dataclasses
+
 import numpy as np
 
-from keras_genai.weights import _diffusers
+from keras_genai.weights import _diffusers, _keys
 from keras_genai.weights import _safetensors as st
 
 # What diffusers' configuration leaves out has these values there.
@@ -49,6 +51,19 @@ GENERAL_ONLY = {
     "caption_channels": None,
     "interpolation_scale": None,
     "use_additional_conditions": None,
+}
+# What the keys that become arguments may hold.
+SIDE = dataclasses.replace(_diffusers.SIDE, says="an integer")
+KINDS = {
+    "num_attention_heads": _keys.SIZE,
+    "attention_head_dim": _keys.SIZE,
+    "in_channels": _keys.SIZE,
+    "out_channels": _keys.SIZE | _keys.NULL,
+    "num_layers": _keys.LAYERS,
+    "norm_num_groups": _keys.ANY,  # of no effect
+    "sample_size": SIDE,
+    "patch_size": SIDE,
+    "num_embeds_ada_norm": _keys.SIZE,
 }
 # What this network has not but with these values.
 FIXED = {
@@ -97,27 +112,33 @@ def to_config(model):
     }
 
 
-def from_config(config, path="config.json"):
+def from_config(config, path="config.json", kinds=None):
     """The arguments of `DiT` of diffusers' configuration.
 
     Args:
         config: the content of `config.json`, a dict.
         path: where it came from, for messages.
+        kinds: see `_keys.read`.
 
     Raises:
         ValueError: it is of another class, or asks for what this network has not.
     """
     name = _diffusers.class_of(config, path, "DiTTransformer2DModel", GENERAL)
-    defaults, fixed = DEFAULTS, FIXED
+    defaults, fixed = DEFAULTS, dict(FIXED)
     if name == GENERAL:
         defaults = {**GENERAL_DEFAULTS, **GENERAL_ONLY}
-        fixed = {**FIXED, **GENERAL_ONLY}
-    given, config = config, {**defaults, **config}
-    wanted = dict(fixed)
-    for key in ("in_channels", "sample_size", "patch_size", "num_embeds_ada_norm"):
-        if not isinstance(config[key], int):
-            wanted[key] = "an integer"
-    _diffusers.check_config(given, path, defaults, wanted)
+        fixed |= GENERAL_ONLY
+    keys = {
+        key: (value, KINDS[key] if key in KINDS else _keys.one_of(fixed[key]))
+        for key, value in defaults.items()
+    }
+    scale = "interpolation_scale"  # of the positions, which has no effect at 1
+    if name == GENERAL:
+        keys[scale] = None, _keys.one_of(None, 1)
+    config = _keys.read(config, path, keys, kinds, strict=True)
+    if name == GENERAL and config["sample_size"] >= 128 and config[scale] is None:
+        # The class then takes sample_size // 64.
+        _keys.refuse(path, [f"{scale} must be 1 from a sample_size of 128 on"])
     side, heads = config["sample_size"], config["num_attention_heads"]
     return {
         "image_shape": (side, side, config["in_channels"]),
@@ -186,8 +207,8 @@ def embeddings_are_equal(path):
 def load(cls, source, subfolder=None, variant=None, **arguments):
     """A model of a published folder; see `DiT.from_pretrained`."""
 
-    def make(config, path):
-        given = {**from_config(config, path), **arguments}
+    def make(config, path, kinds):
+        given = {**from_config(config, path, kinds), **arguments}
         weights = st.find_weights(path.parent, _diffusers.STEM, variant)
         equal = embeddings_are_equal(weights)
         if given.setdefault("shared_embedding", equal) and not equal:

@@ -1,47 +1,101 @@
 """GPT's weights and configuration, as transformers stores GPT-2 and Llama."""
 
+import pathlib
+
 import numpy as np
 from keras import ops
 
+from keras_genai.engine.deferred import fill
 from keras_genai.layers.positions import SCALINGS
 from keras_genai.transformers.tokenizers import Tokenizer
+from keras_genai.weights import _generation, _keys, _transformers, _writing
 from keras_genai.weights import _safetensors as st
-from keras_genai.weights import _transformers, _writing
+from keras_genai.weights._keys import (
+    FLAG,
+    LAYERS,
+    NULL,
+    OBJECT,
+    POSITIVE,
+    RATE,
+    SIZE,
+    TOKEN,
+    TOKENS,
+    one_of,
+)
 
 GPT2 = ("GPT2LMHeadModel", "GPT2Model")
 LLAMA = ("LlamaForCausalLM", "LlamaModel")
 BARE = ("GPT2Model", "LlamaModel")  # without a head
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}
-GPT2_DEFAULTS = {
-    "vocab_size": 50257,
-    "n_positions": 1024,
-    "n_embd": 768,
-    "n_layer": 12,
-    "n_head": 12,
+# An absent key has the default of transformers' own class. A tuple of the first part
+# becomes an argument; of the second, the network has but these values.
+GPT2_SIZES = {  # key -> argument
+    "vocab_size": "vocabulary_size",
+    "n_positions": "context",
+    "n_embd": "hidden",
+    "n_layer": "depth",
+    "n_head": "heads",
+    "n_inner": "hidden_units",
 }
-# What this network has not but with these values.
-GPT2_FIXED = {
-    "model_type": "gpt2",
-    "activation_function": tuple(ACTIVATIONS),
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "reorder_and_upcast_attn": (False, True),  # the same but for rounding
-    "add_cross_attention": False,
-    "tie_word_embeddings": True,
+GPT2_KEYS = {
+    "vocab_size": (50257, SIZE),
+    "n_positions": (1024, SIZE),
+    "n_embd": (768, SIZE),
+    "n_layer": (12, LAYERS),
+    "n_head": (12, SIZE),
+    "n_inner": (None, SIZE | NULL),
+    "activation_function": ("gelu_new", one_of(*ACTIVATIONS)),
+    "layer_norm_epsilon": (1e-5, POSITIVE),
+    "resid_pdrop": (0.1, RATE),
+    "embd_pdrop": (0.1, RATE),
+    "attn_pdrop": (0.1, RATE),
+    "pad_token_id": (None, TOKEN | NULL),
+    "eos_token_id": (50256, TOKENS | NULL),
+    "model_type": ("gpt2", one_of("gpt2")),
+    "scale_attn_weights": (True, one_of(True)),
+    "scale_attn_by_inverse_layer_idx": (False, one_of(False)),
+    "reorder_and_upcast_attn": (False, one_of(False, True)),  # but for rounding
+    "add_cross_attention": (False, one_of(False)),
+    "tie_word_embeddings": (True, one_of(True)),
 }
-LLAMA_DEFAULTS = {
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "max_position_embeddings": 2048,
+GPT2_ALIASES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
 }
-LLAMA_FIXED = {
-    "model_type": "llama",
-    "hidden_act": "silu",
-    "rope_interleaved": False,
-    "partial_rotary_factor": 1.0,
+LLAMA_SIZES = {
+    "vocab_size": "vocabulary_size",
+    "hidden_size": "hidden",
+    "intermediate_size": "hidden_units",
+    "num_hidden_layers": "depth",
+    "num_attention_heads": "heads",
+    "num_key_value_heads": "kv_heads",
+    "head_dim": "head_dim",
+    "max_position_embeddings": "context",
+}
+LLAMA_KEYS = {
+    "vocab_size": (32000, SIZE),
+    "hidden_size": (4096, SIZE),
+    "intermediate_size": (11008, SIZE),
+    "num_hidden_layers": (32, LAYERS),
+    "num_attention_heads": (32, SIZE),
+    "num_key_value_heads": (None, SIZE | NULL),
+    "head_dim": (None, SIZE | NULL),
+    "max_position_embeddings": (2048, _keys.COUNT),
+    "rms_norm_eps": (1e-6, POSITIVE),
+    "rope_parameters": (None, OBJECT | NULL),
+    "rope_scaling": (None, OBJECT | NULL),
+    "rope_theta": (10_000.0, POSITIVE),
+    "attention_dropout": (0.0, RATE),
+    "mlp_bias": (False, FLAG),
+    "tie_word_embeddings": (False, FLAG),
+    "pad_token_id": (None, TOKEN | NULL),
+    "eos_token_id": (2, TOKENS | NULL),
+    "model_type": ("llama", one_of("llama")),
+    "hidden_act": ("silu", one_of("silu")),
+    "rope_interleaved": (False, one_of(False)),
+    "partial_rotary_factor": (1.0, one_of(1.0)),
 }
 
 
@@ -66,45 +120,42 @@ class Joined:
     def assign(self, array):
         parts = np.split(array, np.cumsum(self.widths)[:-1], axis=-1)
         for variable, part in zip(self.variables, parts, strict=True):
-            variable.assign(np.ascontiguousarray(part))
+            fill(variable, np.ascontiguousarray(part))
 
 
-def from_config(config, path="config.json"):
+def from_config(config, path="config.json", kinds=None):
     """The arguments of `GPT` of transformers' configuration.
 
     Args:
         config: the content of `config.json`, a dict.
         path: where it came from, for messages.
+        kinds: see `_keys.read`.
 
     Raises:
         ValueError: it is of another class, or asks for what this network has not.
     """
-    stop = config.get("eos_token_id")
-    given = {
-        "pad_token": config.get("pad_token_id"),
-        "stop_token": tuple(stop) if isinstance(stop, list) else stop,
-    }
     if _is_llama(config, path):
-        return {**_from_llama(config, path), **given}
-    _transformers.check_config(config, path, GPT2_FIXED)
-    config = {**GPT2_DEFAULTS, **config}
-    keys = ("vocabulary_size", "context", "hidden", "depth", "heads")
-    sizes = _transformers.integers(config, path, *GPT2_DEFAULTS)
+        return _from_llama(config, path, kinds)
+    config = _keys.read(config, path, GPT2_KEYS, kinds, aliases=GPT2_ALIASES)
+    if config["embd_pdrop"] != config["resid_pdrop"]:
+        _keys.pass_over(path, config, ["embd_pdrop"], "the embeddings have resid_pdrop")
     return {
-        **dict(zip(keys, sizes, strict=True)),
-        "hidden_units": config.get("n_inner"),
-        "activation": ACTIVATIONS[config.get("activation_function", "gelu_new")],
-        "epsilon": config.get("layer_norm_epsilon", 1e-5),
-        "dropout": config.get("resid_pdrop", 0.1),
-        "attention_dropout": config.get("attn_pdrop", 0.1),
-        **given,
+        **{own: config[key] for key, own in GPT2_SIZES.items()},
+        "activation": ACTIVATIONS[config["activation_function"]],
+        "epsilon": config["layer_norm_epsilon"],
+        "dropout": config["resid_pdrop"],
+        "attention_dropout": config["attn_pdrop"],
+        "pad_token": config["pad_token_id"],
+        "stop_token": config["eos_token_id"],
     }
 
 
 def _is_llama(config, path):
-    kind = config.get("model_type", "gpt2")
+    named = config.get("architectures")
+    llama = isinstance(named, list) and any(name in LLAMA for name in named)
+    kind = config.get("model_type", "llama" if llama else "gpt2")
     names = {"gpt2": GPT2, "llama": LLAMA}
-    if kind not in names:
+    if not isinstance(kind, str) or kind not in names:
         raise ValueError(
             f"{path} is of the model_type {kind!r}; GPT loads 'gpt2' and 'llama'."
         )
@@ -112,39 +163,48 @@ def _is_llama(config, path):
     return kind == "llama"
 
 
-def _from_llama(config, path):
-    fixed = dict(LLAMA_FIXED)
-    biased = bool(config.get("mlp_bias", False))
-    fixed["attention_bias"] = biased  # all dense layers alike
-    rope = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    theta = float(rope.pop("rope_theta", config.get("rope_theta", 10_000.0)))
-    kind = rope.pop("type", "default")  # the old name
-    scaling = {"rope_type": kind, **rope}
-    if scaling["rope_type"] == "default":
-        scaling = None
-    elif scaling["rope_type"] not in SCALINGS:
-        raise ValueError(
-            f"{path}: the rope_type must be 'default' or one of {', '.join(SCALINGS)}; "
-            f"got {scaling['rope_type']!r}."
-        )
-    config = {**LLAMA_DEFAULTS, **config}
-    _transformers.check_config(config, path, fixed)
-    keys = ("vocabulary_size", "hidden", "hidden_units", "depth", "heads", "context")
-    sizes = _transformers.integers(config, path, *LLAMA_DEFAULTS)
+def _from_llama(config, path, kinds):
+    biased = config.get("mlp_bias", False)  # all dense layers alike
+    keys = {**LLAMA_KEYS, "attention_bias": (False, one_of(biased))}
+    config = _keys.read(config, path, keys, kinds)
+    theta, scaling = _rotary(config, path)
+    heads = config["num_attention_heads"]
+    config["num_key_value_heads"] = config["num_key_value_heads"] or heads
+    config["head_dim"] = config["head_dim"] or config["hidden_size"] // heads
     return {
-        **dict(zip(keys, sizes, strict=True)),
+        **{own: config[key] for key, own in LLAMA_SIZES.items()},
         "norm": "rms",
         "positions": "rotary",
         "activation": "swiglu",
-        "epsilon": config.get("rms_norm_eps", 1e-6),
+        "epsilon": config["rms_norm_eps"],
         "theta": theta,
         "rope_scaling": scaling,
-        "kv_heads": config.get("num_key_value_heads"),
-        "head_dim": config.get("head_dim"),
         "use_bias": biased,
-        "tied": config.get("tie_word_embeddings", False),
-        "attention_dropout": config.get("attention_dropout", 0.0),
+        "tied": config["tie_word_embeddings"],
+        "attention_dropout": config["attention_dropout"],
+        "pad_token": config["pad_token_id"],
+        "stop_token": config["eos_token_id"],
     }
+
+
+def _rotary(config, path):
+    """Theta, and the scaling of the positions or None."""
+    rope = dict(config["rope_parameters"] or config["rope_scaling"] or {})
+    theta = rope.pop("rope_theta", config["rope_theta"])
+    kind = rope.pop("type", "default")  # the old name
+    scaling = {"rope_type": kind, **rope}
+    kind = scaling["rope_type"]
+    if not isinstance(kind, str) or kind not in ("default", *SCALINGS):
+        raise ValueError(
+            f"{path}: the rope_type must be 'default' or one of {', '.join(SCALINGS)}; "
+            f"got {kind!r}."
+        )
+    numbers = {**scaling, "rope_theta": theta}
+    known = {"rope_theta", "partial_rotary_factor"}.union(*SCALINGS.values())
+    _keys.read(numbers, path, dict.fromkeys(known, (1.0, POSITIVE)))
+    if scaling.pop("partial_rotary_factor", 1.0) != 1.0:
+        _keys.refuse(path, ["partial_rotary_factor must be 1.0"])
+    return float(theta), None if kind == "default" else scaling
 
 
 def to_config(model):
@@ -288,13 +348,28 @@ def _llama_table(model, bare):
     return table.entries
 
 
+def _ends(given, config, path):
+    """The end and padding tokens of a folder: `generation_config.json`'s come first."""
+    ends = {"stop_token": "eos_token_id", "pad_token": "pad_token_id"}
+    said = _generation.read(path.parent, config, path, tuple(ends.values()))
+    stop, pad = (
+        given[own] if said[key] is None else said[key] for own, key in ends.items()
+    )
+    size = given["vocabulary_size"]
+    stops = _generation.stops_within(stop, size, path.parent)
+    return {
+        "stop_token": stops if len(stops) > 1 else (*stops, None)[0],
+        "pad_token": _generation.pad_within(pad, size, path.parent),
+    }
+
+
 def load(cls, source, subfolder=None, variant=None, **arguments):
     """A model of a published folder; see `GPT.from_pretrained`."""
     bare = []
 
-    def make(config, path, names):
-        del names
-        given = from_config(config, path)
+    def make(config, path, kinds):
+        given = from_config(config, path, kinds)
+        given |= _ends(given, config, path)
         if (config.get("architectures") or [""])[0] in BARE:
             bare.append(True)
         # A tokenizer that is in the folder, unless another is given.
@@ -325,6 +400,7 @@ def tokenizer_of(folder):
     return None
 
 
+@_writing.saved_whole
 def save(model, folder, dtype="float32", max_shard_size=None):
     """Writes transformers' folder; see `GPT.save_pretrained`."""
     _writing.check_dtype(dtype)
@@ -334,5 +410,8 @@ def save(model, folder, dtype="float32", max_shard_size=None):
         "network",
         lambda: _transformers.save(table(model), config, folder, dtype, max_shard_size),
     )
+    if (pathlib.Path(folder) / _generation.FILE).is_file():  # it would come first
+        ends = ("eos_token_id", "pad_token_id", "bos_token_id")
+        _generation.save(folder, {key: config[key] for key in ends})
     if model.tokenizer is not None:
         model.tokenizer.save(folder)

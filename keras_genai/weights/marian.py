@@ -1,19 +1,28 @@
 """Marian's weights and configuration, as transformers stores them."""
 
+import dataclasses
+
 from keras_genai.transformers.tokenizers import Tokenizer
-from keras_genai.weights import _transformers, _writing
+from keras_genai.weights import _generation, _keys, _transformers, _writing
+from keras_genai.weights._keys import NULL, RATE, SIZE, TOKEN
 
 CLASS = "MarianMTModel"
-DEFAULTS = {
-    "vocab_size": 58101,
-    "d_model": 1024,
-    "encoder_layers": 12,
-    "encoder_attention_heads": 16,
-    "encoder_ffn_dim": 4096,
-    "decoder_layers": 12,
-    "decoder_attention_heads": 16,
-    "decoder_ffn_dim": 4096,
-    "max_position_embeddings": 1024,
+ACTIVATIONS = {  # transformers' name -> ours
+    "gelu": "gelu",
+    "swish": "silu",
+    "silu": "silu",
+    "relu": "relu",
+    "gelu_new": "gelu_tanh",
+    "tanh": "tanh",
+}
+SIZES = {  # key -> argument
+    "vocab_size": "vocabulary_size",
+    "d_model": "hidden",
+    "encoder_layers": "depth",
+    "encoder_attention_heads": "heads",
+    "encoder_ffn_dim": "hidden_units",
+    "decoder_layers": "decoder_depth",
+    "max_position_embeddings": "context",
 }
 # What this network has not but with these values; published files say some of them.
 FIXED = {
@@ -26,16 +35,34 @@ FIXED = {
     "normalize_embedding": False,
     "normalize_before": False,
     "add_final_layer_norm": False,
-    "static_position_embeddings": (True, None),
 }
-ACTIVATIONS = {  # transformers' name -> ours
-    "gelu": "gelu",
-    "swish": "silu",
-    "silu": "silu",
-    "relu": "relu",
-    "gelu_new": "gelu_tanh",
-    "tanh": "tanh",
+# An absent key has the default of transformers' own class.
+KEYS = {
+    "vocab_size": (58101, SIZE),
+    "d_model": (1024, SIZE),
+    "encoder_layers": (12, _keys.LAYERS),
+    "encoder_attention_heads": (16, SIZE),
+    "encoder_ffn_dim": (4096, SIZE),
+    "decoder_layers": (12, _keys.LAYERS),
+    "max_position_embeddings": (1024, _keys.COUNT),
+    "activation_function": ("gelu", _keys.one_of(*ACTIVATIONS)),
+    "scale_embedding": (False, _keys.FLAG),
+    "dropout": (0.1, RATE),
+    "attention_dropout": (0.0, RATE),
+    "activation_dropout": (0.0, RATE),
+    "pad_token_id": (58100, TOKEN),
+    "decoder_start_token_id": (58100, TOKEN | NULL),
+    "eos_token_id": (0, _keys.TOKENS),
+    **{key: (value, _keys.one_of(value)) for key, value in FIXED.items()},
+    "static_position_embeddings": (True, _keys.one_of(True, None)),
 }
+ALIASES = {
+    "num_attention_heads": "encoder_attention_heads",
+    "hidden_size": "d_model",
+    "num_hidden_layers": "encoder_layers",
+}
+# Where the decoder is not the encoder's size, it is another network.
+DECODER = {"decoder_attention_heads": 16, "decoder_ffn_dim": 4096}
 ATTENTION = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"}
 # In some files beside the weights: fixed sines, copies of what is tied.
 BESIDE = (
@@ -47,46 +74,42 @@ BESIDE = (
 )
 
 
-def from_config(config, path):
+def from_config(config, path, kinds=None):
     """The arguments of `Translator` of transformers' configuration.
 
     Args:
         config: the content of `config.json`, a dict.
         path: where it came from, for messages.
+        kinds: see `_keys.read`.
 
     Raises:
         ValueError: it is of another class, or asks for what this network has not.
     """
     _transformers.class_of(config, path, CLASS)
-    wanted = dict(FIXED)
-    config = {**DEFAULTS, "activation_function": "gelu", **config}
-    wanted["activation_function"] = tuple(ACTIVATIONS)
-    for own in ("attention_heads", "ffn_dim"):
-        wanted[f"decoder_{own}"] = config[f"encoder_{own}"]
-    wanted["decoder_vocab_size"] = (config["vocab_size"], None)
-    _transformers.check_config(config, path, wanted)
-    sizes = _transformers.integers(config, path, *DEFAULTS)
-    vocabulary, hidden, depth, heads, units, decoder_depth, _, _, context = sizes
-    pad = config.get("pad_token_id", 58100)
+    keys = dict(KEYS)
+    for key, default in DECODER.items():
+        encoder = key.replace("decoder", "encoder")
+        keys[key] = default, _keys.one_of(config.get(encoder, default))
+    words = config.get("vocab_size", KEYS["vocab_size"][0])
+    keys["decoder_vocab_size"] = None, _keys.one_of(words, None)
+    config = _keys.read(config, path, keys, kinds, aliases=ALIASES)
+    pad, start = config["pad_token_id"], config["decoder_start_token_id"]
+    if start is None or start >= config["vocab_size"] > pad:
+        start = pad
+    stop = config["eos_token_id"]
     return {
-        "vocabulary_size": vocabulary,
-        "hidden": hidden,
-        "depth": depth,
-        "heads": heads,
-        "hidden_units": units,
-        "decoder_depth": decoder_depth,
-        "context": context,
+        **{own: config[key] for key, own in SIZES.items()},
         "activation": ACTIVATIONS[config["activation_function"]],
         "epsilon": 1e-5,
         "positions": "sinusoidal_halves",
-        "scale_embedding": config.get("scale_embedding", False),
+        "scale_embedding": config["scale_embedding"],
         "logits_bias": True,
-        "dropout": config.get("dropout", 0.1),
-        "attention_dropout": config.get("attention_dropout", 0.0),
-        "hidden_dropout": config.get("activation_dropout", 0.0),
+        "dropout": config["dropout"],
+        "attention_dropout": config["attention_dropout"],
+        "hidden_dropout": config["activation_dropout"],
         "pad_token": pad,
-        "start_token": config.get("decoder_start_token_id", pad),
-        "stop_token": config.get("eos_token_id", 0),
+        "start_token": start,
+        "stop_token": stop,
     }
 
 
@@ -165,12 +188,80 @@ def _attention(table, place, layer):
         table.dense(f"{place}.{name}", getattr(layer, own))
 
 
+# The keys of `generation_config.json` that become arguments of `Generation`.
+USUAL = {
+    "num_beams": ("beam_size", 1),
+    "length_penalty": ("length_penalty", 1.0),
+    "early_stopping": ("early_stopping", False),
+    "bad_words_ids": ("barred", ()),
+    "renormalize_logits": ("renormalize", False),
+}
+FORCED = {"forced_bos_token_id": "first_token", "forced_eos_token_id": "last_token"}
+LENGTHS = ("max_length", "max_new_tokens")
+ENDS = {
+    "eos_token_id": "stop_token",
+    "pad_token_id": "pad_token",
+    "decoder_start_token_id": "start_token",
+}
+NEW_TOKENS = 20  # where a file says no length
+
+
+def _written(given, config, path):
+    """How a folder's translator writes: arguments of `Translator`.
+
+    What is left out has transformers' own defaults, which are not those of ours.
+    """
+    taken = (*USUAL, *FORCED, *LENGTHS, *ENDS)
+    said = _generation.read(path.parent, config, path, taken)
+    folder, size = path.parent, given["vocabulary_size"]
+    usual = {
+        own: default if said[key] is None else said[key]
+        for key, (own, default) in USUAL.items()
+    }
+    for key, own in FORCED.items():
+        tokens = said[key] if isinstance(said[key], list) else [said[key]]
+        if len(tokens) == 1:
+            usual[own] = tokens[0]
+        else:
+            _keys.pass_over(folder, said, [key], "one token can be forced")
+    whole, new = (said[key] for key in LENGTHS)
+    if new is None:  # the other counts the start
+        new = NEW_TOKENS if whole is None else max(1, whole - 1)
+    usual["max_length"] = max(1, min(new, given["context"] - 1))
+    ends = {
+        own: given[own] if said[key] is None else said[key] for key, own in ENDS.items()
+    }
+    stops = _generation.stops_within(ends["stop_token"], size, folder)
+    if not stops:
+        _keys.refuse(path, [f"eos_token_id must be in [0, {size})"])
+    if len(stops) > 1:
+        beside = {"eos_token_id": list(stops[1:])}
+        _keys.pass_over(folder, beside, beside, f"{stops[0]} alone ends a translation")
+    return {**ends, "stop_token": stops[0], "generation": usual}
+
+
+def _to_generation(model):
+    """`generation_config.json` of a model."""
+    usual = model.generation
+    barred = [[model.pad_token]] if usual.barred is None else usual.barred
+    ours = {
+        **dataclasses.asdict(usual),
+        "barred": [list(words) for words in barred] or None,
+    }
+    return {
+        **{key: ours[own] for key, (own, _) in USUAL.items()},
+        **{key: ours[own] for key, own in FORCED.items()},
+        **{key: getattr(model, own) for key, own in ENDS.items()},
+        "max_length": min(model.context, (usual.max_length or model.context) + 1),
+    }
+
+
 def load(cls, source, subfolder=None, variant=None, **arguments):
     """A model of a published folder; see `Translator.from_pretrained`."""
 
-    def make(config, path, names):
-        del names
-        given = from_config(config, path)
+    def make(config, path, kinds):
+        given = from_config(config, path, kinds)
+        given |= _written(given, config, path)
         there = (path.parent / "source.spm").is_file()
         if there and "tokenizer" not in arguments:
             given["tokenizer"] = Tokenizer.load(path.parent)
@@ -181,6 +272,7 @@ def load(cls, source, subfolder=None, variant=None, **arguments):
     )
 
 
+@_writing.saved_whole
 def save(model, folder, dtype="float32", max_shard_size=None):
     """Writes transformers' folder; see `Translator.save_pretrained`."""
     _writing.check_dtype(dtype)
@@ -188,5 +280,6 @@ def save(model, folder, dtype="float32", max_shard_size=None):
     if model.network.bias is None:
         raise ValueError("Marian's logits have a bias: make it with logits_bias=True.")
     _transformers.save(entries, config, folder, dtype, max_shard_size)
+    _generation.save(folder, _to_generation(model))
     if model.tokenizer is not None:
         model.tokenizer.save(folder)

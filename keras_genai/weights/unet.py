@@ -4,7 +4,8 @@ A network without a context is a `UNet2DModel` there, one with a context a
 `UNet2DConditionModel`.
 """
 
-from keras_genai.weights import _diffusers
+from keras_genai.weights import _diffusers, _keys
+from keras_genai.weights._keys import COUNT, FLAG, LAYERS, NULL, SIZE, TEXT
 
 PLAIN, CONDITIONAL = "UNet2DModel", "UNet2DConditionModel"
 
@@ -86,6 +87,40 @@ FIXED = {
         "timestep_post_act": None,
     },
 }
+# What the keys of the first part may hold.
+KINDS = {
+    "sample_size": _diffusers.SIDES | NULL,
+    "flip_sin_to_cos": FLAG,
+    "freq_shift": _keys.NUMBER,
+    "layers_per_block": LAYERS,
+    "downsample_padding": _keys.one_of(0, 1),
+    "dropout": _keys.RATE,
+    "norm_num_groups": SIZE,
+    "norm_eps": _keys.POSITIVE,
+    "attention_head_dim": SIZE | _keys.list_of(SIZE) | NULL,
+    "resnet_time_scale_shift": _keys.one_of("default", "scale_shift"),
+    "class_embed_type": NULL,
+    "num_class_embeds": SIZE | NULL,
+    "in_channels": SIZE,
+    "out_channels": SIZE,
+    "block_out_channels": _keys.list_of(SIZE),
+    "down_block_types": _keys.list_of(TEXT),
+    "up_block_types": _keys.list_of(TEXT),
+    "add_attention": FLAG,
+    "attn_norm_num_groups": SIZE | NULL,
+    "cross_attention_dim": SIZE,
+    "transformer_layers_per_block": LAYERS | _keys.list_of(LAYERS),
+    "use_linear_projection": FLAG,
+    "upcast_attention": FLAG,
+    "projection_class_embeddings_input_dim": SIZE | NULL,
+}
+CONDITIONAL_KINDS = {
+    **KINDS,
+    "class_embed_type": _keys.one_of(None, "projection"),
+    "attention_head_dim": SIZE | _keys.list_of(SIZE),
+}
+# Other values that say the same as those of the second part.
+SAME = {"act_fn": "swish", "mid_block_only_cross_attention": False}
 # Of no effect where the keys above have their values.
 IDLE = {
     PLAIN: {"num_train_timesteps": None},
@@ -190,52 +225,35 @@ def _head_channels(model):
     return sizes.pop()
 
 
-def from_config(config, path="config.json"):
+def from_config(config, path="config.json", kinds=None):
     """The arguments of `UNet` of diffusers' configuration.
 
     Args:
         config: the content of `config.json`, a dict.
         path: where it came from, for messages.
+        kinds: see `_keys.read`.
 
     Raises:
         ValueError: it is of another class, or asks for what this network has not.
     """
     name = _diffusers.class_of(config, path, CONDITIONAL, PLAIN)
-    defaults = {**ARGUMENTS[name], **FIXED[name], **IDLE[name]}
     # Lists of one value for all levels say the same as the value.
     given = {key: _one(key, value) for key, value in config.items()}
-    config = {**defaults, **given}
-    width = list(config["block_out_channels"])
-    attention = [
-        str(kind).startswith(PREFIX[name]) for kind in config["down_block_types"]
-    ]
-    wanted = {**FIXED[name], **_block_types(name, attention)}
-    for key, same in (
-        ("act_fn", "swish"),
-        ("mid_block_only_cross_attention", False),
-        ("time_embedding_dim", 4 * width[0]),
-    ):
-        if key in wanted and config.get(key) == same:
-            wanted[key] = same
-    for key, choices in (
-        ("downsample_padding", (0, 1)),
-        ("resnet_time_scale_shift", ("default", "scale_shift")),
-        ("class_embed_type", (None, "projection")[: 1 + (name == CONDITIONAL)]),
-    ):
-        if config[key] not in choices:
-            wanted[key] = choices[0] if len(choices) == 1 else choices
-    for key in ("layers_per_block", "norm_num_groups", "cross_attention_dim"):
-        if key in config and not isinstance(config[key], int):
-            wanted[key] = "one integer"
+    config = _keys.read(given, path, _keys_of(name, given), kinds, strict=True)
+    width = config["block_out_channels"]
+    attention = [kind.startswith(PREFIX[name]) for kind in config["down_block_types"]]
+    wanted = _block_types(name, attention)
+    if len(attention) != len(width):
+        wanted["block_out_channels"] = f"of the length {len(attention)}"
     scale_shift = config["resnet_time_scale_shift"] == "scale_shift"
     if name == PLAIN and config["add_attention"]:
         groups = config["norm_num_groups"]
         if scale_shift or config["attn_norm_num_groups"] is not None:
             wanted["attn_norm_num_groups"] = groups
-    _diffusers.check_config(given, path, defaults, wanted)
+    _diffusers.check_values(config, path, wanted)
     projected = config["class_embed_type"] == "projection"
     rows = None if projected else config["num_class_embeds"]
-    null_class = rows is None or bool(config.get("_null_class"))
+    null_class = rows is None or given.get("_null_class") is True
     arguments = {
         "image_shape": (
             *_diffusers.sides_of(config["sample_size"]),
@@ -270,6 +288,21 @@ def from_config(config, path="config.json"):
         "linear_projection": config["use_linear_projection"],
         "wide_scores": config["upcast_attention"],
     }
+
+
+def _keys_of(name, config):
+    """The table of a class's keys: see `_keys.read`."""
+    kinds = KINDS if name == PLAIN else CONDITIONAL_KINDS
+    keys = {key: (default, kinds[key]) for key, default in ARGUMENTS[name].items()}
+    for key, value in FIXED[name].items():
+        same = [SAME[key]] if key in SAME else []
+        if key == "time_embedding_dim":
+            width = config.get("block_out_channels", [])
+            first = width[0] if isinstance(width, (list, tuple)) and width else None
+            same = [4 * first] if COUNT.fits(first) else []
+        keys[key] = value, _keys.one_of(value, *same)
+    idle = COUNT | NULL
+    return {**keys, **{key: (value, idle) for key, value in IDLE[name].items()}}
 
 
 def _one(key, value):
@@ -323,8 +356,8 @@ def table(model):
 def load(cls, source, subfolder=None, variant=None, **arguments):
     """A network of a published folder; see `UNet.from_pretrained`."""
 
-    def make(config, path):
-        return cls(**{**from_config(config, path), **arguments})
+    def make(config, path, kinds):
+        return cls(**{**from_config(config, path, kinds), **arguments})
 
     return _diffusers.load(make, table, source, subfolder, variant)
 

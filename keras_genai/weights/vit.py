@@ -1,25 +1,48 @@
 """ViT's weights and configuration, as transformers stores them."""
 
+from keras_genai.weights import _keys, _transformers
 from keras_genai.weights import _safetensors as st
-from keras_genai.weights import _transformers
+from keras_genai.weights._diffusers import SIDES, sides_of
+from keras_genai.weights._keys import NULL, RATE, SIZE
 
 BODY, CLASSIFIER, MAE = "ViTModel", "ViTForImageClassification", "ViTMAEForPreTraining"
-DEFAULTS = {
-    "hidden_size": 768,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 3072,
-    "patch_size": 16,
-    "num_channels": 3,
-}
-DECODER = {
-    "decoder_num_attention_heads": 16,
-    "decoder_hidden_size": 512,
-    "decoder_num_hidden_layers": 8,
-    "decoder_intermediate_size": 2048,
-}
 # What this network has not but with these values.
 FIXED = {"hidden_act": "gelu", "qkv_bias": True}
+# An absent key has the default of transformers' own class.
+SIZES = {  # key -> argument
+    "hidden_size": "hidden",
+    "num_hidden_layers": "depth",
+    "num_attention_heads": "heads",
+    "intermediate_size": "hidden_units",
+}
+KEYS = {
+    "hidden_size": (768, SIZE),
+    "num_hidden_layers": (12, _keys.LAYERS),
+    "num_attention_heads": (12, SIZE),
+    "intermediate_size": (3072, SIZE),
+    "image_size": (224, SIDES),
+    "patch_size": (16, SIDES),
+    "num_channels": (3, SIZE),
+    "hidden_dropout_prob": (0.0, RATE),
+    "attention_probs_dropout_prob": (0.0, RATE),
+    "layer_norm_eps": (1e-12, _keys.POSITIVE),
+    **{key: (value, _keys.one_of(value)) for key, value in FIXED.items()},
+}
+PLAIN = {
+    "model_type": ("vit", _keys.one_of("vit")),
+    "pooler_act": ("tanh", _keys.one_of("tanh")),
+    "num_labels": (None, SIZE | NULL),
+    "id2label": (None, _keys.LABELS | NULL),
+}
+MASKED = {
+    "model_type": ("vit_mae", _keys.one_of("vit_mae")),
+    "decoder_num_attention_heads": (16, SIZE),
+    "decoder_hidden_size": (512, SIZE),
+    "decoder_num_hidden_layers": (8, _keys.LAYERS),
+    "decoder_intermediate_size": (2048, SIZE),
+    "mask_ratio": (0.75, RATE),
+    "norm_pix_loss": (False, _keys.FLAG),
+}
 LAYERS = {  # name in a block of the file -> ours
     "attention.attention.query": "self_attention.query",
     "attention.attention.key": "self_attention.key",
@@ -38,45 +61,46 @@ def from_config(config, path, names):
     Args:
         config: the content of `config.json`, a dict.
         path: where it came from, for messages.
-        names: set of the tensors' names: whether there is a pooler.
+        names: the tensors' names: whether there is a pooler; a dict of them bounds
+            the sizes, see `_keys.read`.
 
     Raises:
         ValueError: it is of another class, or asks for what this network has not.
     """
     kind = _transformers.class_of(config, path, BODY, CLASSIFIER, MAE)
-    model_type = "vit_mae" if kind == MAE else "vit"
-    _transformers.check_config(config, path, {"model_type": model_type, **FIXED})
-    config = {**DEFAULTS, **DECODER, **config}
-    sizes = _transformers.integers(config, path, *DEFAULTS)
-    size = config.get("image_size", 224)
-    height, width = size if isinstance(size, (list, tuple)) else (size, size)
-    names_ = ("hidden", "depth", "heads", "hidden_units", "patch_size")
+    keys = {**KEYS, **(MASKED if kind == MAE else PLAIN)}
+    if kind == BODY:
+        width = config.get("hidden_size", KEYS["hidden_size"][0])
+        keys["pooler_output_size"] = None, _keys.one_of(None, width)
+    config = _keys.read(config, path, keys, names if isinstance(names, dict) else None)
+    patch, other = sides_of(config["patch_size"])
+    if patch != other:
+        _keys.refuse(path, [f"patch_size must be square; it is {patch, other}"])
     given = {
-        **dict(zip(names_, sizes, strict=False)),
-        "image_shape": (height, width, sizes[-1]),
-        "dropout": config.get("hidden_dropout_prob", 0.0),
-        "attention_dropout": config.get("attention_probs_dropout_prob", 0.0),
-        "epsilon": config.get("layer_norm_eps", 1e-12),
+        **{own: config[key] for key, own in SIZES.items()},
+        "patch_size": patch,
+        "image_shape": (*sides_of(config["image_size"]), config["num_channels"]),
+        "dropout": config["hidden_dropout_prob"],
+        "attention_dropout": config["attention_probs_dropout_prob"],
+        "epsilon": config["layer_norm_eps"],
         "pooler": any(name.removeprefix("vit.").startswith("pooler") for name in names),
     }
     if kind == CLASSIFIER:
-        labels = config.get("num_labels") or len(config.get("id2label") or "ab")
-        given["num_classes"] = labels
+        given["num_classes"] = _transformers.labels(config)
     if kind == MAE:
-        heads, hidden, depth, units = _transformers.integers(config, path, *DECODER)
+        hidden = config["decoder_hidden_size"]
+        units = config["decoder_intermediate_size"]
         if units != 4 * hidden:
-            raise ValueError(
-                f"{path} is not of this network: decoder_intermediate_size must be 4 "
-                f"times decoder_hidden_size; it is {units} with {hidden}."
-            )
+            wrong = "decoder_intermediate_size must be 4 times decoder_hidden_size"
+            _keys.refuse(path, [f"{wrong}; it is {units} with {hidden}"])
         given |= {
             "mae": True,
             "positions": "sinusoidal",
-            "decoder_depth": depth,
+            "decoder_depth": config["decoder_num_hidden_layers"],
             "decoder_hidden": hidden,
-            "decoder_heads": heads,
-            "mask_ratio": config.get("mask_ratio", 0.75),
-            "normalized_pixels": config.get("norm_pix_loss", False),
+            "decoder_heads": config["decoder_num_attention_heads"],
+            "mask_ratio": config["mask_ratio"],
+            "normalized_pixels": config["norm_pix_loss"],
         }
     return given
 

@@ -17,6 +17,8 @@ class Scripted:
 
     name = "quality"
 
+    add_generated = result = None  # as a metric has
+
     def __init__(self, results):
         self.results = list(results)
 

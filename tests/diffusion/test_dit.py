@@ -324,7 +324,7 @@ def test_the_published_configuration(folder):
         ({"activation_fn": "geglu"}, "activation_fn must be 'gelu-approximate'"),
         ({"norm_type": "ada_norm"}, "norm_type must be 'ada_norm_zero'"),
         ({"dropout": 0.1}, "dropout must be 0.0"),
-        ({"sample_size": None}, "sample_size must be .an integer"),
+        ({"sample_size": None}, "sample_size must be an integer; it is None"),
         ({"of_the_future": 1}, "of_the_future=1 is not known"),
         ({"cross_attention_dim": None}, "cross_attention_dim=None is not known"),
         ({"num_embeds_ada_norm": 4}, r"misshapen: .*\(6, 16\), expected \(5, 16\)"),

@@ -382,7 +382,7 @@ def test_names_and_errors():
         (lambda: samplers.ddim(path.reversed(), eta=1.0), "this path rises"),
         (lambda: samplers.ddpm(path, "fixed"), "'small', 'large' or 'learned'"),
         (lambda: samplers.lms(path, 0), r"order must be an integer in \[1, 6\]"),
-        (lambda: samplers.heun(path, churn=-1), "churn must be at least 0"),
+        (lambda: samplers.heun(path, churn=-1), "churn must be a finite number >= 0"),
         (lambda: samplers.heun(path, churn=9.0), "raises the noise above"),
         (lambda: samplers.pndm(path[1:], True), "at least 4 steps; got 3"),
     ):

@@ -262,7 +262,11 @@ def test_missing_extra_and_misshapen_tensors_are_listed(tmp_path):
         (STABLE_1, {"addition_embed_type": "text_time"}, "addition_embed_type must be"),
         (STABLE_1, {"class_embed_type": "identity"}, "class_embed_type must be"),
         (STABLE_1, {"only_cross_attention": True}, "only_cross_attention must be"),
-        (STABLE_1, {"cross_attention_dim": [8, 8, 8, 9]}, "must be 'one integer'"),
+        (
+            STABLE_1,
+            {"cross_attention_dim": [8, 8, 8, 9]},
+            "dim must be a positive integer",
+        ),
         (STABLE_1, {"dual_cross_attention": True, "conv_in_kernel": 1}, "conv_.*dual_"),
     ],
 )

@@ -142,9 +142,9 @@ def test_in_a_graph_of_unknown_sides():
         ({"out_channels": 0}, "out_channels must be"),
         ({"layers_per_block": 0}, "layers_per_block must be"),
         ({"num_classes": 0}, "num_classes must be"),
-        ({"dropout": 1.0}, "rate must be"),
+        ({"dropout": 1.0}, "dropout must be"),
         ({"downsample_padding": "same"}, "padding must be"),
-        ({"transformer_layers": 0, "context_dim": 4}, "depth must be"),
+        ({"transformer_layers": 0, "context_dim": 4}, "transformer_layers must be"),
         ({"seed": -1}, "seed"),
     ],
 )

@@ -146,12 +146,12 @@ def test_it_is_saved_with_a_network_of_ones_own(tmp_path):
     [
         ({"architecture": "deep"}, "architecture must be one of"),
         ({"filters": ()}, "at least one stage"),
-        ({"filters": (4, 0)}, "filters and hidden_units must be an integer"),
+        ({"filters": (4, 0)}, "filters must be a list of integers"),
         ({"num_classes": 1}, "num_classes must be an integer of at least 2"),
         ({"image_shape": (4, 4, 1)}, "sides of at least 8"),
-        ({"dropout": 1.0}, "dropout must lie in"),
+        ({"dropout": 1.0}, "dropout must be in"),
         ({"steps": 0}, "steps must be an integer"),
-        ({"rate": 0.0}, "rate must be positive"),
+        ({"rate": 0.0}, "rate must be a finite number over 0"),
         (
             {"network": keras.Sequential([keras.Input((28, 28, 1)), FLAT])},
             "must give logits",

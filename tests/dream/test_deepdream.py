@@ -283,14 +283,23 @@ def test_out_of_noise_and_into_it(tmp_path):
         ({"objectives": "conv_0"}, "objectives must be of kg.dream"),
         ({"layers": "conv_0"}, "layers must be a dict"),
         ({}, "Say what is to be climbed"),
-        ({"layers": {"conv_0": "much"}}, "weight must be a number"),
-        ({"layers": {"conv_0": 1.0}, "octave_scale": 1.0}, "must be above 1"),
+        ({"layers": {"conv_0": "much"}}, "weight must be a finite number"),
+        (
+            {"layers": {"conv_0": 1.0}, "octave_scale": 1.0},
+            "octave_scale must be a finite number over 1",
+        ),
         ({"layers": {"conv_0": 1.0}, "octaves": 0}, "octaves must be an integer"),
-        ({"layers": {"conv_0": 1.0}, "rate": -1.0}, "rate must be positive"),
+        (
+            {"layers": {"conv_0": 1.0}, "rate": -1.0},
+            "rate must be a finite number over 0",
+        ),
         ({"layers": {"conv_0": 1.0}, "optimizer": "sgd"}, "optimizer must be one of"),
         ({"layers": {"conv_0": 1.0}, "tile": 8, "tile_overlap": 8}, "less than tile"),
         ({"layers": {"conv_0": 1.0}, "keep_colors": True}, "3 channels"),
-        ({"layers": {"conv_0": 1.0}, "smoothing": -1}, "smoothing must be at least 0"),
+        (
+            {"layers": {"conv_0": 1.0}, "smoothing": -1},
+            "smoothing must be a finite number >= 0",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message):

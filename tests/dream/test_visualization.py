@@ -151,7 +151,7 @@ def test_wrong_arguments_are_refused():
         (lambda: dream.visualize(cnn(), dream.Logit(0), (20, 20)), "28x28 alone"),
         (lambda: dream.visualize(cnn(), dream.Logit(0), parametrization="x"), "one of"),
         (lambda: dream.visualize(cnn(), {"conv_9": 0}), "Did you mean"),
-        (lambda: dream.visualize(cnn(), {"conv_0": 0}, zoom=1.0), "zoom must lie"),
+        (lambda: dream.visualize(cnn(), {"conv_0": 0}, zoom=1.0), "zoom must be in"),
         (lambda: dream.saliency(cnn(), images, [0] * 5), "integers of the shape"),
         (lambda: dream.saliency(cnn(), images[0], 10), r"lie in \[0, 10\)"),
         (lambda: dream.feature_maps(cnn(), "logits", images), "features at places"),

@@ -19,6 +19,7 @@ BACKEND = keras.backend.backend()
 class TestTwentySteps(OnDevices):
     """The golden steps: batch norm, dropout, lazy R1, an average, accumulation."""
 
+    every_way = True
     on_devices = staticmethod(twenty_steps)
     reference = staticmethod(GOLDEN.read)
 
@@ -27,6 +28,7 @@ class TestMixedFloat16(OnDevices):
     """The first ten of them under float16, then five whose gradients overflow."""
 
     tolerance = 0.01
+    every_way = True
 
     @staticmethod
     def on_devices():

@@ -50,7 +50,7 @@ def test_configuration_round_trip():
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(ValueError, match="scale > 0"):
+    with pytest.raises(ValueError, match="scale must be a finite number over 0"):
         VarianceScaling(0.0)
     with pytest.raises(ValueError, match="fan_sum"):
         VarianceScaling(1.0, "fan_sum")

@@ -243,8 +243,7 @@ def test_evaluation_and_compiled_functions():
         images = model.generate(4, seed=1)
     assert vars(model)["_test_steps"].programs
     assert all(step == steps[0] for step in steps)
-    compiled = vars(model)["__jitted"].values()
-    assert any(function.programs for function in compiled)
+    assert any(function.programs for function in model.programs.values())
     model.compile(run_eagerly=True)
     eager = model.evaluate(IMAGES, batch_size=2, verbose=0, return_dict=True)
     assert eager == steps[0]

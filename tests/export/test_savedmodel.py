@@ -1,5 +1,6 @@
 """Export as a SavedModel: what is refused. What it gives: `tests/processes.py`."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import keras
 import pytest
 
 import keras_genai as kg
+from keras_genai.export.child import check_importable
 
 
 @pytest.fixture(scope="module")
@@ -15,8 +17,37 @@ def model():
     return kg.DCGAN((8, 8, 1), 4, base_filters=4)
 
 
+MINE = """
+import keras
+
+@keras.saving.register_keras_serializable("mine_in_the_folder")
+class Half(keras.layers.Layer):
+    def call(self, x):
+        return x / 2
+"""
+
+
 @pytest.mark.processes
-def test_a_savedmodel_is_replaced_only_when_that_is_wanted(model, tmp_path):
+def test_a_savedmodel_is_replaced_and_nothing_of_the_folder_is_run(
+    tmp_path, monkeypatch
+):
+    """A user's own module comes from the folder; nothing else that lies there does."""
+    (tmp_path / "mine_in_the_folder.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])  # as in a notebook
+    generator = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(64),
+            importlib.import_module("mine_in_the_folder").Half(),
+            keras.layers.Reshape((8, 8, 1)),
+        ]
+    )
+    model = kg.DCGAN((8, 8, 1), 4, base_filters=4, generator=generator)
+    ours = ("json", "tempfile", "keras", "numpy", "h5py", "subprocess")
+    for name in (*ours, "site", "sitecustomize", "usercustomize"):
+        (tmp_path / f"{name}.py").write_text("print(file=open('RUN', 'w'))")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", str(tmp_path)]))
     folder = tmp_path / "served" / "gan"
     folder.mkdir(parents=True)
     (folder / "saved_model.pb").write_text("another")
@@ -26,6 +57,19 @@ def test_a_savedmodel_is_replaced_only_when_that_is_wanted(model, tmp_path):
     model.export(folder, overwrite=True)
     assert (folder / "saved_model.pb").stat().st_size > 1000
     assert [p.name for p in folder.parent.iterdir()] == ["gan"]
+    assert not (tmp_path / "RUN").exists()
+
+
+def test_a_configuration_names_no_module_to_import():
+    @keras.saving.register_keras_serializable("export")
+    class Hostile(keras.layers.Layer):
+        def get_config(self):
+            name = {"class_name": "X", "module": "antigravity", "registered_name": "X"}
+            function = {**name, "class_name": "function", "config": "X"}
+            return {**super().get_config(), "a": name, "b": [function], "c": [[name]]}
+
+    modules = check_importable(keras.Sequential([keras.Input((2,)), Hostile()]))
+    assert modules == [__name__]
 
 
 def test_only_a_savedmodel_is_replaced(model, tmp_path):

@@ -153,7 +153,7 @@ def test_errors():
         layers.Downsample2D(padding="same")
     with pytest.raises(ValueError, match="scale_shift needs a vector"):
         layers.ResNetBlock(4, groups=2, scale_shift=True)(noise(1, 2, 2, 4))
-    with pytest.raises(ValueError, match="rate must be"):
+    with pytest.raises(ValueError, match="dropout must be"):
         layers.ResNetBlock(4, dropout=-0.1)
     with pytest.raises(ValueError, match="filters must be"):
         layers.ResNetBlock(0)

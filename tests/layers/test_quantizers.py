@@ -339,8 +339,8 @@ def test_the_gumbel_schedules_and_the_divergence():
         (lambda: layers.VectorQuantizer(4, 0), "latent_dim must be"),
         (lambda: layers.VectorQuantizer(4, 4, update="sgd"), "'ema' or 'gradient'"),
         (lambda: layers.VectorQuantizer(4, 4, initialization="pca"), "'data' or"),
-        (lambda: layers.VectorQuantizer(4, 4, decay=1.0), "decay in"),
-        (lambda: layers.VectorQuantizer(4, 4, beta=-1.0), "beta >= 0"),
+        (lambda: layers.VectorQuantizer(4, 4, decay=1.0), "decay must be in"),
+        (lambda: layers.VectorQuantizer(4, 4, beta=-1.0), "beta must be"),
         (lambda: layers.VectorQuantizer(4, 4, restart=1.5), "restart must be"),
         (
             lambda: layers.VectorQuantizer(4, 4, update="gradient", restart=0.1),

@@ -146,7 +146,9 @@ def test_data_that_does_not_fit():
     with pytest.raises(ValueError, match="takes no labels"):
         model.generate(labels=[0])
     for temperature in (0.0, -1.0, None, "hot"):
-        with pytest.raises(ValueError, match="temperature must be over 0"):
+        with pytest.raises(
+            ValueError, match="temperature must be a finite number over 0"
+        ):
             model.generate(2, temperature=temperature)
     labelled = kg.PixelCNN((2, 2), 3, 2, filters=2, blocks=1)
     labelled.compile()

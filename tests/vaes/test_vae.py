@@ -332,7 +332,7 @@ def test_the_default_networks():
 
 REFUSED = [
     ({"likelihood": "poisson"}, "bernoulli, gaussian, discretized_logistic"),
-    ({"beta": -0.1}, "beta must be a number of at least 0"),
+    ({"beta": -0.1}, "beta must be a finite number >= 0"),
     ({"beta": float("nan")}, "beta must be"),
     ({"capacity": -1}, "capacity must be"),
     ({"free_bits": -1}, "free_bits must be"),

@@ -215,7 +215,7 @@ def test_served_by_tensorflow_alone(tensorflow_alone, tmp_path):
         ({"shape": (8, 8)}, "height, width, channels"),
         ({"shape": (8, 8, 5)}, "1 to 4 channels"),
         ({"quantizer": "vq"}, "one of vector, residual, finite_scalar, gumbel.*'vq'"),
-        ({"quantizer": 3}, "one of vector"),
+        ({"quantizer": 3}, "quantizer must be"),
         ({"quantizer": "finite_scalar", "codebook_size": 100}, "16, 64, 256, 512"),
         ({"reconstruction": "l2"}, "one of squared, absolute, logit_laplace; got 'l2'"),
         ({"prior": "pixelcnn"}, r"kg.PixelCNN\(\(2, 2\), 16\)"),
@@ -281,7 +281,9 @@ def test_generating_without_a_prior_and_wrong_requests():
     model.prior = prior()
     with pytest.raises(ValueError, match="takes no labels"):
         model.generate(labels=[0, 1])
-    with pytest.raises(ValueError, match="temperature must be over 0; got 0"):
+    with pytest.raises(
+        ValueError, match="temperature must be a finite number over 0; got 0"
+    ):
         model.generate(4, temperature=0)
     with pytest.raises(ValueError, match="takes no labels"):
         model.fit_prior(images(), labels(), verbose=0)

@@ -1,0 +1,196 @@
+"""`checked`: an argument is looked at before anything is done.
+
+```python
+@checked(guidance_scale=number(), spacing=one_of("trailing", "leading"))
+def generate(self, n=None, seed=0, *, guidance_scale=1.0, spacing=None, batch_size=64):
+```
+
+Names that mean the same everywhere (`seed`, `batch_size`, `dropout`) are declared once,
+in `USUAL`; a function names those of its own.
+"""
+
+import functools
+import inspect
+
+from keras_genai.utils.memory import is_shortage, largest
+from keras_genai.utils.validation import (
+    DEEPEST,
+    array,
+    either,
+    features_of,
+    flag,
+    function,
+    having,
+    image_shape,
+    integer,
+    is_integer,
+    mapping,
+    metrics_of,
+    network,
+    number,
+    one_of,
+    optional,
+    path,
+    refuse,
+    text,
+    word,
+)
+
+
+def verbosity(name, value):
+    """0, 1, 2 or "auto"; False and True are 0 and 1."""
+    if isinstance(value, str) and value == "auto":
+        return value
+    if isinstance(value, bool):
+        return int(value)
+    try:
+        return integer(0, 2)(name, value)
+    except ValueError:
+        refuse(name, "0, 1, 2 or 'auto'", value)
+
+
+def seed(name, value):
+    """An integer in [0, 2**63)."""
+    if not is_integer(value) or not 0 <= value < 2**63:
+        refuse(name, "an integer in [0, 2**63)", value)
+    return int(value)
+
+
+def _same(check, names):
+    return dict.fromkeys(names.split(), check)
+
+
+# Argument -> check, for the names that mean the same in every signature.
+USUAL = {
+    "seed": seed,
+    "image_shape": image_shape(),
+    "verbose": verbosity,
+    # Sizes of arrays
+    **_same(
+        integer(1),
+        "batch_size n steps hidden decoder_hidden residual_hidden heads decoder_heads "
+        "kv_heads head_dim head_channels base_filters discriminator_filters groups "
+        "latent_dim latent_channels codebook_size num_classes num_values "
+        "context patch_size out_channels context_dim vector_dim dim "
+        "units length chunk encode_batch_size "
+        "max_new_tokens max_length k max_samples subset_size",
+    ),
+    # What is built or run one after the other
+    **_same(
+        integer(1, DEEPEST),
+        "depth decoder_depth layers_per_block discriminator_layers blocks stages "
+        "octaves frames power_iterations transformer_layers probes resamplings "
+        "jump_length beam_size discriminator_steps generator_steps penalty_interval",
+    ),
+    "halvings": integer(1, 30),
+    "levels": integer(2),
+    **_same(integer(1, 10**6), "subsets splits components prior_components epochs"),
+    "vocabulary_size": integer(1, 10**8),
+    "importance_samples": integer(1, 10**7),
+    # Tokens
+    **_same(integer(0), "pad_token start_token stop_token mask_token"),
+    # Numbers
+    **_same(
+        number("[0, 1)"), "dropout attention_dropout hidden_dropout label_smoothing"
+    ),
+    "ema_decay": optional(number("[0, 1)")),
+    "epsilon": number(">= 0"),
+    **_same(number("> 0"), "initial_std out_std sigma_data theta"),
+    # Yes or no
+    **_same(
+        flag,
+        "remat next_sentence mae normalized_pixels use_bias tied norm_first causal "
+        "scale_embedding logits_bias quant_conv learn_log_variance mid_attention "
+        "null_class linear_projection wide_scores time_scale_shift cosine_first "
+        "shared_embedding normalize keep_colors lowercase truncate cross scale_shift "
+        "zero_out hard from_logits run_eagerly auto_scale_loss zero_terminal_snr "
+        "skip_last rounded runge_kutta dequantize alibi overwrite "
+        "animation pooler masked_lm out_bias",
+    ),
+    "early_stopping": either(flag, one_of("never")),
+    # Words, files and objects
+    "name": text,
+    "stream": word,
+    **_same(path, "folder source"),
+    **_same(text, "subfolder variant"),
+    **_same(network, "encoder decoder generator discriminator network"),
+    "preprocess": function,
+    **_same(features_of, "extractor classifier"),
+    "metrics": metrics_of,
+    "generation": mapping,
+    "tokenizer": having("encode decode vocabulary_size", "a kg.Tokenizer"),
+    # Data
+    "images": array(finite=False, empty=True),
+    "labels": array((1, 2)),
+}
+
+
+def checked(**checks):
+    """Decorator: checks and converts arguments before anything is done.
+
+    An argument that is not named here is looked up in `USUAL`. The default passes:
+    None where None is the default. Signature and docstring stay the function's own,
+    for `inspect` and for Keras. A call that runs out of memory is refused with the
+    name of the largest size.
+
+    Args:
+        **checks: argument -> check; None for one that is not to be looked up.
+    """
+
+    def decorate(function):
+        if inspect.isclass(function):  # a dataclass, whose __init__ is made
+            function.__init__ = _wrapped(function.__init__, checks)
+            return function
+        return _wrapped(function, checks)
+
+    return decorate
+
+
+def _wrapped(function, checks):
+    signature = inspect.signature(function)
+    kinds = {p.kind for p in signature.parameters.values()}
+    unknown = set(checks) - set(signature.parameters)
+    if unknown and inspect.Parameter.VAR_KEYWORD not in kinds:
+        raise TypeError(f"{function.__qualname__} has no argument {sorted(unknown)}.")
+    places = []
+    table = {name: (name, checks[name], None) for name in unknown}
+    for argument in signature.parameters.values():
+        if argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
+            continue
+        check = {**USUAL, **checks}.get(argument.name)
+        entry = None if check is None else (argument.name, check, argument.default)
+        if entry:
+            table[argument.name] = entry
+        if argument.kind != argument.KEYWORD_ONLY:
+            places.append(entry)
+    return _runner(function, signature, places, table)
+
+
+def _runner(function, signature, places, table):
+    count = len(places)
+
+    def converted(entry, value):
+        name, check, default = entry
+        if value is default and not getattr(check, "always", False):
+            return value
+        return check(name, value)
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        by_place = [
+            value if entry is None else converted(entry, value)
+            for value, entry in zip(args, places, strict=False)
+        ]
+        for name in kwargs:
+            if name in table:
+                kwargs[name] = converted(table[name], kwargs[name])
+        try:
+            return function(*by_place, *args[count:], **kwargs)
+        except (ValueError, MemoryError, RuntimeError) as error:
+            if not is_shortage(error):
+                raise
+            given = dict(zip(signature.parameters, by_place, strict=False)) | kwargs
+            raise largest(given, error) from error
+
+    run.__signature__ = signature  # Keras reads it without following __wrapped__
+    return run
