@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import math
 import threading
 
 import keras
@@ -14,6 +15,8 @@ from keras_genai.engine import backend_ops
 
 KEPT = 16  # programs of a model: a server that is asked for anything stays as large
 EXACT = 2  # counts of rows that are compiled as they are, before the powers of two
+SHORTEST = 32  # tokens: shorter rows are filled up to as many
+PLENTY = 8  # shapes of a kind of call, after which those that there are serve others
 RUNS = 16  # of a step as Python, until it is taken to be run as Python for ever
 
 
@@ -31,6 +34,7 @@ class Programs:
         self.size = size
         self._kept = collections.OrderedDict()
         self._counts = {}  # an ordered set
+        self._shapes = {}  # kind -> list of shapes
         self._lock = threading.Lock()
 
     def __len__(self):
@@ -69,6 +73,7 @@ class Programs:
         """Forgets all: what they close over is no longer the model's."""
         with self._lock:
             self._kept.clear()
+            self._shapes.clear()
 
     def rows(self, count, most):
         """How many rows a pass has that `count` of them are asked of.
@@ -92,6 +97,44 @@ class Programs:
             if count in self._counts:
                 return count
         return min(2 ** (count - 1).bit_length(), most)
+
+    def shape(self, kind, rows, lengths, most_rows, most):
+        """Rows and lengths of a program that serves a call: a tuple of integers.
+
+        Where the backend compiles, lengths become powers of two and rows those of
+        `rows`. After a few shapes of a kind, a call takes the smallest of those that
+        hold it; a shape that is larger than all of them holds them all.
+
+        Args:
+            kind: hashable: all else that a program of the call depends on.
+            rows: how many are asked for.
+            lengths: tuple of the numbers of tokens that are asked for.
+            most_rows: rows in one pass at most.
+            most: the most tokens of each of the lengths.
+        """
+        wanted = (self.rows(rows, most_rows), *lengths)
+        if not backend_ops.COMPILES:
+            return wanted
+        limits = (most_rows, *most)
+        lengths = [max(SHORTEST, 2 ** (n - 1).bit_length()) for n in lengths]
+        wanted = tuple(map(min, (wanted[0], *lengths), limits))
+        with self._lock:
+            known = self._shapes.setdefault(kind, [])
+            within = [shape for shape in known if _holds(limits, shape)]
+            if wanted in known:
+                return wanted
+            if len(within) >= PLENTY:
+                fitting = [shape for shape in within if _holds(shape, wanted)]
+                if fitting:
+                    return min(fitting, key=math.prod)
+                wanted = tuple(map(max, wanted, *within))
+            known.append(wanted)
+        return wanted
+
+
+def _holds(large, small):
+    """Whether no size of a shape is over that of another."""
+    return all(a >= b for a, b in zip(large, small, strict=True))
 
 
 # What changes without changing what a layer or a model computes.

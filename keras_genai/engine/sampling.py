@@ -270,10 +270,13 @@ class Sampling:
             )
             bar.add(count)
 
-    def run_in_batches(self, name, fn, variables, arrays, batch_size):
-        """What `stream` makes of arrays, joined: a NumPy array of N rows."""
+    def run_in_batches(self, name, fn, variables, arrays, batch_size, size=None):
+        """What `stream` makes of arrays, joined: a NumPy array of N rows.
+
+        `size`, where it is given, are the rows in one pass.
+        """
         check_positive("batch_size", batch_size)
-        size = self.programs.rows(len(arrays[0]), batch_size)
+        size = size or self.programs.rows(len(arrays[0]), batch_size)
         parts = self.stream(name, fn, variables, arrays, size)
         return np.concatenate([made[:count] for _, count, made in parts])
 

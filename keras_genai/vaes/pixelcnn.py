@@ -16,7 +16,6 @@ from keras_genai import engine
 from keras_genai.engine import random
 from keras_genai.engine.checks import (
     check_labels,
-    check_positive,
     check_sample_weight,
 )
 from keras_genai.engine.data import tensors
@@ -86,13 +85,8 @@ class PixelCNN(engine.GenerativeModel):
     ):
         super().__init__(seed=seed, **kwargs)
         shape = _check_shape(shape)
-        check_positive("num_values", num_values)
         if num_values < 2:
             raise ValueError(f"num_values must be at least 2; got {num_values!r}.")
-        if num_classes is not None:
-            check_positive("num_classes", num_classes)
-        check_positive("filters", filters)
-        check_positive("blocks", blocks)
         if kernel_size not in range(3, 100, 2):
             raise ValueError(
                 f"kernel_size must be an odd number of at least 3; got {kernel_size!r}."
