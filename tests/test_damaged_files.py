@@ -310,7 +310,7 @@ def pictures(folder):
     model = dcgan()
     model.compile()
     grid = kg.callbacks.ImageGrid(folder, n=4)
-    model.fit(X, batch_size=8, epochs=3, initial_epoch=1, verbose=0, callbacks=grid)
+    model.fit(X, batch_size=8, epochs=2, initial_epoch=1, verbose=0, callbacks=grid)
 
 
 def picture(folder):
