@@ -21,7 +21,6 @@ from keras_genai.engine.checks import (
     check_images,
     check_integer,
     check_labels,
-    check_positive,
     check_sample_weight,
 )
 from keras_genai.engine.data import tensors
@@ -179,21 +178,11 @@ class CNN(engine.GenerativeModel):
             )
         if not filters:
             raise ValueError("filters must name at least one stage, such as (32, 64).")
-        for width in (*filters, *hidden_units):
-            check_positive("Every number of filters and hidden_units", width)
         if network is None and min(image_shape[:2]) < 2 ** len(filters):
             raise ValueError(
                 f"{len(filters)} stages halve the sides {len(filters)} times: "
                 f"image_shape must have sides of at least {2 ** len(filters)}; got "
                 f"{image_shape}. Give fewer filters or larger images."
-            )
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout must lie in [0, 1); got {dropout!r}.")
-        check_positive("steps", steps)
-        if not (rate > 0 and decay >= 0):
-            raise ValueError(
-                "rate must be positive and decay at least 0; got "
-                f"rate={rate!r}, decay={decay!r}."
             )
         super().__init__(seed=seed, **kwargs)
         self.image_shape = image_shape

@@ -16,10 +16,10 @@ from keras_genai.dream.objectives import Layer, Objective
 from keras_genai.dream.pictures import check_pictures, resize, with_colours_of
 from keras_genai.dream.tiles import check_tiles
 from keras_genai.engine import random
-from keras_genai.engine.checks import check_integer, check_positive
+from keras_genai.engine.checks import check_positive
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.sampling import Sampling
-from keras_genai.engine.saving import deserialized
+from keras_genai.engine.saving import Saving, deserialized
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import (
     array,
@@ -33,7 +33,7 @@ from keras_genai.utils.validation import (
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class DeepDream(Climbing, Sampling, keras.Model):
+class DeepDream(Climbing, Sampling, Saving, keras.Model):
     """Dreams of a convolutional network.
 
     The network is any functional or sequential Keras model of images, one of
@@ -124,13 +124,10 @@ class DeepDream(Climbing, Sampling, keras.Model):
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
-        _check(octaves, octave_scale, steps, rate, jitter, smoothing, total_variation)
         if optimizer not in ascent.OPTIMIZERS:
             raise ValueError(
                 f"optimizer must be one of {ascent.OPTIMIZERS}; got {optimizer!r}."
             )
-        if preprocess is not None and not callable(preprocess):
-            raise ValueError(f"preprocess must be a function; got {preprocess!r}.")
         check_tiles(tile, tile_overlap)
         self.network = network_of(model)
         self.octaves = octaves
@@ -330,21 +327,6 @@ class DeepDream(Climbing, Sampling, keras.Model):
 def _check_positive(name, value):
     if not value > 0:
         raise ValueError(f"{name} must be positive; got {value!r}.")
-
-
-def _check(octaves, octave_scale, steps, rate, jitter, smoothing, total_variation):
-    check_positive("octaves", octaves)
-    check_positive("steps", steps)
-    check_integer("jitter", jitter, 0)
-    _check_positive("rate", rate)
-    if not octave_scale > 1.0:
-        raise ValueError(
-            "octave_scale, how much larger each octave is than the one before, must be "
-            f"above 1; got {octave_scale!r}."
-        )
-    for name, value in (("smoothing", smoothing), ("total_variation", total_variation)):
-        if not value >= 0:
-            raise ValueError(f"{name} must be at least 0; got {value!r}.")
 
 
 def _objectives(layers, objectives):

@@ -13,7 +13,7 @@ from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import array, integer, number, text
 
 
-@checked()
+@checked(labels=array((0, 1, 2), finite=False))
 def saliency(model, images, labels=None, preprocess=None):
     """How much each pixel moves the class's logit: 1312.6034, section 3.
 
@@ -41,7 +41,7 @@ def saliency(model, images, labels=None, preprocess=None):
     return found[0] if one else found
 
 
-@checked(layer=text)
+@checked(layer=text, labels=array((0, 1, 2), finite=False))
 def grad_cam(model, images, labels=None, layer=None, preprocess=None):
     """Where in a picture the class is seen: Grad-CAM, 1610.02391, equations 1 and 2.
 

@@ -8,7 +8,7 @@ and into the discriminator by an inner product with its features (equation 3).
 import keras
 from keras import ops
 
-from keras_genai.engine.checks import check_image_shape, check_positive
+from keras_genai.engine.checks import check_image_shape
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy, wide
 from keras_genai.gans.dcgan import Part, downsample, judge, upsample
@@ -197,11 +197,6 @@ class CGAN(GAN):
         **kwargs,
     ):
         image_shape = check_image_shape(image_shape, 4, 4)
-        check_positive("num_classes", num_classes)
-        check_positive("latent_dim", latent_dim)
-        check_positive("base_filters", base_filters)
-        if discriminator_filters is not None:
-            check_positive("discriminator_filters", discriminator_filters)
         own = {"generator": generator, "discriminator": discriminator}
         with dtype_policy(kwargs.get("dtype")):
             generator = generator or cgan_generator(

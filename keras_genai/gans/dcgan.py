@@ -9,7 +9,7 @@ beta_1 = 0.5, images in [-1, 1]. Kernels are 4 x 4, as in the authors' code.
 
 import keras
 
-from keras_genai.engine.checks import check_image_shape, check_positive
+from keras_genai.engine.checks import check_image_shape
 from keras_genai.engine.initializers import Normal, VarianceScaling
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy, wide
@@ -23,6 +23,7 @@ from keras_genai.layers import (
     SpectralNormalization,
 )
 from keras_genai.layers.convolution import stages_of
+from keras_genai.layers.embedding import Embedding
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import optional, text
 
@@ -74,8 +75,8 @@ class Part:
 
     def embedding(self, layer, count, size):
         table = self.kernel(layer)
-        return keras.layers.Embedding(
-            count, size, embeddings_initializer=table, name=layer
+        return Embedding(
+            count, size, embeddings_initializer=table, name=layer, what="Labels"
         )
 
     def convolution(self, layer, filters, transposed=False, **kwargs):
@@ -251,10 +252,6 @@ class DCGAN(GAN):
         **kwargs,
     ):
         image_shape = check_image_shape(image_shape, 4, 4)
-        check_positive("latent_dim", latent_dim)
-        check_positive("base_filters", base_filters)
-        if discriminator_filters is not None:
-            check_positive("discriminator_filters", discriminator_filters)
         own = {"generator": generator, "discriminator": discriminator}
         with dtype_policy(kwargs.get("dtype")):
             generator = generator or dcgan_generator(

@@ -12,7 +12,6 @@ from keras_genai.engine import random
 from keras_genai.engine.checks import (
     check_images,
     check_labels,
-    check_positive,
     check_sample_weight,
 )
 from keras_genai.engine.data import tensors
@@ -97,12 +96,6 @@ class GAN(engine.GenerativeModel):
         self.loss_name = loss
         self.objective = adversarial.get(loss)
         self.penalties = _check_penalties(penalties)
-        for name, value in (
-            ("penalty_interval", penalty_interval),
-            ("discriminator_steps", discriminator_steps),
-            ("generator_steps", generator_steps),
-        ):
-            check_positive(name, value)
         self.penalty_interval = penalty_interval
         self.discriminator_steps = discriminator_steps
         self.generator_steps = generator_steps
@@ -371,6 +364,12 @@ def _layers(augment):
 def _check_penalties(given):
     given = dict(given or {})
     for name, weight in given.items():
+        if not isinstance(name, str):
+            raise ValueError(
+                "penalties takes the names of penalties with their weights, of "
+                f"{', '.join(penalties.NAMES)}; got {name!r}. A penalty of your own "
+                "belongs into discriminator_loss of a subclass."
+            )
         penalties.get(name)
         if isinstance(weight, bool) or not weight > 0:
             raise ValueError(

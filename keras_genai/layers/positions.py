@@ -4,12 +4,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai.engine.checks import check_positive
+from keras_genai.engine.checks import check_ids, check_positive
 from keras_genai.engine.initializers import Normal
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import widen
 from keras_genai.layers.image_blocks import Block
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.memory import check_weight
 from keras_genai.utils.validation import text
 
 KINDS = ("learned", "sinusoidal", "sinusoidal_halves")
@@ -30,6 +31,7 @@ def sinusoidal_positions(length, dim, interleaved=True):
     """
     check_positive("length", length)
     check_even("dim", dim)
+    check_weight((length, dim))
     frequencies = 10_000.0 ** (-np.arange(0, dim, 2) / dim)
     angles = np.arange(length)[:, None] * frequencies  # (length, dim / 2)
     parts = [np.sin(angles), np.cos(angles)]
@@ -52,6 +54,7 @@ def sinusoidal_grid(height, width, dim):
     Returns:
         float32 array `(height * width, dim)`.
     """
+    check_weight((height, width, dim))
     frequencies = 10_000.0 ** (-np.arange(dim // 4) / (dim / 4))
     rows, columns = np.mgrid[:height, :width].reshape(2, -1, 1) * frequencies
     parts = [np.sin(columns), np.cos(columns), np.sin(rows), np.cos(rows)]
@@ -100,6 +103,7 @@ class PositionEmbedding(Block):
         self.built = True
 
     def call(self, positions):
+        check_ids("Positions", positions, self.length)
         table = ops.convert_to_tensor(self.embeddings, dtype=self.compute_dtype)
         return ops.take(table, ops.cast(positions, "int32"), axis=0)  # (..., T, dim)
 

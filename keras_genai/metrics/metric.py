@@ -19,6 +19,9 @@ class Metric:
     metric.result()                          # dict name -> float
     ```
 
+    Images are floats in [-1, 1], whatever the range of the model that made them: of a
+    model of images in [0, 1] give `2 * images - 1`.
+
     A subclass takes features: `add_real(features)` and
     `add_generated(features, condition)`, NumPy float64 `(B, F)`.
     `kg.metrics.evaluate` runs an extractor once for all metrics that hold it.
@@ -142,7 +145,8 @@ class Metric:
         if low < -1.001 or high > 1.001:
             raise ValueError(
                 f"{self.name}: images must be in [-1, 1]; got values from {low:.4g} to "
-                f"{high:.4g}. Bytes become floats by x / 127.5 - 1."
+                f"{high:.4g}. Bytes become floats by x / 127.5 - 1, images in [0, 1] "
+                "images in [-1, 1] by 2 * x - 1."
             )
         return images.astype("float32", copy=False)
 

@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine import replicas
-from keras_genai.engine.checks import check_positive, check_sample_weight
+from keras_genai.engine.checks import check_sample_weight
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy
 from keras_genai.engine.saving import configuration
@@ -41,8 +41,6 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     @checked(warmup=integer(1), factor=number("> 0"))
     def __init__(self, hidden, warmup=4000, factor=1.0):
-        check_positive("hidden", hidden)
-        check_positive("warmup", warmup)
         self.hidden = hidden
         self.warmup = warmup
         self.factor = factor
@@ -183,11 +181,6 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
         self.set_players("network", metrics=("entropy", "accuracy"))
 
     def _check_arguments(self):
-        for name in (
-            *("depth", "decoder_depth", "hidden", "heads", "hidden_units"),
-            *("vocabulary_size", "context"),
-        ):
-            check_positive(name, getattr(self, name))
         if self.hidden % self.heads or self.hidden % 2:
             raise ValueError(
                 "hidden must be even and divisible by heads; got "
@@ -310,7 +303,8 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
 
         x, _, weight = data
         counted = self._counted(ops.cast(x["target"], "int32"), weight)
-        self.minimize("network", loss_fn, samples=ops.sum(counted))
+        with replicas.counted(ops.shape(counted)[0], counted):  # by its tokens
+            self.minimize("network", loss_fn)
 
     def test_step(self, data):
         _, parts = self.objective(data, training=False)

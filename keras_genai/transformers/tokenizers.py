@@ -341,7 +341,9 @@ class Tokenizer:
     def _pad(sequences, length, truncate, value):
         longest = max(map(len, sequences), default=0)
         if not len(sequences):
-            raise ValueError("There are no texts to encode; at least one is needed.")
+            raise ValueError(
+                "There are no texts to encode and no sequences; at least one is needed."
+            )
         length = longest if length is None else length
         check_positive("length", length)
         if longest > length and not truncate:

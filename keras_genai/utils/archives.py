@@ -29,6 +29,7 @@ DAMAGED = (
     KeyError,
     TypeError,
     RuntimeError,
+    AttributeError,
     SyntaxError,
     OverflowError,
     struct.error,

@@ -24,6 +24,7 @@ from keras_genai.utils.validation import (
     image_shape,
     integer,
     is_integer,
+    mapping,
     metrics_of,
     network,
     number,
@@ -70,20 +71,21 @@ USUAL = {
         "batch_size n steps hidden decoder_hidden residual_hidden heads decoder_heads "
         "kv_heads head_dim head_channels base_filters discriminator_filters groups "
         "latent_dim latent_channels codebook_size num_classes num_values "
-        "vocabulary_size context patch_size out_channels context_dim vector_dim dim "
-        "units length chunk components encode_batch_size "
-        "max_new_tokens max_length beam_size k max_samples subset_size",
+        "context patch_size out_channels context_dim vector_dim dim "
+        "units length chunk encode_batch_size "
+        "max_new_tokens max_length k max_samples subset_size",
     ),
     # What is built or run one after the other
     **_same(
         integer(1, DEEPEST),
         "depth decoder_depth layers_per_block discriminator_layers blocks stages "
         "octaves frames power_iterations transformer_layers probes resamplings "
-        "jump_length discriminator_steps generator_steps penalty_interval",
+        "jump_length beam_size discriminator_steps generator_steps penalty_interval",
     ),
     "halvings": integer(1, 30),
     "levels": integer(2),
-    **_same(integer(1, 10**6), "subsets splits"),
+    **_same(integer(1, 10**6), "subsets splits components prior_components epochs"),
+    "vocabulary_size": integer(1, 10**8),
     "importance_samples": integer(1, 10**7),
     # Tokens
     **_same(integer(0), "pad_token start_token stop_token mask_token"),
@@ -115,10 +117,11 @@ USUAL = {
     "preprocess": function,
     **_same(features_of, "extractor classifier"),
     "metrics": metrics_of,
+    "generation": mapping,
     "tokenizer": having("encode decode vocabulary_size", "a kg.Tokenizer"),
     # Data
     "images": array(finite=False, empty=True),
-    "labels": array((1, 2), finite=False),
+    "labels": array((1, 2)),
 }
 
 

@@ -16,7 +16,6 @@ from keras_genai import engine
 from keras_genai.engine import random
 from keras_genai.engine.checks import (
     check_labels,
-    check_positive,
     check_sample_weight,
 )
 from keras_genai.engine.data import tensors
@@ -86,13 +85,8 @@ class PixelCNN(engine.GenerativeModel):
     ):
         super().__init__(seed=seed, **kwargs)
         shape = _check_shape(shape)
-        check_positive("num_values", num_values)
         if num_values < 2:
             raise ValueError(f"num_values must be at least 2; got {num_values!r}.")
-        if num_classes is not None:
-            check_positive("num_classes", num_classes)
-        check_positive("filters", filters)
-        check_positive("blocks", blocks)
         if kernel_size not in range(3, 100, 2):
             raise ValueError(
                 f"kernel_size must be an odd number of at least 3; got {kernel_size!r}."
@@ -215,6 +209,8 @@ class PixelCNN(engine.GenerativeModel):
         variables = self.sampling_variables()
         return self.run_in_batches("log_probability", run, variables, given, batch_size)
 
+    numbers = ("temperature",)
+
     def sampling_variables(self):
         return self.averaged_variables("network")
 
@@ -235,7 +231,8 @@ class PixelCNN(engine.GenerativeModel):
         def place(i, codes):
             grid = ops.reshape(codes, (-1, *self.shape))
             logits = ops.reshape(self(grid, labels), (-1, places, self.num_values))
-            logits = ops.take(logits, i, axis=1) / temperature  # (B, V)
+            logits = ops.take(logits, i, axis=1)  # (B, V)
+            logits = logits / ops.cast(temperature, logits.dtype)
             # Its own key at each place, so that a sample's noise is its own.
             words = threefry2x32(key, (to_int32(i), to_int32(places)))
             drawn = random.categorical(words, logits, offset=first)  # (B,)

@@ -22,7 +22,6 @@ from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import (
     either,
     function,
-    integer,
     integers,
     number,
     text,
@@ -118,7 +117,6 @@ class VAE(Checks, Inference, PriorSampling, engine.GenerativeModel):
         architecture=text,
         hidden_units=integers(),
         activation=either(text, function),
-        prior_components=integer(1),
         beta=either(number(">= 0"), function),
     )
     def __init__(

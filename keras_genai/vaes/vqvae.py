@@ -14,7 +14,6 @@ from keras_genai.engine.checks import (
     check_image_shape,
     check_images,
     check_labels,
-    check_positive,
     check_sample_weight,
 )
 from keras_genai.engine.data import tensors
@@ -25,7 +24,7 @@ from keras_genai.layers import GumbelQuantizer
 from keras_genai.losses import reconstruction as reconstructions
 from keras_genai.losses.reduction import mean_over_samples, per_sample
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import network, text
+from keras_genai.utils.validation import either, network, text, word
 from keras_genai.vaes.code_images import CodeImages
 from keras_genai.vaes.codes import Perplexity
 from keras_genai.vaes.pixelcnn import PixelCNN
@@ -95,7 +94,7 @@ class VQVAE(CodeImages, engine.GenerativeModel):
     ```
     """
 
-    @checked(reconstruction=text, quantizer=None)
+    @checked(reconstruction=text, quantizer=either(word, network))
     def __init__(
         self,
         image_shape,
@@ -114,12 +113,6 @@ class VQVAE(CodeImages, engine.GenerativeModel):
         **kwargs,
     ):
         super().__init__(seed=seed, **kwargs)
-        check_positive("codebook_size", codebook_size)
-        check_positive("latent_dim", latent_dim)
-        check_positive("hidden", hidden)
-        check_positive("halvings", halvings)
-        if residual_hidden is not None:
-            check_positive("residual_hidden", residual_hidden)
         own = {"encoder": encoder, "decoder": decoder}
         factor = 1 if encoder is not None and decoder is not None else 2**halvings
         self.image_shape = check_image_shape(

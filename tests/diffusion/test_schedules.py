@@ -205,7 +205,10 @@ def test_errors():
         (lambda: Continuous("linear", t_min=0.0), r"t_min must be in \(0, 1\)"),
         (lambda: schedules.Karras(sigma_min=2.0, sigma_max=1.0), "0 < sigma_min"),
         (lambda: schedules.Karras(rho=0.0), "rho must be a finite number over 0"),
-        (lambda: schedules.RectifiedFlow(shift=0.0), "shift must be a finite number over 0"),
+        (
+            lambda: schedules.RectifiedFlow(shift=0.0),
+            "shift must be a finite number over 0",
+        ),
         (lambda: Schedule.from_config({"class": "Linear"}), "one of Discrete"),
         (lambda: samplers.path(linear, 0), "steps must be an integer of at least 1"),
         (lambda: samplers.path(linear, 1001), "at most the 1000 training steps"),

@@ -382,7 +382,7 @@ def test_arguments_that_do_not_fit(options, message):
         (["to be"], "need a model with a tokenizer"),
         ([["a"]], "Prompts must be strings, lists"),
         (np.ones((1, 32), "int32"), "has 32 tokens; it may have at most 31"),
-        (0, "n must be"),
+        (0, "prompts must be"),
     ],
 )
 def test_prompts_that_do_not_fit(given, message):

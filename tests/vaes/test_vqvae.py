@@ -215,7 +215,7 @@ def test_served_by_tensorflow_alone(tensorflow_alone, tmp_path):
         ({"shape": (8, 8)}, "height, width, channels"),
         ({"shape": (8, 8, 5)}, "1 to 4 channels"),
         ({"quantizer": "vq"}, "one of vector, residual, finite_scalar, gumbel.*'vq'"),
-        ({"quantizer": 3}, "one of vector"),
+        ({"quantizer": 3}, "quantizer must be"),
         ({"quantizer": "finite_scalar", "codebook_size": 100}, "16, 64, 256, 512"),
         ({"reconstruction": "l2"}, "one of squared, absolute, logit_laplace; got 'l2'"),
         ({"prior": "pixelcnn"}, r"kg.PixelCNN\(\(2, 2\), 16\)"),
