@@ -286,8 +286,9 @@ def known(x):
 
     They are not while it is traced, and where other processes hold parts of it.
     """
-    whole = getattr(x, "is_fully_addressable", True)
-    return None if isinstance(x, jax.core.Tracer) or not whole else np.asarray(x)
+    if isinstance(x, jax.core.Tracer) or not getattr(x, "is_fully_addressable", True):
+        return None
+    return np.asarray(x)
 
 
 def to_host(x):
