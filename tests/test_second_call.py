@@ -292,7 +292,14 @@ def cnn():
 
 
 def dream():
-    first = kg.layers.Conv2D(3, 3, padding="same", activation="tanh", name="first")
+    first = kg.layers.Conv2D(
+        3,
+        3,
+        padding="same",
+        activation="tanh",
+        kernel_initializer=keras.initializers.RandomNormal(seed=0),
+        name="first",
+    )
     network = keras.Sequential([keras.Input((None, None, 1)), first])
     return kg.DeepDream(network, {"first": 1.0}, octaves=1, steps=2, jitter=1)
 

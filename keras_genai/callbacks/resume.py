@@ -113,7 +113,8 @@ class Resume(keras.callbacks.Callback):
         for name, value in _plain(model.get_config()).items():
             found.setdefault(name, _short(value))
         for name, optimizer in model.optimizers.items():
-            found[f"{name}'s optimizer"] = _of_optimizer(optimizer)
+            for key, value in _of_optimizer(optimizer).items():
+                found[f"{name}'s {key}"] = value
         found["variables"] = [[list(v.shape), str(v.dtype)] for v in self._variables()]
         return json.loads(json.dumps(found))
 
@@ -265,14 +266,9 @@ def _of_optimizer(optimizer):
     """The class and the settings of an optimizer, but what may change within a run."""
     left_out = ("name", "learning_rate", "inner_optimizer", *_CLIPS)
     inner = _inner(optimizer)
-    parts = [optimizer] if inner is optimizer else [optimizer, inner]
-    found = {}
-    for part in parts:
-        settings = _plain(part.get_config())
-        found[type(part).__name__] = {
-            name: value for name, value in settings.items() if name not in left_out
-        }
-    return found
+    found = {"optimizer": type(inner).__name__, "wrapped": type(optimizer).__name__}
+    settings = {**_plain(optimizer.get_config()), **_plain(inner.get_config())}
+    return found | {n: _short(v) for n, v in settings.items() if n not in left_out}
 
 
 def _of_data(data, named):

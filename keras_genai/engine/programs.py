@@ -340,6 +340,42 @@ class _Traced:
     runs: int = 0
 
 
+def compiled_once(owner, name, fn, variables, eager=False):
+    """A function of tensors that is compiled for each shape, and kept by its owner.
+
+    Args:
+        owner: the model, network or other object that it is a function of; it keeps
+            what was compiled, and its attributes are part of the name.
+        name: hashable: what the function closes over beside the owner, and what tells
+            it from others.
+        fn: the function; it reads `variables`.
+        variables: list of Keras variables.
+        eager: run it as it is.
+
+    Returns:
+        A function with the arguments of `fn`, to call soon: attributes are looked at
+        now.
+    """
+    programs = of(owner)
+    variables, traits = list(variables), Traits(owner)
+    key = (name, eager, surroundings(), traits.key, tuple(map(id, variables)))
+    held = (traits.held, variables)
+
+    def make():
+        return backend_ops.jit(fn, variables, compiled=not eager)
+
+    def run(*args):
+        return programs.get((key, form(args)), held, make)(*args)
+
+    return run
+
+
+def of(owner):
+    """The `Programs` of a model or another object."""
+    # Not tracked: it is no layer.
+    return vars(owner).setdefault("__jitted", Programs())
+
+
 def form(args):
     """Hashable: the shapes and dtypes of arguments; what is no array, as it is."""
     found = []

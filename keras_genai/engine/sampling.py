@@ -6,9 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai.engine import backend_ops, random
+from keras_genai.engine import backend_ops, programs, random
 from keras_genai.engine.checks import check_labels, check_positive
-from keras_genai.engine.programs import Programs, Traits, form, surroundings
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.memory import check_room
 from keras_genai.utils.validation import path, text
@@ -210,24 +209,12 @@ class Sampling:
         its layers (see `engine.programs.Traits`) and by the shapes of the arguments;
         where one of them is another, it is compiled anew. The last used are kept.
         """
-        programs, eager = self.programs, self.run_eagerly
-        variables, traits = list(variables), Traits(self)
-        key = (name, eager, surroundings(), traits.key, tuple(map(id, variables)))
-        held = (traits.held, variables)
-
-        def make():
-            return backend_ops.jit(fn, variables, compiled=not eager)
-
-        def run(*args):
-            return programs.get((key, form(args)), held, make)(*args)
-
-        return run
+        return programs.compiled_once(self, name, fn, variables, self.run_eagerly)
 
     @property
     def programs(self):
         """The compiled functions, an `engine.programs.Programs`."""
-        # Not tracked: it is no layer.
-        return self.__dict__.setdefault("__jitted", Programs())
+        return programs.of(self)
 
     def forget_compiled(self):
         """Drops what is compiled, such as before weights become other variables."""

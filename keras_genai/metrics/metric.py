@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_genai import engine
+from keras_genai.engine import programs
 from keras_genai.engine.checks import check_integer
 from keras_genai.utils.arguments import checked
 
@@ -49,7 +50,6 @@ class Metric:
             )
         self.extractor = extractor
         self.name = name
-        self._run = None
         self.reset_state()
 
     def reset_state(self) -> None:
@@ -97,12 +97,11 @@ class Metric:
         """The features of images: float64 `(B, F)`."""
         images = self._checked_images(images)
         if isinstance(self.extractor, keras.Model):
-            if self._run is None:
-                model = self.extractor
-                self._run = engine.jit(
-                    lambda x: model(x, training=False), model.variables
-                )
-            features = self._run(ops.convert_to_tensor(images))
+            model = self.extractor
+            run = programs.compiled_once(
+                model, "extract", lambda x: model(x, training=False), model.variables
+            )
+            features = run(ops.convert_to_tensor(images))
         else:
             features = self.extractor(images)
         if not isinstance(features, np.ndarray):

@@ -7,9 +7,12 @@ itself.
 from __future__ import annotations
 
 import contextlib
+import lzma
 import math
 import os
 import stat
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -28,6 +31,10 @@ DAMAGED = (
     RuntimeError,
     AttributeError,
     SyntaxError,
+    OverflowError,
+    struct.error,
+    tokenize.TokenError,
+    lzma.LZMAError,
     zlib.error,
     zipfile.BadZipFile,
 )

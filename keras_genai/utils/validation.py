@@ -363,8 +363,10 @@ def data(name, value):
             refuse(name, f"{says}, not empty and of one shape", value)
     elif hasattr(value, "dtype") and hasattr(value, "shape"):
         array(finite=False, says=says, empty=True)(name, value)
-    elif isinstance(value, (str, bytes)) or not (
-        hasattr(value, "__iter__") or hasattr(value, "__getitem__")
+    elif isinstance(value, (str, bytes)) or not any(
+        # The last: of Keras's adapters, as validation data come on TensorFlow.
+        hasattr(value, name)
+        for name in ("__iter__", "__getitem__", "get_numpy_iterator")
     ):
         refuse(name, says, value)
     elif inspect.isclass(value):
@@ -436,6 +438,8 @@ def array(rank=None, kinds="fiub", finite=True, says=None, empty=False):
 
     def check(name, value):
         made = value
+        if hasattr(value, "dtype") and not isinstance(value, (np.ndarray, np.generic)):
+            return _checked_tensor(name, value, says, ranks if rank else None, kinds)
         if not hasattr(value, "dtype") or not hasattr(value, "shape"):
             if isinstance(value, (str, bytes, dict, set)) or callable(value):
                 refuse(name, says, value)
@@ -455,6 +459,24 @@ def array(rank=None, kinds="fiub", finite=True, says=None, empty=False):
         return made
 
     return check
+
+
+def _checked_tensor(name, value, says, ranks, kinds):
+    """A backend's tensor by its type and rank alone; its values may not be known."""
+    if _kind(value.dtype) not in kinds:
+        refuse(name, says, value)
+    rank = getattr(value.shape, "rank", None) or _length(value.shape)
+    if ranks is not None and rank is not None and rank not in ranks:
+        refuse(name, says, value)
+    return value
+
+
+def _length(shape):
+    """How many axes, or None where it is not known (TensorFlow)."""
+    try:
+        return len(shape)
+    except (TypeError, ValueError):
+        return None
 
 
 def _kind(dtype):
