@@ -6,7 +6,6 @@ from keras import ops
 
 from keras_genai.engine import backend_ops
 from keras_genai.engine import data as data_lib
-from keras_genai.engine.checks import check_integer
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import (
     array,
@@ -117,18 +116,11 @@ class Fitting:
             FloatingPointError: when a loss is not finite; names player and step.
         """
         self._assert_compile_called("fit")
-        batch_size = _optional("batch_size", batch_size)
-        steps_per_epoch = _optional("steps_per_epoch", steps_per_epoch)
-        epochs = check_integer("epochs", epochs)
-        initial_epoch = check_integer("initial_epoch", initial_epoch, 0)
         if initial_epoch > epochs:
             raise ValueError(
                 f"initial_epoch must be at most epochs, {epochs}; got {initial_epoch}: "
                 "epochs is the number of the last one, not of those to come."
             )
-        validation_split = _check_split(validation_split)
-        for name in ("validation_steps", "validation_batch_size"):
-            kwargs[name] = _optional(name, kwargs.get(name))
         self.synchronize()
         self.not_finite.assign(np.full(len(self._names), -1, "int32"))
         dataset = None
@@ -249,9 +241,6 @@ class Fitting:
         model.evaluate(images, labels, metrics=[kg.metrics.FID(extractor)])
         ```
         """
-        batch_size = _optional("batch_size", batch_size)
-        if "steps" in kwargs:
-            kwargs["steps"] = _optional("steps", kwargs["steps"])
         if metrics is not None:
             return self._judge_samples(
                 metrics, seed, x, y, batch_size, sample_weight, kwargs
@@ -309,21 +298,6 @@ def _fed(x):
     """A `PyDataset` as the backend reads it fastest; anything else as it is."""
     feed = getattr(backend_ops, "feed", None)
     return x if feed is None or not isinstance(x, keras.utils.PyDataset) else feed(x)
-
-
-def _optional(name, value):
-    """An integer of at least 1, or None, which is Keras's or the package's default."""
-    return None if value is None else check_integer(name, value)
-
-
-def _check_split(value):
-    number = isinstance(value, (int, float, np.integer, np.floating))
-    if not number or isinstance(value, bool) or not 0.0 <= value < 1.0:
-        raise ValueError(
-            "validation_split must be a number in [0, 1), the share of the samples "
-            f"that is held out; got {value!r}."
-        )
-    return float(value)
 
 
 def _split(arrays, fraction):

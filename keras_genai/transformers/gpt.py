@@ -261,16 +261,20 @@ class GPT(Tuning, GPTInference, engine.GenerativeModel):
         logits = self.network(tokens[:, :-1], training=training)  # (B, T - 1, V)
         targets = tokens[:, 1:]
         losses = engine.cross_entropy(targets, logits)
-        weights = ops.ones_like(losses)
+        return losses, self._token_weights(tokens, weight, losses.dtype)
+
+    def _token_weights(self, tokens, weight, dtype="float32"):
+        """What each token after the first counts, `(B, T - 1)`."""
+        weights = ops.ones_like(tokens[:, 1:], dtype=dtype)
         if weight is not None:
             # TensorFlow may not know the rank; one column is broadcast.
             weight = ops.reshape(weight, (ops.shape(tokens)[0], -1))
-            weight = weight[:, -(ops.shape(targets)[1]) :]
-            weights = weights * ops.cast(weight, losses.dtype)
+            weight = weight[:, -(ops.shape(tokens)[1] - 1) :]
+            weights = weights * ops.cast(weight, dtype)
         if self.pad_token is not None:
             counts = not_padding(tokens, self.pad_token, self.stop_tokens)[:, 1:]
-            weights = weights * ops.cast(counts, losses.dtype)
-        return losses, weights
+            weights = weights * ops.cast(counts, dtype)
+        return weights
 
     def train_step(self, data):
         tokens, _, weight = data
@@ -280,7 +284,9 @@ class GPT(Tuning, GPTInference, engine.GenerativeModel):
             whole = replicas.normalizer(ops.sum(weights))
             return weighted_mean(losses, weights, whole)
 
-        self.minimize("network", loss)
+        weights = self._token_weights(ops.cast(tokens, "int32"), weight)
+        with replicas.counted(ops.shape(tokens)[0], weights):  # by its tokens
+            self.minimize("network", loss)
 
     def test_step(self, data):
         tokens, _, weight = data

@@ -229,7 +229,7 @@ def test_from_nothing_of_the_data(name):
     path = samplers.path(schedule, 8)
     assert path.alphas[0] == 0.0 and path.sigmas[0] == 1.0
     point = np.array([[0.5, -0.2]], "float32")
-    x = path.start(np.array([[1.0, 2.0]], "float32"))
+    x = path.start(np.array([[1.0, 2.0]], "float32"), point)  # NumPy's, each
     end = samplers.get(name)(path)(lambda x, t: ops.zeros_like(x) + point, x)
     np.testing.assert_allclose(ops.convert_to_numpy(end), point, atol=1e-6)
     for other in ("heun", "lms", "pndm"):

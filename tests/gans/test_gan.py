@@ -67,7 +67,7 @@ def penalty(critic, real):
         ({"base_filters": 0}, "base_filters"),
         ({"loss": "focal"}, "minimax.*non_saturating.*least_squares.*hinge.*wass"),
         ({"penalties": {"r3": 1.0}}, "r1.*r2.*wgan_gp.*dragan"),
-        ({"penalties": {penalty: 1.0}}, "names of penalties.*r1.*of your own"),
+        ({"penalties": {penalty: 1.0}}, "penalties"),
         ({"penalties": {"r1": 0.0}}, "weight of the penalty 'r1'"),
         ({"penalty_interval": 0}, "penalty_interval"),
         ({"discriminator_steps": 0}, "discriminator_steps"),

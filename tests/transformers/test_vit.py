@@ -203,3 +203,15 @@ def test_what_does_not_fit_is_named():
         model.paint(x)
     with pytest.raises(ValueError, match="ViT does not generate"):
         model.generate(2)
+
+
+@pytest.mark.parametrize("mae", [False, True])
+def test_weight_decay_spares_what_the_authors_code_spares(mae):
+    """Vectors; of a classifier the class token and the positions too."""
+    model = small(**PAINTER) if mae else small(num_classes=2)
+    model.compile()
+    decays = model.optimizer._use_weight_decay
+    for variable in model.trainable_variables:
+        spared = len(variable.shape) < 2
+        spared |= not mae and variable.name in ("token", "table")
+        assert decays(variable) != spared, variable.path
