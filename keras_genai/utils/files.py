@@ -455,6 +455,8 @@ def _telling(path):
         if not isinstance(error, OSError) and _number(error) is None:
             raise
         cause = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, shutil.Error) and _number(error):  # a list of its own
+            cause = os.strerror(_number(error))
         if cause.startswith(f"{path} could not be written"):
             raise
         state = (
@@ -471,6 +473,7 @@ def _number(error):
     """The `errno` of an error, also where a library tells it in its text alone."""
     number = getattr(error, "errno", None)
     if number is None:
-        found = re.search(r"\b(?:errno = |code: |os error )(\d+)", str(error))
+        told = r"(?:errno = |code: |os error |\[Errno )(\d+)"
+        found = re.search(told, str(error))
         number = int(found[1]) if found else None
     return number
