@@ -608,6 +608,9 @@ class Battery:
         own = {
             name: {id(v) for v in net.variables} for name, net in model.players.items()
         }
+        for name, net in model.players.items():
+            if model.ema is not None and model.ema.follows(net):
+                own[name] |= {id(v) for v in model.ema.variables}
         everyones = set().union(*own.values())
         assert {phase.player for phase in phases} == set(own), "a player had no phase"
         last = first
@@ -690,6 +693,39 @@ class Battery:
         assert evaluate() == logs
         metrics = {id(v) for v in model.metrics_variables}
         assert not changed(before, values(state(model))) - metrics
+
+    def test_weighted_evaluate(self):
+        """With weights every mean is one over the data, whatever the batches."""
+        if BACKEND != "torch":
+            pytest.skip("What is compiled for each size is the same step on each.")
+        model, count = self.runs.trained.model, BATCH
+        x, condition = rows(self.runs.data, 0, count)
+        weight = uniform("weights", (count,), 0.1, 3.0)
+        weight[1:3] = 0.0
+
+        def evaluate(size, rows_=slice(None), weight=weight):
+            taken = [
+                None
+                if part is None
+                else keras.tree.map_structure(lambda a: a[rows_], part)
+                for part in (x, condition)
+            ]
+            return model.evaluate(
+                *taken,
+                sample_weight=None if weight is None else weight[rows_],
+                batch_size=size,
+                verbose=0,
+                return_dict=True,
+            )
+
+        whole = evaluate(count)
+        for size in (1, 5):
+            for name, value in evaluate(size).items():
+                assert_golden(value, whole[name], f"{name} in batches of {size}")
+        alone = evaluate(count, slice(1), None)
+        weight[1:] = 0.0
+        for name, value in evaluate(3).items():
+            assert_golden(value, alone[name], f"{name} of the sample that counts")
 
     # Saving
 

@@ -46,9 +46,9 @@ def test_commands_and_links_name_what_is_there():
     assert {"tools/quickstart.py", "tools/benchmarks.md"} <= set(used)
     for path in used:
         assert (ROOT / path).exists(), path
-    for path, flag in re.findall(r"`python (tools/\w+\.py)[^`]* (--\w+)", README):
+    for path, flag in re.findall(r"`python\s+(tools/\w+\.py)[^`]* (--\w+)", README):
         assert f'"{flag}"' in (ROOT / path).read_text("utf-8"), (path, flag)
-    for name in re.findall(r"fetch_data\.py ([\w ]+)`", README):
+    for name in re.findall(r"fetch_data\.py\s+([\w ]+)`", README):
         fetched = (ROOT / "tools/fetch_data.py").read_text("utf-8")
         assert all(f'"{part}"' in fetched for part in name.split()), name
 

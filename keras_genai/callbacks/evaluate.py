@@ -159,8 +159,7 @@ class Evaluate(keras.callbacks.Callback):
 
     def _save(self, results):
         # The model first: after a kill in between, it is written once more.
-        with written_beside(self.run_folder / "best.keras") as beside:
-            self.model.save(beside)
+        self.model.save(self.run_folder / "best.keras")
         with written_beside(self.run_folder / "best.json") as beside:
             beside.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

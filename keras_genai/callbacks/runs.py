@@ -1,29 +1,33 @@
 """Where the files of a run lie, so that no run overwrites another's."""
 
-import os
+import contextlib
 import pathlib
 import re
+import warnings
 
 from keras_genai import engine
+from keras_genai.utils.files import check_writable
 
 _NAME = "keras_genai run folders"
 
 
+@contextlib.contextmanager
+def warned(what):
+    """An `OSError` while a picture or a log is written becomes a warning.
+
+    A full disk must not end a training; what cannot be done without (a stored run, the
+    best model) raises.
+    """
+    try:
+        yield
+    except OSError as error:
+        warnings.warn(f"{error}. {what}; training goes on.", stacklevel=4)
+
+
 def check_folder(folder):
     """Makes a folder and raises a `ValueError` if no file can be written in it."""
-    folder = pathlib.Path(folder)
-    if not engine.is_main_process():
-        return
-    probe = folder / f".{os.getpid()}.tmp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"keras_genai")
-        probe.unlink()
-    except OSError as error:
-        raise ValueError(
-            f"{folder} cannot be written ({error}). Give a folder that can, or free "
-            "some space."
-        ) from error
+    if engine.is_main_process():
+        check_writable(folder)
 
 
 def run_folder(callback, folder, epoch):

@@ -4,12 +4,13 @@ import importlib.util
 import io
 import re
 import sys
+import warnings
 
 import keras
 import numpy as np
 
 from keras_genai.callbacks.pictures import ANIMATIONS, image_grid, save_animation
-from keras_genai.callbacks.runs import check_folder, run_folder
+from keras_genai.callbacks.runs import check_folder, run_folder, warned
 from keras_genai.callbacks.tensorboard import TensorBoard
 from keras_genai.engine.checks import check_integer
 from keras_genai.utils.arguments import checked
@@ -178,8 +179,9 @@ class ImageGrid(keras.callbacks.Callback):
         file = io.BytesIO()
         Image.fromarray(grid).save(file, "PNG")
         png = file.getvalue()
-        with written_beside(self.run_folder / f"epoch-{epoch:04d}.png") as beside:
-            beside.write_bytes(png)
+        with warned("The picture is left out"):
+            with written_beside(self.run_folder / f"epoch-{epoch:04d}.png") as beside:
+                beside.write_bytes(png)
         for board in TensorBoard.of_this_fit(self):
             board.add_image("samples", png, grid.shape)
         if self.inline and _in_notebook():
@@ -190,8 +192,6 @@ class ImageGrid(keras.callbacks.Callback):
         self._animated = self._drawn
         if not self.suffix or self.run_folder is None:
             return
-        from PIL import Image
-
         paths = {
             int(match[1]): path
             for path in self.run_folder.iterdir()
@@ -201,17 +201,32 @@ class ImageGrid(keras.callbacks.Callback):
         if len(epochs) > _FRAMES:
             places = np.linspace(0, len(epochs) - 1, _FRAMES).round().astype(int)
             epochs = [epochs[place] for place in places]
-        frames = []
-        for epoch in epochs:
-            with Image.open(paths[epoch]) as picture:
-                frames.append(np.asarray(picture.convert("RGB")))
+        frames = [self._frame(paths[epoch]) for epoch in epochs]
+        frames = [frame for frame in frames if frame is not None]
         # A run that was resumed with another n has grids of another size.
         frames = [frame for frame in frames if frame.shape == frames[-1].shape]
         if not frames:
             return
         pause = min(500, _MILLISECONDS // len(frames))
         path = self.run_folder / f"samples.{self.suffix}"
-        save_animation(path, frames, pause, last=2000)  # the last one stays
+        with warned("The animation is left out"):
+            save_animation(path, frames, pause, last=2000)  # the last one stays
+
+    def _frame(self, path):
+        """The pixels of an earlier grid; None, with a warning, where it is damaged."""
+        from PIL import Image
+
+        try:
+            if not path.is_file():  # not even opened: to read a pipe would wait
+                raise OSError("it is no file")
+            with Image.open(path, formats=["PNG"]) as picture:
+                return np.asarray(picture.convert("RGB"))
+        except Exception as error:  # Pillow raises many kinds
+            warnings.warn(
+                f"{path} is damaged ({error}); it is left out of the animation.",
+                stacklevel=2,
+            )
+            return None
 
 
 def _in_notebook():

@@ -1,6 +1,8 @@
 """Scalars, images, text and histograms for TensorBoard, without TensorFlow."""
 
+import errno
 import importlib.util
+import io
 import json
 import os
 import socket
@@ -11,9 +13,10 @@ import keras
 import numpy as np
 
 from keras_genai import engine
-from keras_genai.callbacks.runs import check_folder, run_folder
+from keras_genai.callbacks.runs import check_folder, run_folder, warned
 from keras_genai.engine.checks import check_integer
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.files import os_error
 from keras_genai.utils.validation import integer
 
 _BOARDS = weakref.WeakSet()
@@ -189,8 +192,18 @@ class TensorBoard(keras.callbacks.Callback):
 
         event.wall_time = time.time()
         # Closed each time: a kill loses nothing, and nothing stays open after it.
-        with open(self._file, "ab") as file:
-            RecordWriter(file).write(event.SerializeToString())
+        record = io.BytesIO()
+        RecordWriter(record).write(event.SerializeToString())
+        with warned("The log is left out"), open(self._file, "ab", 0) as file:
+            end = file.tell()
+            try:
+                if file.write(record.getbuffer()) < record.tell():
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                file.truncate(end)  # half a record hides those after it
+                raise os_error(
+                    error, f"{self._file} could not be written: {error.strerror}"
+                ) from error
 
     def _weights(self):
         """(name, value) of every weight, averaged where there is an average."""

@@ -15,7 +15,7 @@ from keras_genai.engine import random
 from keras_genai.engine.checks import check_image_shape, check_positive
 from keras_genai.engine.initializers import VarianceScaling
 from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.saving import configuration, deserialized
+from keras_genai.engine.saving import Saving, configuration, deserialized
 from keras_genai.layers.positions import sinusoidal_grid
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import either, integer, number, text
@@ -31,7 +31,7 @@ PATCHES = (2, 4, 8)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class DiT(keras.Model):
+class DiT(Saving, keras.Model):
     """The transformer of 2212.09748 with adaLN-Zero, weight for weight with diffusers'.
 
     Called as `dit(x, t, labels)`. The image, most often an autoencoder's latents, is

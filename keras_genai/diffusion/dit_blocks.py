@@ -7,6 +7,7 @@ from keras_genai import engine
 from keras_genai.engine.checks import check_positive
 from keras_genai.engine.initializers import Normal, VarianceScaling
 from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.layers.embedding import Embedding
 from keras_genai.layers.image_blocks import Block
 from keras_genai.layers.time_embedding import TimeEmbedding
 from keras_genai.layers.transformer import Attention
@@ -78,7 +79,7 @@ class Condition(Block):
         self.time.build(t_shape)
         self.table = None
         if self.rows:
-            self.table = keras.layers.Embedding(
+            self.table = Embedding(
                 self.rows,
                 self.units,
                 embeddings_initializer=Normal(
@@ -86,6 +87,7 @@ class Condition(Block):
                 ),
                 dtype=self.dtype_policy,
                 name="labels",
+                what="Labels",
             )
             self.table.build(labels_shape)
         self.built = True

@@ -37,7 +37,7 @@ class Editing:
         given, options, n = self._of_images(images, seed, batch_size, options)
         plan = self.plan(strength=strength, **options)
 
-        def begin(key, count, first, inputs):
+        def begin(plan, key, count, first, inputs):
             return plan.path.start(self._noise(key, count, first), inputs["images"])
 
         key = random.key(random.check_seed(seed), "img2img")
@@ -170,14 +170,19 @@ class Editing:
         path = samplers.path(self.schedule, steps, spacing, end="least")
         scale, path = path.prior_std, path.reversed()
         plan = Plan(("invert", steps, spacing), samplers.ddim(path), path)
+        given["prior_std"] = np.float32(scale)
 
         def back(key, count, first, inputs):
-            x = float(path.alphas[0]) * inputs["images"]
-            return plan.sampler(self._denoise(plan, inputs), x) / scale
+            bound = plan.bound(inputs)
+            start = bound.path.start(0.0, inputs["images"])
+            x = bound.sampler(self._denoise(bound, inputs), start)
+            return x / inputs["prior_std"]
 
-        return np.concatenate(
-            list(self._batches(plan.key, back, given, n, (0, 0), batch_size))
+        place = ("invert", plan.form)
+        batches = self._batches(
+            place, back, given, n, (0, 0), batch_size, plan.numbers()
         )
+        return np.concatenate(list(batches))
 
     @checked(a=array(), b=array(), kind=text)
     def interpolate(self, a, b, n=8, *, kind="spherical", steps=None, batch_size=64):

@@ -28,19 +28,28 @@ def _scale_at(scale, t, interval, x):
     """The scale to broadcast against x; 1 outside the interval of times."""
     scale = ops.cast(ops.convert_to_tensor(scale), x.dtype)
     if interval is not None:
-        low, high = interval
+        low, high = (ops.cast(bound, x.dtype) for bound in interval)
         t = ops.cast(t, x.dtype)
         inside = ops.logical_and(t >= low, t <= high)
         scale = ops.where(inside, scale, ops.ones_like(scale))
     return expand(scale, x)
 
 
-def _check_interval(interval):
-    if interval is not None and not (len(interval) == 2 and interval[0] < interval[1]):
+def check_interval(interval):
+    """Refuses two times that are none, or in the wrong order; tensors are not seen."""
+    if interval is None or any(map(ops.is_tensor, interval)):
+        return
+    if not (len(interval) == 2 and interval[0] < interval[1]):
         raise ValueError(
             "interval must be two times (t_low, t_high) with t_low < t_high; got "
             f"{interval!r}."
         )
+
+
+def check_rescale(rescale):
+    """Refuses a share outside [0, 1]; a tensor is not seen."""
+    if not ops.is_tensor(rescale) and not 0 <= rescale <= 1:
+        raise ValueError(f"rescale must be in [0, 1]; got {rescale!r}.")
 
 
 def classifier_free(denoise, condition, null, scale, interval=None, rescale=0.0):
@@ -73,9 +82,8 @@ def classifier_free(denoise, condition, null, scale, interval=None, rescale=0.0)
             "Guidance compares with the network's answer without a condition: it "
             "needs a model trained with label dropout, and its null condition."
         )
-    _check_interval(interval)
-    if not 0 <= rescale <= 1:
-        raise ValueError(f"rescale must be in [0, 1]; got {rescale!r}.")
+    check_interval(interval)
+    check_rescale(rescale)
 
     def guided(x, t):
         factor = _scale_at(scale, t, interval, x)
@@ -89,7 +97,7 @@ def classifier_free(denoise, condition, null, scale, interval=None, rescale=0.0)
         count = ops.shape(x)[0]
         strong, base = x_0[:count], x_0[count:]
         mixed = _extrapolate(base, strong, factor)
-        if rescale:
+        if ops.is_tensor(rescale) or rescale:
             mixed = _rescaled(denoise, mixed, strong, x, t, rescale)
         return _join(mixed, None if v is None else v[:count])
 
@@ -100,7 +108,8 @@ def classifier_free(denoise, condition, null, scale, interval=None, rescale=0.0)
         x, t = map(ops.convert_to_tensor, (x, t))
         if interval is None or len(t.shape):
             return guided(x, t)
-        inside = ops.logical_and(t >= interval[0], t <= interval[1])
+        low, high = (ops.cast(bound, t.dtype) for bound in interval)
+        inside = ops.logical_and(t >= low, t <= high)
         return ops.cond(inside, lambda: guided(x, t), lambda: plain(x, t))
 
     return at_its_times
@@ -120,6 +129,7 @@ def _rescaled(denoise, x_0, conditional, x, t, share):
     axes = tuple(range(1, len(x.shape)))
     wanted = ops.std(conditional, axis=axes, keepdims=True)
     factor = wanted / ops.maximum(ops.std(x_0, axis=axes, keepdims=True), 1e-12)
+    share = ops.cast(share, factor.dtype)
     scaled = (share * factor + (1.0 - share)) * x_0
     return denoise.to_x0(scaled, x, t) if predicts else scaled
 
@@ -138,7 +148,7 @@ def autoguidance(denoise, weak, scale, interval=None):
     Returns:
         A denoiser. A learned variance is that of `denoise`.
     """
-    _check_interval(interval)
+    check_interval(interval)
 
     def guided(x, t):
         strong, v = split(denoise(x, t))

@@ -35,6 +35,9 @@ class Plan:
         guided: whether there is classifier-free guidance.
         interval, rescale: see `guidance.classifier_free`.
         clip: of the denoiser.
+
+    Where functions are compiled, the plan's numbers are inputs of them, so that one
+    serves all plans of the same `form`.
     """
 
     key: tuple
@@ -44,6 +47,60 @@ class Plan:
     interval: tuple | None = None
     rescale: float = 0.0
     clip: float | None = None
+
+    @property
+    def form(self):
+        """Hashable: what a compiled walk depends on."""
+        if not engine.COMPILES:
+            return self.key
+        options = self.guided, self.interval is None, self.rescale == 0, self.clip
+        return self.sampler.form, *options
+
+    def numbers(self):
+        """The inputs of a compiled walk: dict name -> NumPy float32."""
+        if not engine.COMPILES:
+            return {}
+        path = self.path
+        begin = [path.alphas[0], path.sigmas[0], path.prior_std]
+        numbers = {"walk/begin": np.array(begin, "float32")}
+        for name, table in self.sampler.tables().items():
+            numbers[f"walk/{name}"] = table
+        if self.guided and self.interval is not None:
+            numbers["walk/interval"] = np.array(self.interval, "float32")
+        if self.guided and self.rescale:
+            numbers["walk/rescale"] = np.array(self.rescale, "float32")
+        return numbers
+
+    def bound(self, inputs):
+        """The plan with the numbers that are among its inputs; itself without."""
+        given = {
+            name.removeprefix("walk/"): x
+            for name, x in inputs.items()
+            if name.startswith("walk/")
+        }
+        if not given:
+            return self
+        interval = given.pop("interval", None)
+        return dataclasses.replace(
+            self,
+            path=_Start(given.pop("begin")),
+            interval=interval if interval is None else (interval[0], interval[1]),
+            rescale=given.pop("rescale", 0.0),
+            sampler=self.sampler.bound(given),
+        )
+
+
+class _Start:
+    """The begin of a path, of tensors."""
+
+    def __init__(self, numbers):
+        self.alpha, self.sigma, self.prior_std = numbers[0], numbers[1], numbers[2]
+
+    def start(self, noise, x_0=None):
+        """See `Path.start`."""
+        if x_0 is None:
+            return self.prior_std * noise
+        return self.alpha * x_0 + self.sigma * noise
 
 
 class Inference:
@@ -83,6 +140,9 @@ class Inference:
                 f"{sampler_options!r}: {error}."
             ) from None
         interval = guidance_interval and tuple(guidance_interval)
+        if guided:
+            guidance.check_interval(interval)
+            guidance.check_rescale(guidance_rescale)
         key = sampler, steps, spacing, strength, tuple(sorted(options.items()))
         key += guided, interval, guidance_rescale, self.clip
         return Plan(key, walk, path, guided, interval, guidance_rescale, self.clip)
@@ -209,7 +269,7 @@ class Inference:
         if noise is not None:
             given["noise"] = self._images(noise, n, "noise")
 
-        def begin(key, count, first, inputs):
+        def begin(plan, key, count, first, inputs):
             noise = inputs.get("noise")
             if noise is None:
                 noise = self._noise(key, count, first)
@@ -306,15 +366,16 @@ class Inference:
         """Walks from what `begin` gives to the end of a path: see `_batches`."""
 
         def walk(key, count, first, inputs):
-            x = begin(key, count, first, inputs)
-            return self._walk(plan, x, key, first, inputs)
+            bound = plan.bound(inputs)
+            x = begin(bound, key, count, first, inputs)
+            return self._walk(bound, x, key, first, inputs)
 
-        place = what, plan.key
+        place, numbers = (what, plan.form), plan.numbers()
         if not verbose:
-            return self._batches(place, walk, given, n, key, batch_size)
+            return self._batches(place, walk, given, n, key, batch_size, numbers)
         return self._shown(place, plan, begin, given, n, key, batch_size, verbose)
 
-    def _batches(self, place, fn, given, n, key, batch_size):
+    def _batches(self, place, fn, given, n, key, batch_size, numbers=()):
         """Runs a function over samples in batches: an iterator of NumPy arrays.
 
         Args:
@@ -324,9 +385,12 @@ class Inference:
             n: number of samples.
             key: pair of words.
             batch_size: samples in one pass.
+            numbers: dict name -> NumPy array, further inputs that are the same for all
+                samples.
         """
         size = self.programs.rows(n, batch_size)
         scalars, rows = _divided(given)
+        scalars |= dict(numbers)
 
         def run(key, *arrays):
             of_all, (first, *of_each) = arrays[: len(scalars)], arrays[len(scalars) :]
@@ -352,29 +416,27 @@ class Inference:
         count = plan.sampler.evaluations * len(starts)
         bar = keras.utils.Progbar(count, verbose=verbose, unit_name="evaluation")
         scalars, rows = _divided(given)
-        walk = self._stepped((place, size), plan, [*scalars, *rows])
+        scalars |= plan.numbers()
+        names = [*scalars, *rows]
+
+        def step(i, key, first, state, *arrays):
+            inputs = dict(zip(names, arrays, strict=True))
+            bound = plan.bound(inputs)
+            noise = samplers.keyed_noise((key[0], key[1]), first)
+            return bound.sampler.step(self._denoise(bound, inputs), i, state, noise)
+
+        place = ("stepped", place, tuple(scalars), tuple(rows))
+        run = self.compiled_once(place, step, self.sampling_variables())
         for first in starts:
             inputs = scalars | {
                 name: np.resize(a[first : first + size], (size, *a.shape[1:]))
                 for name, a in rows.items()
             }
             inputs = {k: ops.convert_to_tensor(a) for k, a in inputs.items()}
-            x = begin(key, size, first, inputs)
+            x = begin(plan, key, size, first, inputs)
+            walk = samplers.driven(plan.sampler, run)
             x = walk(x, *inputs.values(), key=key, first=first, bar=bar)
             yield engine.to_host(self._ended(x))[: n - first]
-
-    def _stepped(self, place, plan, names):
-        """The walk of a plan, driven from Python; kept."""
-
-        def denoiser(*arrays):
-            return self._denoise(plan, dict(zip(names, arrays, strict=True)))
-
-        run = self.compiled_once(
-            ("stepped", place, tuple(names)),
-            samplers.one_step(plan.sampler, denoiser),
-            self.sampling_variables(),
-        )
-        return samplers.driven(plan.sampler, run)
 
     def sampling_variables(self):
         return self.averaged_variables("network")

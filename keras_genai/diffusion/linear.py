@@ -19,6 +19,8 @@ from keras_genai.diffusion.denoiser import split
 from keras_genai.diffusion.variance import log_variance
 from keras_genai.engine.threefry import concrete
 
+_TABLES = ("times", "inputs", "updates", "log_variances")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sampler:
@@ -34,6 +36,7 @@ class Sampler:
             the factor is known.
         nodes: `(n,)`, the node of the path that x is at after each evaluation; -1 where
             it lies between two.
+        given: of `bound`: dict of the tables as tensors.
 
     Attributes:
         evaluations: how often the denoiser is called.
@@ -46,6 +49,7 @@ class Sampler:
     updates: np.ndarray
     nodes: np.ndarray
     log_variances: np.ndarray | None = None
+    given: dict | None = None
 
     @property
     def evaluations(self):
@@ -54,6 +58,30 @@ class Sampler:
     @property
     def stochastic(self):
         return bool(np.any(self.inputs[:, -1]) or np.any(self.updates[:, :, -1]))
+
+    def tables(self):
+        """The numbers of which `bound` makes inputs: dict name -> NumPy float32."""
+        names = [name for name in _TABLES if getattr(self, name) is not None]
+        return {name: getattr(self, name).astype("float32") for name in names}
+
+    @property
+    def form(self):
+        """Hashable: what is left without the numbers, which is what is compiled."""
+        patterns = tuple(
+            f(table).tobytes()
+            for table in (self.inputs, self.updates)
+            for f in (lambda x: np.any(x, axis=0), lambda x: np.all(x == 1, axis=0))
+        )
+        learned = self.log_variances is not None
+        return self.name, self.updates.shape, learned, self.stochastic, patterns
+
+    def bound(self, tables):
+        """The sampler with its numbers, or those of another of its `form`, as tensors.
+
+        Args:
+            tables: dict like `tables()`, of tensors.
+        """
+        return dataclasses.replace(self, given=tables)
 
     def begin(self, x):
         """The state at the first node."""
@@ -76,19 +104,20 @@ class Sampler:
         x, i = state[0], concrete(i)
         z = self._draw(noise, i, x)
 
-        def row(table):
-            if isinstance(i, int):  # eager: numbers cost no copies to a device
-                return table[i].tolist()
+        def row(name):
+            table = getattr(self, name)
+            if isinstance(i, int) and self.given is None:
+                return table[i].tolist()  # eager: numbers cost no copies to a device
             # Of rows: PyTorch does not export a lookup of single numbers.
-            rows = np.reshape(table, (len(table), -1))
-            rows = ops.convert_to_tensor(rows, dtype=x.dtype)
+            rows = table if self.given is None else self.given[name]
+            rows = ops.reshape(ops.cast(rows, x.dtype), (len(table), -1))
             return ops.reshape(ops.take(rows, i, axis=0), table.shape[1:])
 
-        y = _combine(self.inputs, row(self.inputs), (*state, z))
-        t = ops.convert_to_tensor(row(self.times), dtype=x.dtype)
+        y = _combine(self.inputs, row("inputs"), (*state, z))
+        t = ops.convert_to_tensor(row("times"), dtype=x.dtype)
         x_0, v = split(denoise(y, t))
         z = self._scaled(z, v, row)
-        rows, operands = row(self.updates), (*state, y, x_0, z)
+        rows, operands = row("updates"), (*state, y, x_0, z)
         return tuple(
             _combine(self.updates[:, r], rows[r], operands) for r in range(len(state))
         )
@@ -112,7 +141,7 @@ class Sampler:
                 "variance='learned' needs a denoiser with a learned variance, which "
                 "returns (x_0, v): Denoiser(..., learned_variance=True)."
             )
-        bounds = row(self.log_variances)
+        bounds = row("log_variances")
         return ops.exp(0.5 * log_variance(v, bounds[0], bounds[1])) * z
 
     def __call__(self, denoise, x, noise=None, after=None):

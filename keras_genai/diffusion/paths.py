@@ -98,6 +98,7 @@ class Path:
         noise = ops.convert_to_tensor(noise)
         if x_0 is None:
             return self.prior_std * noise
+        x_0 = ops.convert_to_tensor(x_0, dtype=noise.dtype)
         return float(self.alphas[0]) * x_0 + float(self.sigmas[0]) * noise
 
     @property
@@ -112,6 +113,7 @@ class Path:
         variance = self.sigmas[i] ** 2 - (scale * self.sigmas[j]) ** 2
         if variance < 0:
             raise ValueError(f"node {i} has less noise than node {j}.")
+        x, noise = ops.convert_to_tensor(x), ops.convert_to_tensor(noise)
         return float(scale) * x + float(np.sqrt(variance)) * noise
 
 

@@ -71,6 +71,8 @@ def repaint(sampler, path, walk, denoise, x, images, mask, key, first=0):
         `(B, H, W, C)`.
     """
     check_repaintable(sampler, path)
+    x = ops.convert_to_tensor(x)
+    images, mask = (ops.convert_to_tensor(a, dtype=x.dtype) for a in (images, mask))
     nodes = np.array(walk)  # (evaluations, 2): where from, and where to afterwards
     here, after = nodes[:, 0] + 1, nodes[:, 1]
     alpha, sigma = path.alphas[here], path.sigmas[here]

@@ -134,22 +134,15 @@ def stepped(sampler, denoiser, variables=(), compiled=True):
     ```
     """
 
-    run = engine.jit(one_step(sampler, denoiser), list(variables), compiled=compiled)
-    return driven(sampler, run)
-
-
-def one_step(sampler, denoiser):
-    """The step `(i, key, first, state, *inputs) -> state` that `stepped` compiles."""
-
     def step(i, key, first, state, *inputs):
         noise = keyed_noise((key[0], key[1]), first)
         return sampler.step(denoiser(*inputs), i, state, noise)
 
-    return step
+    return driven(sampler, engine.jit(step, list(variables), compiled=compiled))
 
 
 def driven(sampler, run):
-    """The function that `stepped` returns, of a compiled `one_step`."""
+    """The function that `stepped` returns, of its compiled step."""
 
     def sample(x, *inputs, key=(0, 0), first=0, verbose=0, bar=None):
         words = ops.convert_to_tensor(np.array(key, "int32"))

@@ -13,7 +13,7 @@ from keras_genai.engine import random
 from keras_genai.engine.checks import check_positive
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import wide
-from keras_genai.engine.saving import configuration, deserialized
+from keras_genai.engine.saving import Saving, configuration, deserialized
 from keras_genai.layers import CrossAttention2D, ResNetBlock
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import (
@@ -30,7 +30,7 @@ from keras_genai.utils.validation import (
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class UNet(keras.Model):
+class UNet(Saving, keras.Model):
     """The network of a diffusion model for images, `unet(x, t)`.
 
     Levels of residual blocks, the sides halved between two of them; a middle; the

@@ -7,6 +7,7 @@ from keras_genai.layers import (
     Conv2D,
     CrossAttention2D,
     Downsample2D,
+    Embedding,
     GroupNormalization,
     ResNetBlock,
     SelfAttention2D,
@@ -94,12 +95,13 @@ class _Maker:
             name = "class_embedding"
             initial = Normal(1.0, seed=unet.seed, stream=f"unet/{name}")
             self._add(
-                keras.layers.Embedding,
+                Embedding,
                 name,
                 [(None,)],
                 input_dim=unet.num_classes + unet.null_class,
                 output_dim=units,
                 embeddings_initializer=initial,
+                what="Labels",
             )
         if unet.vector_dim is not None:
             self._dense("vector_dense1", unet.vector_dim)

@@ -19,7 +19,7 @@ from keras_genai.engine import random
 from keras_genai.engine.checks import check_positive
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.sampling import Sampling
-from keras_genai.engine.saving import deserialized
+from keras_genai.engine.saving import Saving, deserialized
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import (
     array,
@@ -33,7 +33,7 @@ from keras_genai.utils.validation import (
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class DeepDream(Climbing, Sampling, keras.Model):
+class DeepDream(Climbing, Sampling, Saving, keras.Model):
     """Dreams of a convolutional network.
 
     The network is any functional or sequential Keras model of images, one of

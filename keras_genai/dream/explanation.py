@@ -7,13 +7,14 @@ from keras import ops
 from keras_genai import engine
 from keras_genai.dream.features import Features, find, network_of
 from keras_genai.dream.pictures import check_pictures, resize
+from keras_genai.engine import programs
 from keras_genai.engine.checks import check_integer, check_labels, check_positive
 from keras_genai.engine.precision import widen
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import array, integer, number, text
 
 
-@checked()
+@checked(labels=array((0, 1, 2), finite=False))
 def saliency(model, images, labels=None, preprocess=None):
     """How much each pixel moves the class's logit: 1312.6034, section 3.
 
@@ -37,11 +38,11 @@ def saliency(model, images, labels=None, preprocess=None):
 
         return ops.max(ops.abs(widen(engine.gradients(score, x))), axis=-1)
 
-    found = engine.to_host(engine.jit(gradient, judge.variables)(x, labels))
+    found = engine.to_host(judge.compiled("saliency", gradient)(x, labels))
     return found[0] if one else found
 
 
-@checked(layer=text)
+@checked(layer=text, labels=array((0, 1, 2), finite=False))
 def grad_cam(model, images, labels=None, layer=None, preprocess=None):
     """Where in a picture the class is seen: Grad-CAM, 1610.02391, equations 1 and 2.
 
@@ -73,7 +74,8 @@ def grad_cam(model, images, labels=None, layer=None, preprocess=None):
         alpha = ops.mean(gradient, axis=(1, 2), keepdims=True)  # (B, 1, 1, K)
         return ops.relu(ops.sum(alpha * maps, axis=-1, keepdims=True))
 
-    found = engine.to_host(engine.jit(cam, judge.variables)(x, labels))
+    run = judge.compiled(("grad_cam", layer), cam)
+    found = engine.to_host(run(x, labels))
     found = resize(found, *x.shape[1:3])[..., 0]
     found = found / np.maximum(found.max(axis=(1, 2), keepdims=True), 1e-12)
     return found[0] if one else found
@@ -132,7 +134,7 @@ def occlusion(
     def probability(x):
         return ops.softmax(judge(x))[:, label]
 
-    run = engine.jit(probability, judge.variables)
+    run = judge.compiled(("occlusion", label), probability)
     whole = float(engine.to_host(run(x))[0])
     total, count = np.zeros((height, width)), np.zeros((height, width))
     bar = keras.utils.Progbar(len(places), verbose=verbose, unit_name="part")
@@ -167,6 +169,11 @@ class _Judge:
         self.preprocess = preprocess
         self.variables = list(self.network.variables)
 
+    def compiled(self, name, fn):
+        """A function of this judge, compiled; kept by the network."""
+        name = ("explanation", name, self.preprocess)
+        return programs.compiled_once(self.network, name, fn, self.variables)
+
     def prepared(self, x):
         x = x if self.preprocess is None else self.preprocess(x)
         if not hasattr(x, "shape"):
@@ -186,7 +193,7 @@ class _Judge:
     def labels(self, x, labels, one):
         """The classes `(B,)`, given or named by the network."""
         if labels is None:
-            logits = engine.jit(self.__call__, self.variables)(x)
+            logits = self.compiled("logits", self.__call__)(x)
             return engine.to_host(logits).argmax(-1).astype("int32")
         labels = np.asarray([labels] if one and np.ndim(labels) == 0 else labels)
         check_labels(labels, self.classes, len(x), "This network")

@@ -15,7 +15,7 @@ from keras_genai.dream.features import Features, find, network_of
 from keras_genai.dream.objectives import Channel
 from keras_genai.dream.parametrization import PARAMETRIZATIONS, warped
 from keras_genai.dream.pictures import check_pictures
-from keras_genai.engine import random
+from keras_genai.engine import programs, random
 from keras_genai.engine.checks import check_positive
 from keras_genai.engine.precision import widen
 from keras_genai.utils.arguments import checked
@@ -151,7 +151,10 @@ def feature_maps(model, layer, images, preprocess=None):
         x = x if preprocess is None else preprocess(x)
         return widen(features(ops.cast(x, network.compute_dtype))[0])
 
-    maps = engine.to_host(engine.jit(seen, features.variables)(x))
+    run = programs.compiled_once(
+        network, ("feature_maps", layer, preprocess), seen, features.variables
+    )
+    maps = engine.to_host(run(x))
     return maps[0] if one else maps
 
 

@@ -11,6 +11,7 @@ primitives alone:
 - `without_gradients()`: a context in which nothing is recorded.
 - `jit(fn, variables)`: a function of tensors, compiled once for each shape.
 - `apply_gradients(optimizer, gradients, variables)`: one optimizer step.
+- `COMPILES`: whether `jit` compiles for each shape, which takes seconds.
 - `is_main_process()`: whether this process writes the files of a run.
 - `batch_normalization(x, ...)`: normalisation by the batch, in one fused kernel.
 - `group_normalization(x, ...)`: normalisation by groups of channels, likewise.
@@ -65,6 +66,7 @@ materialized = getattr(backend_ops, "materialized", lambda x: x)
 replayed = getattr(backend_ops, "replayed", lambda fn: fn)
 write = backend_ops.write
 to_host = backend_ops.to_host
+COMPILES = backend_ops.COMPILES
 is_main_process = backend_ops.is_main_process
 list_devices = backend_ops.list_devices
 
@@ -75,6 +77,7 @@ from keras_genai.engine.optimizer import PlayersOptimizer  # noqa: E402
 from keras_genai.engine.scope import with_values  # noqa: E402
 
 __all__ = [
+    "COMPILES",
     "EMA",
     "GenerativeModel",
     "PlayersOptimizer",

@@ -1,7 +1,9 @@
 """What is said before any training when the data or an argument does not fit."""
 
+import keras
 import numpy as np
 
+from keras_genai.engine import backend_ops
 from keras_genai.utils.validation import integer
 
 
@@ -13,6 +15,28 @@ def check_integer(name, value, least=1):
 def check_positive(name, value):
     """The integer; refuses anything but one of at least 1."""
     return check_integer(name, value)
+
+
+def check_ids(name, ids, count):
+    """Refuses ids outside a table, where their values are known: not in a graph.
+
+    Backends do not agree on them: a row of another id, NaN or an error of their own.
+
+    Args:
+        name: what they are, the first word of the message.
+        ids: integers, a tensor or an array.
+        count: rows of the table.
+    """
+    if isinstance(ids, keras.KerasTensor):
+        return
+    values = ids if isinstance(ids, np.ndarray) else backend_ops.known(ids)
+    if values is None or not values.size:
+        return
+    least, most = values.min(), values.max()
+    if not (least >= 0 and most < count):
+        raise ValueError(
+            f"{name} must lie in [0, {count}); got values from {least} to {most}."
+        )
 
 
 def check_image_shape(shape, divisor=1, most_channels=None, instead=""):

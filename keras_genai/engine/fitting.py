@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_genai.engine import backend_ops
 from keras_genai.engine import data as data_lib
+from keras_genai.engine.checks import check_integer
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import (
     array,
@@ -33,6 +34,8 @@ class _EpochNumber(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         if self.dataset is not None:
             self.dataset.epoch = epoch
+        # The other callbacks came before: they may have set what the step reads.
+        self.model.make_train_function()
 
     def on_train_batch_end(self, batch, logs=None):
         for name, value in (logs or {}).items():
@@ -110,10 +113,22 @@ class Fitting:
             `keras.callbacks.History` with `<player>_loss` and `loss`.
 
         Raises:
-            ValueError: for data that does not fit, before any step.
+            ValueError: for data or a number that does not fit, before any step.
             FloatingPointError: when a loss is not finite; names player and step.
         """
         self._assert_compile_called("fit")
+        batch_size = _optional("batch_size", batch_size)
+        steps_per_epoch = _optional("steps_per_epoch", steps_per_epoch)
+        epochs = check_integer("epochs", epochs)
+        initial_epoch = check_integer("initial_epoch", initial_epoch, 0)
+        if initial_epoch > epochs:
+            raise ValueError(
+                f"initial_epoch must be at most epochs, {epochs}; got {initial_epoch}: "
+                "epochs is the number of the last one, not of those to come."
+            )
+        validation_split = _check_split(validation_split)
+        for name in ("validation_steps", "validation_batch_size"):
+            kwargs[name] = _optional(name, kwargs.get(name))
         self.synchronize()
         self.not_finite.assign(np.full(len(self._names), -1, "int32"))
         dataset = None
@@ -147,6 +162,7 @@ class Fitting:
         if not backend_ops.is_main_process():
             verbose = 0
         callbacks = [*(callbacks or []), _EpochNumber(dataset)]
+        self.__dict__["_fit_data"] = x  # for Resume; Keras does not track it
         try:
             return super().fit(
                 _fed(x) if class_weight is None else x,
@@ -168,6 +184,7 @@ class Fitting:
         finally:
             self._skip = 0
             self._initial_epoch = None
+            self._fit_data = self._stored_run = None
 
     def _arrays(self, x, y, sample_weight, class_weight=None):
         """The arrays of `fit` and `evaluate`, checked."""
@@ -190,12 +207,14 @@ class Fitting:
             for step, name in sorted(zip(first, self._names, strict=True))
             if step >= 0
         ]
+        # Resume notes where it has stored a state, which is finite.
+        path = getattr(self, "_stored_run", None)
+        stored = f"; {path} holds the last finite state" if path else ""
         raise FloatingPointError(
             f"A loss of {type(self).__name__} is not finite: "
             f"{', then '.join(found) or 'an average over the epoch'} (counted from "
             "0). Training has stopped. Lower that player's learning rate, clip its "
-            "gradients (clipnorm=1.0 in its optimizer) or check the data; the last "
-            "checkpoint of kg.callbacks.Resume holds finite weights."
+            f"gradients (clipnorm=1.0 in its optimizer) or check the data{stored}."
         ) from None
 
     @checked(
@@ -230,6 +249,9 @@ class Fitting:
         model.evaluate(images, labels, metrics=[kg.metrics.FID(extractor)])
         ```
         """
+        batch_size = _optional("batch_size", batch_size)
+        if "steps" in kwargs:
+            kwargs["steps"] = _optional("steps", kwargs["steps"])
         if metrics is not None:
             return self._judge_samples(
                 metrics, seed, x, y, batch_size, sample_weight, kwargs
@@ -289,10 +311,23 @@ def _fed(x):
     return x if feed is None or not isinstance(x, keras.utils.PyDataset) else feed(x)
 
 
+def _optional(name, value):
+    """An integer of at least 1, or None, which is Keras's or the package's default."""
+    return None if value is None else check_integer(name, value)
+
+
+def _check_split(value):
+    number = isinstance(value, (int, float, np.integer, np.floating))
+    if not number or isinstance(value, bool) or not 0.0 <= value < 1.0:
+        raise ValueError(
+            "validation_split must be a number in [0, 1), the share of the samples "
+            f"that is held out; got {value!r}."
+        )
+    return float(value)
+
+
 def _split(arrays, fraction):
     """The arrays without their last `fraction`, and those last ones."""
-    if not 0.0 < fraction < 1.0:
-        raise ValueError(f"validation_split must be in (0, 1); got {fraction!r}.")
     leaves = [leaf for leaf in keras.tree.flatten(arrays) if leaf is not None]
     cut = round(len(leaves[0]) * (1.0 - fraction))
 

@@ -40,7 +40,7 @@ def whole(fn, forcible=True):
 
 def check():
     """Raises the `KeyboardInterrupt` that came while something was `whole`."""
-    if _asked is not None:
+    if _asked is not None and threading.current_thread() is threading.main_thread():
         raise KeyboardInterrupt
 
 

@@ -281,6 +281,15 @@ def check_distribution():
         )
 
 
+def known(x):
+    """A tensor's values as a NumPy array, or None where they are not to be had.
+
+    They are not while it is traced, and where other processes hold parts of it.
+    """
+    whole = getattr(x, "is_fully_addressable", True)
+    return None if isinstance(x, jax.core.Tracer) or not whole else np.asarray(x)
+
+
 def to_host(x):
     """A tensor as a NumPy array."""
     return np.asarray(x)

@@ -13,13 +13,21 @@ from keras_genai.engine.group import Group
 from keras_genai.engine.interrupts import Interruptible
 from keras_genai.engine.optimizer import updates
 from keras_genai.engine.precision import widen
+from keras_genai.engine.programs import Retracing
 from keras_genai.engine.sampling import Sampling
-from keras_genai.engine.saving import deserialized
+from keras_genai.engine.saving import Saving, deserialized
 from keras_genai.utils.arguments import checked
 
 
 class GenerativeModel(
-    Compiling, Fitting, Sampling, Interruptible, backend_ops.Trainer, keras.Model
+    Compiling,
+    Fitting,
+    Sampling,
+    Retracing,
+    Interruptible,
+    backend_ops.Trainer,
+    Saving,
+    keras.Model,
 ):
     """A `keras.Model` of one or several players that trains with `fit()`.
 
@@ -131,7 +139,7 @@ class GenerativeModel(
 
     # One step
 
-    def minimize(self, player, loss_fn, samples=None):
+    def minimize(self, player, loss_fn):
         """One step of one player: its weights alone, down the gradient of the loss.
 
         A player whose weights are all frozen stays as it is; its loss is computed.
@@ -142,7 +150,6 @@ class GenerativeModel(
             player: its name.
             loss_fn: function of no arguments that returns a scalar. Regularizers
                 of the player's layers are added to it.
-            samples: see `track`.
 
         Returns:
             The loss.
@@ -171,10 +178,7 @@ class GenerativeModel(
             backend_ops.apply_gradients(optimizer, gradients, variables)
             if follows:
                 self.ema.update(None if before is None else before < updates(optimizer))
-        if samples is None:
-            samples = replicas.batch_samples()
-        else:
-            (samples,) = replicas.total([ops.cast(samples, "float32")])
+        samples = replicas.batch_samples()
         self._metric_of(player).update_state(loss, sample_weight=samples)
         self._watch(player, loss)
         return loss
@@ -266,7 +270,10 @@ class GenerativeModel(
         )
 
     def _run_train_step(self, data):
-        data = data_lib.unpack(data)
+        with self._as_python("train"):
+            return self._train_step(data_lib.unpack(data))
+
+    def _train_step(self, data):
         rows = data_lib.rows(data)
         if self.accumulation == 1:
             with replicas.part(rows), replicas.counted(rows, data[2]):
@@ -327,7 +334,8 @@ class GenerativeModel(
     def _run_test_step(self, data):
         data = data_lib.unpack(data)
         rows = data_lib.rows(data)
-        with replicas.part(rows), replicas.counted(rows, data[2]):
+        parts = replicas.part(rows), replicas.counted(rows, data[2])
+        with self._as_python("test"), parts[0], parts[1]:
             self.test_step(data)
             self._seen.update_state(replicas.samples(rows))
         return self.logs()

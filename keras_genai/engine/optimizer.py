@@ -12,6 +12,19 @@ def inner(optimizer):
     return getattr(optimizer, "inner_optimizer", optimizer)
 
 
+def decaying(optimizer, variables, but=()):
+    """The optimizer, whose weight decay leaves out biases and normalizations.
+
+    Args:
+        optimizer: one that is not built yet.
+        variables: of the network.
+        but: names of variables that are left out as well.
+    """
+    spared = [v for v in variables if len(v.shape) < 2 or v.name in but]
+    optimizer.exclude_from_weight_decay(var_list=spared)
+    return optimizer
+
+
 def accumulation(optimizer):
     """Over how many batches it gathers the gradients of an update."""
     return inner(optimizer).gradient_accumulation_steps or 1

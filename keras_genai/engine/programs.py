@@ -1,9 +1,11 @@
-"""Compiled functions: kept by all that they depend on, the last used of them."""
+"""Compiled functions: by all that they depend on, and the last used of them alone."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import gc
+import math
 import threading
 
 import keras
@@ -13,6 +15,9 @@ from keras_genai.engine import backend_ops
 
 KEPT = 16  # programs of a model: a server that is asked for anything stays as large
 EXACT = 2  # counts of rows that are compiled as they are, before the powers of two
+SHORTEST = 32  # tokens: shorter rows are filled up to as many
+PLENTY = 8  # shapes of a kind of call, after which those that there are serve others
+RUNS = 16  # of a step as Python, until it is taken to be run as Python for ever
 
 
 class Programs:
@@ -29,6 +34,7 @@ class Programs:
         self.size = size
         self._kept = collections.OrderedDict()
         self._counts = {}  # an ordered set
+        self._shapes = {}  # kind -> list of shapes
         self._lock = threading.Lock()
 
     def __len__(self):
@@ -67,6 +73,7 @@ class Programs:
         """Forgets all: what they close over is no longer the model's."""
         with self._lock:
             self._kept.clear()
+            self._shapes.clear()
 
     def rows(self, count, most):
         """How many rows a pass has that `count` of them are asked of.
@@ -91,6 +98,44 @@ class Programs:
                 return count
         return min(2 ** (count - 1).bit_length(), most)
 
+    def shape(self, kind, rows, lengths, most_rows, most):
+        """Rows and lengths of a program that serves a call: a tuple of integers.
+
+        Where the backend compiles, lengths become powers of two and rows those of
+        `rows`. After a few shapes of a kind, a call takes the smallest of those that
+        hold it; a shape that is larger than all of them holds them all.
+
+        Args:
+            kind: hashable: all else that a program of the call depends on.
+            rows: how many are asked for.
+            lengths: tuple of the numbers of tokens that are asked for.
+            most_rows: rows in one pass at most.
+            most: the most tokens of each of the lengths.
+        """
+        wanted = (self.rows(rows, most_rows), *lengths)
+        if not backend_ops.COMPILES:
+            return wanted
+        limits = (most_rows, *most)
+        lengths = [max(SHORTEST, 2 ** (n - 1).bit_length()) for n in lengths]
+        wanted = tuple(map(min, (wanted[0], *lengths), limits))
+        with self._lock:
+            known = self._shapes.setdefault(kind, [])
+            within = [shape for shape in known if _holds(limits, shape)]
+            if wanted in known:
+                return wanted
+            if len(within) >= PLENTY:
+                fitting = [shape for shape in within if _holds(shape, wanted)]
+                if fitting:
+                    return min(fitting, key=math.prod)
+                wanted = tuple(map(max, wanted, *within))
+            known.append(wanted)
+        return wanted
+
+
+def _holds(large, small):
+    """Whether no size of a shape is over that of another."""
+    return all(a >= b for a, b in zip(large, small, strict=True))
+
 
 # What changes without changing what a layer or a model computes.
 _APART = {
@@ -101,9 +146,12 @@ _APART = {
     "optimizer",
     "predict_function",
     "steps_per_execution",
+    "stop_evaluating",
+    "stop_predicting",
     "stop_training",
     "test_function",
     "train_function",
+    "training",  # of a module of PyTorch
 }
 _PLAIN = {str, bytes, type(None), type(Ellipsis)}
 _NUMBERS = {bool, int, float, complex}
@@ -223,6 +271,7 @@ def _reader(kind):
         (keras.Variable, Traits._same),
         (keras.layers.Layer, Traits._layer),
         (keras.optimizers.Optimizer, Traits._optimizer),
+        (keras.optimizers.schedules.LearningRateSchedule, Traits._object),
         (keras.DTypePolicy, Traits._policy),
         ((list, tuple), Traits._sequence),
         (dict, Traits._dict),
@@ -242,6 +291,89 @@ def _counts(kind, name):
     """Whether an attribute of a class is looked at; none that follows from others."""
     computed = isinstance(getattr(kind, name, None), functools.cached_property)
     return not (name[:1] == "_" or name in _APART or computed)
+
+
+class Retracing:
+    """The part of `GenerativeModel` that traces a step anew where it must.
+
+    Keras keeps the compiled step from one `fit` to the next. Here it is compared at the
+    beginning of each `fit`, epoch, `evaluate`, `predict` and step on a batch: where an
+    attribute of the model, of a layer or of an optimizer is another than when the step
+    was traced, it is made anew.
+    """
+
+    def make_train_function(self, force=False):
+        return super().make_train_function(force or self._is_other("train"))
+
+    def make_test_function(self, force=False):
+        return super().make_test_function(force or self._is_other("test"))
+
+    def make_predict_function(self, force=False):
+        return super().make_predict_function(force or self._is_other("predict"))
+
+    def _is_other(self, kind):
+        """Whether what a step takes as constants has changed since it was made."""
+        made = self.__dict__.setdefault("__traced", {})
+        now, before = Traits(self, getattr(self, "optimizer", None)), made.get(kind)
+        if before is not None and before.traits == now:
+            return False
+        made[kind] = _Traced(now)
+        return before is not None
+
+    @contextlib.contextmanager
+    def _as_python(self, kind):
+        """Around a step while it is traced: what it sets itself is no change."""
+        traced = self.__dict__.get("__traced", {}).get(kind)
+        seen = traced is not None and traced.runs < RUNS
+        seen = seen and traced.traits == Traits(self, getattr(self, "optimizer", None))
+        yield
+        if seen:
+            traced.runs += 1
+            traced.traits = Traits(self, getattr(self, "optimizer", None))
+
+
+@dataclasses.dataclass
+class _Traced:
+    """What a step was made of, and how often it was run as Python."""
+
+    traits: Traits
+    runs: int = 0
+
+
+def compiled_once(owner, name, fn, variables, eager=False):
+    """A function of tensors that is compiled for each shape, and kept by its owner.
+
+    Args:
+        owner: the model, network or other object that it is a function of; it keeps
+            what was compiled, and its attributes are part of the name.
+        name: hashable: what the function closes over beside the owner, and what tells
+            it from others.
+        fn: the function; it reads `variables`.
+        variables: list of Keras variables.
+        eager: run it as it is.
+
+    Returns:
+        A function with the arguments of `fn`, to call soon: attributes are looked at
+        now.
+    """
+    programs = of(owner)
+    variables, traits = list(variables), Traits(owner)
+    key = (name, eager, surroundings(), traits.key, tuple(map(id, variables)))
+    held = (traits.held, variables)
+
+    def make():
+        return backend_ops.jit(fn, variables, compiled=not eager)
+
+    def run(*args):
+        return programs.get((key, form(args)), held, make)(*args)
+
+    return run
+
+
+def of(owner):
+    """The `Programs` of a model or another object."""
+    # Not tracked: it is no layer.
+    return vars(owner).setdefault("__jitted", Programs())
 
 
 def form(args):

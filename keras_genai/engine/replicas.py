@@ -98,8 +98,10 @@ def counted(rows, weight=None):
 
     Args:
         rows: samples in this part.
-        weight: of each of them, or None.
+        weight: of each of them, or of other things that the batch counts by, such as
+            its tokens: a tensor, or None.
     """
+    before = batch_samples()
     if weight is None:
         _here.samples = samples(rows)
     else:
@@ -108,7 +110,7 @@ def counted(rows, weight=None):
     try:
         yield
     finally:
-        _here.samples = None
+        _here.samples = before
 
 
 def batch_samples():

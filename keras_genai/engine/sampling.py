@@ -6,9 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai.engine import backend_ops, random
+from keras_genai.engine import backend_ops, programs, random
 from keras_genai.engine.checks import check_labels, check_positive
-from keras_genai.engine.programs import Programs, Traits, form, surroundings
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.memory import check_room
 from keras_genai.utils.validation import path, text
@@ -43,12 +42,15 @@ class Sampling:
     - `sampling_variables()`: list of the variables that `draw` reads;
     - `num_classes`: K of the labels, or None for a model without labels;
     - `value_range`: values of black and white in its images;
-    - `unit_name`: what a progress bar counts.
+    - `unit_name`: what a progress bar counts;
+    - `numbers`: names of the options of `draw` that it takes as scalar tensors, so that
+      another value compiles nothing.
     """
 
     num_classes = None
     value_range = (-1.0, 1.0)
     unit_name = "image"
+    numbers = ()
 
     def draw(self, key, count, first, labels=None):
         raise NotImplementedError(f"{type(self).__name__} must define draw().")
@@ -113,17 +115,22 @@ class Sampling:
         size = self.programs.rows(n, batch_size)
         key = np.array(random.key(seed, "generate/latents"), "int32")
 
-        def draw(key, first, labels=None):
-            return self.draw((key[0], key[1]), size, first, labels, **options)
+        numbers = {k: np.float32(options.pop(k)) for k in self.numbers if k in options}
 
+        def draw(key, *arrays):
+            given = dict(zip(numbers, arrays[: len(numbers)], strict=True))
+            first, labels = (*arrays[len(numbers) :], None)[:2]
+            return self.draw((key[0], key[1]), size, first, labels, **given, **options)
+
+        name = ("generate", size, tuple(numbers), labels is None)
         batches = self.stream(
-            "/".join(["generate", str(size), *map(repr, sorted(options.items()))]),
+            (*name, repr(sorted(options.items()))),
             draw,
             self.sampling_variables(),
             [] if labels is None else [labels],
             size,
             total=n,
-            constants=[key],
+            constants=[key, *numbers.values()],
             numbered=True,
         )
         return (images[:count] for _, count, images in batches)
@@ -202,24 +209,12 @@ class Sampling:
         its layers (see `engine.programs.Traits`) and by the shapes of the arguments;
         where one of them is another, it is compiled anew. The last used are kept.
         """
-        programs, eager = self.programs, self.run_eagerly
-        variables, traits = list(variables), Traits(self)
-        key = (name, eager, surroundings(), traits.key, tuple(map(id, variables)))
-        held = (traits.held, variables)
-
-        def make():
-            return backend_ops.jit(fn, variables, compiled=not eager)
-
-        def run(*args):
-            return programs.get((key, form(args)), held, make)(*args)
-
-        return run
+        return programs.compiled_once(self, name, fn, variables, self.run_eagerly)
 
     @property
     def programs(self):
         """The compiled functions, an `engine.programs.Programs`."""
-        # Not tracked: it is no layer.
-        return self.__dict__.setdefault("__jitted", Programs())
+        return programs.of(self)
 
     def forget_compiled(self):
         """Drops what is compiled, such as before weights become other variables."""
@@ -275,10 +270,13 @@ class Sampling:
             )
             bar.add(count)
 
-    def run_in_batches(self, name, fn, variables, arrays, batch_size):
-        """What `stream` makes of arrays, joined: a NumPy array of N rows."""
+    def run_in_batches(self, name, fn, variables, arrays, batch_size, size=None):
+        """What `stream` makes of arrays, joined: a NumPy array of N rows.
+
+        `size`, where it is given, are the rows in one pass.
+        """
         check_positive("batch_size", batch_size)
-        size = self.programs.rows(len(arrays[0]), batch_size)
+        size = size or self.programs.rows(len(arrays[0]), batch_size)
         parts = self.stream(name, fn, variables, arrays, size)
         return np.concatenate([made[:count] for _, count, made in parts])
 

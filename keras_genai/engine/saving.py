@@ -1,12 +1,53 @@
-"""Loading `.keras` files with a clear word about what is wrong with one; configs."""
+"""Saving and loading `.keras` files, whole or with a clear word; configurations."""
 
+import contextlib
+import json
 import pathlib
 import zipfile
 
 import keras
 
+from keras_genai.utils.archives import DAMAGED, check_sizes
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.files import written_beside
 from keras_genai.utils.validation import flag, path
+
+_JSON = 2**28  # bytes that a configuration may have
+
+
+class Saving:
+    """The part of a model that saves: what stood there is replaced in one step."""
+
+    def save(self, filepath, overwrite=True, zipped=None, **kwargs):
+        """Saves the model as a `.keras` file: see `keras.Model.save`.
+
+        The file is written beside its place and then moved there, so that a kill or a
+        full disk leaves the file before it.
+
+        Raises:
+            OSError: it cannot be written; names the file.
+        """
+        with _replaced(filepath, overwrite, zipped is not False) as path:
+            super().save(path, overwrite, zipped, **kwargs)
+
+    def save_weights(self, filepath, overwrite=True, max_shard_size=None):
+        """Saves the weights alone: see `keras.Model.save_weights`, and `save`."""
+        with _replaced(filepath, overwrite, max_shard_size is None) as path:
+            super().save_weights(path, overwrite, max_shard_size)
+
+
+@contextlib.contextmanager
+def _replaced(path, overwrite, single):
+    """The path to write to in place of `path`, where that is one file of this disk."""
+    is_file = isinstance(path, (str, pathlib.Path)) and "://" not in str(path)
+    # Keras asks before it overwrites, and refuses other endings.
+    known = str(path).endswith((".keras", ".h5", ".hdf5"))
+    asks = not overwrite and pathlib.Path(path).exists() if is_file else False
+    if not (is_file and known and single) or asks:
+        yield path
+    else:
+        with written_beside(path) as beside:
+            yield beside
 
 
 @checked(path=path, compile=flag)
@@ -24,7 +65,8 @@ def load_model(path, compile=True):
         The model, with its optimizers, averages, metrics and noise.
 
     Raises:
-        ValueError: the file is missing, cut short, damaged, or no `.keras` file.
+        ValueError: the file is missing, cut short, damaged, or no `.keras` file, or
+            its configuration holds what no model has; names the file.
 
     Example:
 
@@ -37,9 +79,11 @@ def load_model(path, compile=True):
         raise ValueError(f"There is no file {path}.")
     try:
         with zipfile.ZipFile(path) as archive:
+            check_sizes(archive, {"config.json": _JSON, "metadata.json": _JSON})
             bad = archive.testzip()
             names = set(archive.namelist())
-    except (zipfile.BadZipFile, OSError, EOFError, ValueError) as error:
+            config = archive.read("config.json") if "config.json" in names else b"{}"
+    except DAMAGED as error:
         raise ValueError(
             f"{path} is damaged or no .keras file ({error}). It must be a file that "
             "model.save() wrote, copied whole."
@@ -51,13 +95,48 @@ def load_model(path, compile=True):
             + (f"its part {bad} is broken." if bad else f"it lacks {sorted(missing)}.")
         )
     try:
+        _check_objects(json.loads(config), "config.json")
         return keras.saving.load_model(path, compile=compile, safe_mode=True)
-    except ValueError:
-        raise
     except Exception as error:
-        raise ValueError(
-            f"{path} could not be loaded ({type(error).__name__}: {error})."
-        ) from error
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise ValueError(f"{path} could not be loaded ({kind}{error}).") from error
+
+
+def _check_objects(value, place):
+    """Refuses what looks like a serialized object and is none.
+
+    Such a dict would stay one where a number belongs, and what later reads the
+    configuration would take it for the name of a class and of a module to import.
+    """
+    if isinstance(value, dict):
+        name, module = value.get("class_name"), value.get("module")
+        named = {"class_name", "registered_name"} & set(value)
+        if (named and not isinstance(name, str)) or (name and "config" not in value):
+            raise ValueError(
+                f"{place} holds a dict with the key {min(named)!r} that is no "
+                "serialized object"
+            )
+        if isinstance(module, str) and not _is_known(module, value):
+            raise ValueError(
+                f"{place} names the module {module!r}, of which nothing is registered "
+                "here: import the model's own classes before it is loaded"
+            )
+        for key, part in value.items():
+            _check_objects(part, f"{place}: {key}")
+    elif isinstance(value, list):
+        for part in value:
+            _check_objects(part, place)
+
+
+def _is_known(module, value):
+    """Whether a serialized object is of Keras, of this package or registered."""
+    if module.split(".")[0] in ("keras", "keras_genai", "builtins"):
+        return True
+    names = (value.get("registered_name"), value.get("config"))
+    return any(
+        isinstance(name, str) and keras.saving.get_registered_object(name) is not None
+        for name in names
+    )
 
 
 def deserialized(config):
@@ -76,6 +155,7 @@ def deserialized(config):
             return [made(item) for item in value]
         if isinstance(value, dict) and {"class_name", "config"} <= set(value):
             return keras.saving.deserialize_keras_object(value)
+        _check_objects(value, "A configuration")
         return value
 
     return {name: made(value) for name, value in config.items()}

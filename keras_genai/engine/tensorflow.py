@@ -327,6 +327,12 @@ class _Batches(PyDatasetAdapter):
         return super().get_tf_dataset().with_options(options)
 
 
+def known(x):
+    """See `keras_genai.engine.jax.known`."""
+    # Tensors of a graph have no such attribute.
+    return x.numpy() if hasattr(x, "numpy") and tf.executing_eagerly() else None
+
+
 def to_host(x):
     """A tensor as a NumPy array."""
     # A variable that a strategy mirrors is an array only after it is a tensor.

@@ -332,6 +332,17 @@ def process():
     return dist.get_rank(), dist.get_world_size()
 
 
+def known(x):
+    """See `keras_genai.engine.jax.known`; also None where it is on another device.
+
+    Its kernels check indices themselves, and a copy would wait for all of them.
+    """
+    plain = type(x) in (torch.Tensor, torch.nn.Parameter) and x.device.type == "cpu"
+    if not plain or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return None
+    return x.detach().numpy()
+
+
 def to_host(x):
     """A tensor as a NumPy array."""
     return keras.ops.convert_to_numpy(x)

@@ -19,11 +19,12 @@ def refusing(fn, inputs, ranges):
 
     @functools.wraps(fn)
     def run(*args):
+        args, left_out = args[: len(inputs)], args[len(inputs) :]  # None by default
         given = dict(zip([name for name, _, _ in inputs], args, strict=True))
         batched = [name for name, shape, _ in inputs if shape and shape[0] is None]
         checks = [*_rows(given, batched), *_values(given, ranges)]
         with tf.control_dependencies(checks):
-            return fn(*map(tf.identity, args))
+            return fn(*map(tf.identity, args), *left_out)
 
     return run
 

@@ -7,12 +7,11 @@ there.
 
 import logging
 import pathlib
-import shutil
-import tempfile
 
 import keras
 
 from keras_genai.export.child import check_importable, check_installed, write_in_child
+from keras_genai.utils.files import is_own, reading, written_folder
 
 
 def export_savedmodel(model, path, overwrite=False):
@@ -28,6 +27,7 @@ def export_savedmodel(model, path, overwrite=False):
         ValueError: the folder exists and is not empty, or the model has a class that
             another process cannot import.
         ImportError: TensorFlow is not installed.
+        OSError: the folder cannot be written; what stood there is whole.
     """
     path = pathlib.Path(path)
     _check_target(path, overwrite)
@@ -36,28 +36,28 @@ def export_savedmodel(model, path, overwrite=False):
     if not here:
         check_importable(model)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as made:
-        target = pathlib.Path(made) / "savedmodel"
+    with written_folder(path, head="saved_model.pb") as target:
         if here:
             write(model, target)
         else:
             write_in_child(write, model, target)
-        if path.exists():
-            shutil.move(path, pathlib.Path(made) / "replaced")
-        shutil.move(target, path)
 
 
 def _check_target(path, overwrite):
     if path.is_file():
         raise ValueError(f"{path} is a file; export writes a folder.")
-    if not path.exists() or not any(path.iterdir()):
+    if not path.exists():
+        return
+    with reading(path):  # what a killed export left half-moved is finished
+        names = {p.name for p in path.iterdir() if not is_own(p.name)}
+    if not names:
         return
     if not overwrite:
         raise ValueError(
             f"{path} exists and is not empty; nothing was written. Give another "
             "folder, or overwrite=True to replace the SavedModel there."
         )
-    if not (path / "saved_model.pb").exists():
+    if "saved_model.pb" not in names:
         raise ValueError(
             f"{path} holds something other than a SavedModel, which overwrite=True "
             "does not replace. Give another folder."

@@ -23,6 +23,7 @@ from keras_genai.layers import (
     SpectralNormalization,
 )
 from keras_genai.layers.convolution import stages_of
+from keras_genai.layers.embedding import Embedding
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import optional, text
 
@@ -74,8 +75,8 @@ class Part:
 
     def embedding(self, layer, count, size):
         table = self.kernel(layer)
-        return keras.layers.Embedding(
-            count, size, embeddings_initializer=table, name=layer
+        return Embedding(
+            count, size, embeddings_initializer=table, name=layer, what="Labels"
         )
 
     def convolution(self, layer, filters, transposed=False, **kwargs):

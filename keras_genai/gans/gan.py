@@ -364,6 +364,12 @@ def _layers(augment):
 def _check_penalties(given):
     given = dict(given or {})
     for name, weight in given.items():
+        if not isinstance(name, str):
+            raise ValueError(
+                "penalties takes the names of penalties with their weights, of "
+                f"{', '.join(penalties.NAMES)}; got {name!r}. A penalty of your own "
+                "belongs into discriminator_loss of a subclass."
+            )
         penalties.get(name)
         if isinstance(weight, bool) or not weight > 0:
             raise ValueError(

@@ -4,6 +4,7 @@ from keras_genai.layers.attention import Attention, attention_mask
 from keras_genai.layers.convolution import Conv2D, Conv2DTranspose, DepthwiseConv2D
 from keras_genai.layers.dense import Dense
 from keras_genai.layers.dropout import Dropout
+from keras_genai.layers.embedding import Embedding
 from keras_genai.layers.group_normalization import GroupNormalization
 from keras_genai.layers.image_blocks import (
     Downsample2D,
@@ -49,6 +50,7 @@ __all__ = [
     "CrossAttentionBlock",
     "Downsample2D",
     "Dropout",
+    "Embedding",
     "FeedForward",
     "FiniteScalarQuantizer",
     "GatedFeedForward",

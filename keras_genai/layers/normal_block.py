@@ -3,6 +3,7 @@
 import keras
 
 from keras_genai.engine.initializers import Normal
+from keras_genai.layers.embedding import Embedding
 from keras_genai.layers.image_blocks import Block
 
 INITIAL_STD = 0.02  # of the published trainings of GPT-2, BERT and ViT
@@ -25,14 +26,15 @@ class NormalBlock(Block):
             return super()._initial(name, zero)
         return Normal(std, seed=self.seed, stream=f"{self.stream}/{name}")
 
-    def _table(self, name, rows, channels):
-        """An embedding, built."""
-        layer = keras.layers.Embedding(
+    def _table(self, name, rows, channels, what="Tokens"):
+        """An embedding, built; `what` its ids are."""
+        layer = Embedding(
             rows,
             channels,
             embeddings_initializer=self._initial(name),
             dtype=self.dtype_policy,
             name=name,
+            what=what,
         )
         layer.build()
         return layer

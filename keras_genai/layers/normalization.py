@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_genai import engine
+from keras_genai.engine.checks import check_ids
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import widen
 from keras_genai.utils.arguments import checked
@@ -164,6 +165,7 @@ class ConditionalBatchNormalization(BatchNormalization):
         ones = ops.ones_like(self.moving_mean.value)
         x = self._normalize(inputs, ones, ops.zeros_like(ones), training)
         shape = (-1, *[1] * (len(inputs.shape) - 2), inputs.shape[-1])
+        check_ids("Labels", labels, self.num_classes)
         gamma = ops.reshape(ops.take(self.gamma.value, labels, axis=0), shape)
         beta = ops.reshape(ops.take(self.beta.value, labels, axis=0), shape)
         x = widen(x) * gamma + beta

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai.engine.checks import check_positive
+from keras_genai.engine.checks import check_ids, check_positive
 from keras_genai.engine.initializers import Normal
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import widen
@@ -103,6 +103,7 @@ class PositionEmbedding(Block):
         self.built = True
 
     def call(self, positions):
+        check_ids("Positions", positions, self.length)
         table = ops.convert_to_tensor(self.embeddings, dtype=self.compute_dtype)
         return ops.take(table, ops.cast(positions, "int32"), axis=0)  # (..., T, dim)
 

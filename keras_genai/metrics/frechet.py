@@ -203,8 +203,9 @@ class FrechetInceptionDistance(Metric):
     """FID (1706.08500): the Fréchet distance of the features' Gaussians.
 
     Keeps a mean and a matrix of `F x F` for each set, in float64, whatever the number
-    of samples. With `kg.metrics.inception_v3()` the value is the published FID; with
-    another extractor it is a distance of its own scale.
+    of samples. Images are floats in [-1, 1]. With `kg.metrics.inception_v3()` the
+    value is the published FID; with another extractor it is a distance of its own
+    scale.
 
     Args:
         extractor: Keras model or callable, images -> features `(B, F)`.

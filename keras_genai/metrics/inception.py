@@ -4,7 +4,6 @@ It is not the network of `keras.applications`: the last block pools by max, padd
 does not count in the averages, and images are resized as that graph resized them.
 """
 
-import zipfile
 from pathlib import Path
 
 import keras
@@ -15,6 +14,7 @@ from keras_genai import layers
 from keras_genai.datasets import cache_folder
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy
+from keras_genai.utils.archives import DAMAGED, opened_arrays
 
 FILE = "inception_v3_fid.npz"
 SIZE = 299
@@ -270,11 +270,11 @@ def _loaded(model, path):
             "package."
         )
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with opened_arrays(path) as arrays:
             for name, layer in convolutions(model).items():
                 values = [arrays[f"{name}.kernel"], arrays[f"{name}.bias"]]
                 layer.set_weights(values)  # a ValueError for another shape
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, OSError) as error:
+    except DAMAGED as error:
         raise ValueError(
             f"{path} is damaged or holds other weights ({error}). Make it again. "
             f"{remedy}."

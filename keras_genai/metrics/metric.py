@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_genai import engine
+from keras_genai.engine import programs
 from keras_genai.engine.checks import check_integer
 from keras_genai.utils.arguments import checked
 
@@ -18,6 +19,9 @@ class Metric:
     metric.update_generated(images)
     metric.result()                          # dict name -> float
     ```
+
+    Images are floats in [-1, 1], whatever the range of the model that made them: of a
+    model of images in [0, 1] give `2 * images - 1`.
 
     A subclass takes features: `add_real(features)` and
     `add_generated(features, condition)`, NumPy float64 `(B, F)`.
@@ -46,7 +50,6 @@ class Metric:
             )
         self.extractor = extractor
         self.name = name
-        self._run = None
         self.reset_state()
 
     def reset_state(self) -> None:
@@ -94,12 +97,11 @@ class Metric:
         """The features of images: float64 `(B, F)`."""
         images = self._checked_images(images)
         if isinstance(self.extractor, keras.Model):
-            if self._run is None:
-                model = self.extractor
-                self._run = engine.jit(
-                    lambda x: model(x, training=False), model.variables
-                )
-            features = self._run(ops.convert_to_tensor(images))
+            model = self.extractor
+            run = programs.compiled_once(
+                model, "extract", lambda x: model(x, training=False), model.variables
+            )
+            features = run(ops.convert_to_tensor(images))
         else:
             features = self.extractor(images)
         if not isinstance(features, np.ndarray):
@@ -142,7 +144,8 @@ class Metric:
         if low < -1.001 or high > 1.001:
             raise ValueError(
                 f"{self.name}: images must be in [-1, 1]; got values from {low:.4g} to "
-                f"{high:.4g}. Bytes become floats by x / 127.5 - 1."
+                f"{high:.4g}. Bytes become floats by x / 127.5 - 1, images in [0, 1] "
+                "images in [-1, 1] by 2 * x - 1."
             )
         return images.astype("float32", copy=False)
 

@@ -5,6 +5,7 @@ import json
 import pathlib
 
 from keras_genai.transformers import _vocabularies as vocabularies
+from keras_genai.utils.files import reading
 from keras_genai.weights import _keys
 from keras_genai.weights._safetensors import fetch, read_json, read_text
 
@@ -69,16 +70,23 @@ def read(source, subfolder=None, lowercase=None):
         tokens that the vocabulary lacks.
     """
     path = pathlib.Path(source)
-    if path.is_file():
-        folder, names = path.parent, {path.name}
+    single = path.is_file()
+    patterns = ("*.json", "*.txt", "*.spm", "*.model")
+    folder = path.parent if single else fetch(source, subfolder, patterns)
+    with reading(folder):
+        return _read(path if single else None, folder, lowercase)
+
+
+def _read(path, folder, lowercase):
+    """The tokenizer of a file, or without one of a folder; see `read`."""
+    if path is not None:
+        names = {path.name}
         there = {p.name for p in folder.iterdir()}
         if path.name == "merges.txt":
             names.add("vocab.json")
         elif path.name == "vocab.json":
             names |= there & {"merges.txt", "source.spm", "target.spm"}
     else:
-        path = None
-        folder = fetch(source, subfolder, ("*.json", "*.txt", "*.spm", "*.model"))
         names = {p.name for p in folder.iterdir()}
     settings = _settings(folder)
     named = _named_tokens(folder)

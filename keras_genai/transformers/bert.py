@@ -7,11 +7,12 @@ from keras import ops
 from keras_genai import engine
 from keras_genai.engine import random, replicas
 from keras_genai.engine.checks import (
+    check_ids,
     check_labels,
     check_positive,
     check_sample_weight,
 )
-from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.engine.optimizer import PACKAGE, decaying
 from keras_genai.engine.precision import dtype_policy
 from keras_genai.engine.saving import configuration
 from keras_genai.losses.reduction import weighted_mean
@@ -259,6 +260,7 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
         """Tokens, sentences, mask and words as int32 tensors `(B, T)`."""
         x = parts_of(x)
         tokens = ops.cast(ops.convert_to_tensor(x["tokens"]), "int32")
+        check_ids("Tokens", tokens, self.vocabulary_size)
         mask = x.get("mask")
         mask = self.seen(tokens) if mask is None else ops.cast(mask, "bool")
         types, words = x.get("token_types"), x.get("words")
@@ -272,11 +274,13 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
     def default_optimizer(self, player):
         """AdamW, decay 0.01, of 1e-4 (1810.04805, A.2); 5e-5 with a classifier (A.3).
 
-        The paper warms the rate up and lets it fall in a line.
+        Biases and normalizations do not decay, as in the authors' code. The paper
+        warms the rate up and lets it fall in a line.
         """
         del player
         rate = 5e-5 if self.num_classes else 1e-4
-        return keras.optimizers.AdamW(rate, weight_decay=0.01, clipnorm=1.0)
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=0.01, clipnorm=1.0)
+        return decaying(optimizer, self.network.variables)
 
     def objective(self, data, key, offset, training):
         """The loss of a batch, and what the metrics are means of.

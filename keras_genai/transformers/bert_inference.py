@@ -6,7 +6,7 @@ from keras import ops
 from keras_genai.engine.precision import widen
 from keras_genai.engine.sampling import Range
 from keras_genai.layers import lora
-from keras_genai.transformers.checks import check_tokens
+from keras_genai.transformers.checks import check_tokens, filled
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import either, integer, prompts, text, texts, word
 
@@ -96,8 +96,16 @@ class BERTInference:
         def run(tokens, types, mask):
             return self._embedding(tokens, types, mask, normalize)
 
-        name, variables = f"embed/{normalize}", self.network.variables
-        return self.run_in_batches(name, run, variables, arrays, batch_size)
+        return self._run(f"embed/{normalize}", run, arrays, batch_size)
+
+    def _run(self, name, fn, arrays, batch_size):
+        """`fn` of rows, which are filled up to a shape that many calls share."""
+        how = ((arrays[0].shape[1],), batch_size, (self.context,))
+        size, width = self.programs.shape(name, len(arrays[0]), *how)
+        values = (self.pad_token, 0, 0)
+        arrays = [filled(a, width, v) for a, v in zip(arrays, values, strict=True)]
+        variables = self.network.variables
+        return self.run_in_batches(name, fn, variables, arrays, batch_size, size)
 
     def _embedding(self, tokens, types, mask, normalize=True):
         hidden = widen(self.network(tokens, types, mask))
@@ -127,8 +135,8 @@ class BERTInference:
         def run(tokens, types, mask):
             return ops.softmax(self.network.classify(self.network(tokens, types, mask)))
 
-        arrays, variables = self._arrays_of(texts, pairs), self.network.variables
-        return self.run_in_batches("classify", run, variables, arrays, batch_size)
+        arrays = self._arrays_of(texts, pairs)
+        return self._run("classify", run, arrays, batch_size)
 
     def generate(self, *args, **kwargs):
         """Raises: BERT reads texts and writes none."""

@@ -9,6 +9,7 @@ from keras_genai.engine.precision import widen
 from keras_genai.layers import Dropout, TransformerBlock
 from keras_genai.layers.normal_block import INITIAL_STD, NormalBlock
 from keras_genai.layers.tied import tied_logits
+from keras_genai.transformers.checks import check_length
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -58,8 +59,8 @@ class BERTNetwork(NormalBlock):
         super().__init__(**kwargs)
         self._keep(locals())
         self.tokens = self._table("tokens", vocabulary_size, hidden)
-        self.positions = self._table("positions", context, hidden)
-        self.types = self._table("types", token_types, hidden)
+        self.positions = self._table("positions", context, hidden, "Positions")
+        self.types = self._table("types", token_types, hidden, "token_types")
         self.norm = self._layer_norm("norm", hidden, epsilon)
         self.drop = Dropout(dropout, **self._place("dropout")) if dropout else None
         self.blocks = []
@@ -109,6 +110,7 @@ class BERTNetwork(NormalBlock):
             `(B, T, C)`.
         """
         tokens = ops.cast(tokens, "int32")
+        check_length(tokens, self.context)
         x = self.tokens(tokens)  # (B, T, C)
         if token_types is None:
             token_types = ops.zeros_like(tokens)

@@ -23,6 +23,22 @@ def check_rate(name, value):
     return float(number("[0, 1)")(name, value))
 
 
+def filled(tokens, width, value):
+    """Rows `(N, T)` filled up behind with a value: `(N, width)`."""
+    room = ((0, 0), (0, width - tokens.shape[1]))
+    return np.pad(tokens, room, constant_values=value)
+
+
+def check_length(tokens, context):
+    """Refuses tokens `(B, T)` longer than a table of positions, also in a graph."""
+    length = tokens.shape[1]  # no integer in a graph for any length
+    if isinstance(length, int) and length > context:
+        raise ValueError(
+            f"Tokens may be at most {context} for each text, the model's context; got "
+            f"{length}. Cut the texts, or make a model with context={length}."
+        )
+
+
 def check_tokens(tokens, vocabulary_size, context=None, name="Tokens"):
     """Refuses token ids of another shape, type or range.
 

@@ -20,10 +20,35 @@ def is_stop(tokens, stops):
     return found
 
 
+def ended(token, stops, i, limits=None):
+    """Which rows end with their i-th new token: by a stop or, where given, a limit."""
+    done = is_stop(token, stops)
+    return done if limits is None else ops.logical_or(done, i + 1 >= limits)
+
+
 def put(tokens, place, values):
     """`(..., L)` with `values` `(...)` at a place of the last axis."""
     here = ops.equal(ops.arange(ops.shape(tokens)[-1], dtype="int32"), place)
     return ops.where(here, ops.expand_dims(values, -1), tokens)
+
+
+def moved_right(tokens, lengths):
+    """Rows that are filled up behind, filled up before.
+
+    Args:
+        tokens: int32 `(B, T)`.
+        lengths: int32 `(B,)`, or None where all are T.
+
+    Returns:
+        `(tokens, valid)`, each `(B, T)`; `valid` is False in what fills up.
+    """
+    if lengths is None:
+        return tokens, ops.ones_like(tokens, dtype="bool")
+    count = ops.shape(tokens)[1]
+    gap = count - ops.expand_dims(ops.cast(lengths, "int32"), 1)  # (B, 1)
+    places = ops.arange(count, dtype="int32") - gap
+    tokens = ops.take_along_axis(tokens, ops.maximum(places, 0), axis=1)
+    return tokens, places >= 0
 
 
 def seen_until(valid, place):
@@ -45,12 +70,15 @@ class Sampler:
         first: number of the first row.
         stops: ids that end a row.
         pad: id that follows the end.
+        limits: int32 `(R,)`, how many new tokens a row may have; None: all places.
     """
 
-    def __init__(self, step, rules, prompt, valid, key, first=0, stops=(), pad=0):
+    def __init__(
+        self, step, rules, prompt, valid, key, first=0, stops=(), pad=0, limits=None
+    ):
         self.step, self.rules, self.prompt = step, rules, prompt
         self.valid, self.key, self.first = valid, key, first
-        self.stops, self.pad = stops, pad
+        self.stops, self.pad, self.limits = stops, pad, limits
 
     def _choose(self, i, logits, tokens):
         seen = seen_until(self.valid, self.prompt + i)
@@ -60,12 +88,16 @@ class Sampler:
         key = random.subkey(self.key, "token", i)
         return random.categorical(key, logits, offset=self.first)
 
+    def _ended(self, i, token):
+        """Which rows end with their i-th new token."""
+        return ended(token, self.stops, i, self.limits)
+
     def begin(self, logits, tokens, cache):
         """The state after the first new token, from the prompt's last logits."""
         token = self._choose(0, logits, tokens)
         tokens = put(tokens, self.prompt, token)
         i = ops.convert_to_tensor(0, "int32")
-        return i, token, is_stop(token, self.stops), tokens, cache
+        return i, token, self._ended(i, token), tokens, cache
 
     def advance(self, state):
         """The state after one more token."""
@@ -74,7 +106,7 @@ class Sampler:
         i = i + 1
         token = ops.where(done, self.pad, self._choose(i, logits, tokens))
         tokens = put(tokens, self.prompt + i, token)
-        done = ops.logical_or(done, is_stop(token, self.stops))
+        done = ops.logical_or(done, self._ended(i, token))
         return i, token, done, tokens, cache
 
 
@@ -140,6 +172,7 @@ def beam_search(
     early_stopping=False,
     stops=(),
     fill=0,
+    limits=None,
 ):
     """The most probable continuations found by keeping several (1609.08144, section 7).
 
@@ -162,6 +195,7 @@ def beam_search(
             when no beam can become better, whatever its length.
         stops: ids that end a text.
         fill: id that follows the end.
+        limits: int32 `(B,)`, how many new tokens a row may have; None: all places.
 
     Returns:
         `(tokens, scores)`: int32 `(B, K, L)` and float32 `(B, K)`, the best first.
@@ -169,6 +203,8 @@ def beam_search(
     length_penalty = ops.convert_to_tensor(length_penalty, "float32")
     batch, length = ops.shape(tokens)
     size, count = logits.shape[-1], length - prompt
+    if limits is not None:
+        count = ops.expand_dims(limits, 1)  # (B, 1)
     keep = min(max(2, 1 + len(stops)) * beams, beams * size)
     top = ops.arange(keep) < beams
 
@@ -221,7 +257,7 @@ def beam_search(
         worst = ops.min(ended_scores, axis=1, keepdims=True)
         worst = ops.where(finished, worst, -1e9)
         better = ops.any(possible > worst, axis=1, keepdims=True)
-        open_ = ops.logical_and(open_, better)
+        open_ = ops.logical_and(open_, ops.logical_and(better, i + 1 < count))
         more = ops.logical_and(ops.any(open_), ops.logical_not(ops.all(hits)))
         if early_stopping is True:
             more = ops.logical_and(more, ops.logical_not(ops.all(finished)))

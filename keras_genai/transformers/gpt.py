@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine import replicas
-from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.engine.optimizer import PACKAGE, decaying
 from keras_genai.engine.precision import dtype_policy
 from keras_genai.engine.saving import configuration
 from keras_genai.layers import lora
@@ -244,10 +244,7 @@ class GPT(Tuning, GPTInference, engine.GenerativeModel):
         optimizer = keras.optimizers.AdamW(
             6e-4, weight_decay=0.1, beta_2=0.95, global_clipnorm=1.0
         )
-        optimizer.exclude_from_weight_decay(
-            var_list=[v for v in self.network.variables if len(v.shape) < 2]
-        )
-        return optimizer
+        return decaying(optimizer, self.network.variables)
 
     def token_losses(self, tokens, weight=None, training=False):
         """The loss of each token after the first, and what it counts.

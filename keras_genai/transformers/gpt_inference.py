@@ -5,7 +5,7 @@ from keras import ops
 from keras_genai import engine
 from keras_genai.engine import random
 from keras_genai.engine.sampling import Range
-from keras_genai.transformers.checks import check_tokens
+from keras_genai.transformers.checks import check_tokens, filled
 from keras_genai.transformers.gpt_writing import GPTWriting, positions_of
 from keras_genai.transformers.prompts import Prompts
 from keras_genai.transformers.rules import Rules
@@ -69,13 +69,18 @@ class GPTInference(GPTWriting):
         tokens, lengths = self._rows(texts, self.context + 1)
         if tokens.shape[1] < 2:
             raise ValueError("The first token has no score: give at least two.")
-        return self.run_in_batches(
-            "score",
-            self._scores,
-            self.sampling_variables(),
-            [tokens, lengths],
-            batch_size,
+        made = self._run(
+            "score", self._scores, tokens, lengths, batch_size, self.context + 1
         )
+        return made[:, : tokens.shape[1] - 1]
+
+    def _run(self, name, fn, tokens, lengths, batch_size, most):
+        """`fn` of rows, which are filled up to a shape that many calls share."""
+        how = ((tokens.shape[1],), batch_size, (most,))
+        size, width = self.programs.shape(name, len(tokens), *how)
+        arrays = [filled(tokens, width, self.fill_token), lengths]
+        variables = self.sampling_variables()
+        return self.run_in_batches(name, fn, variables, arrays, batch_size, size)
 
     def _scores(self, tokens, lengths=None):
         tokens = ops.cast(tokens, "int32")
@@ -97,13 +102,8 @@ class GPTInference(GPTWriting):
         Returns:
             NumPy float32 `(N, C)`.
         """
-        return self.run_in_batches(
-            "embed",
-            self._vectors,
-            self.sampling_variables(),
-            list(self._rows(texts, self.context)),
-            batch_size,
-        )
+        rows = self._rows(texts, self.context)
+        return self._run("embed", self._vectors, *rows, batch_size, self.context)
 
     def _vectors(self, tokens, lengths):
         tokens = ops.cast(tokens, "int32")
@@ -147,9 +147,9 @@ class GPTInference(GPTWriting):
         def generate(tokens, lengths, seed, temperature, top_p):
             key = random.key(seed, "generate/tokens")
             # At so low a temperature a draw is the largest logit.
-            numbers = (ops.maximum(temperature, 1e-6), top_p, None, None)
+            numbers = (ops.maximum(temperature, 1e-6), top_p, None, None, None)
             plan = ("sample", Rules(top_p=1.0).bound(numbers))
-            made = self.write(tokens, lengths, self.context, plan, key)
+            made = self.write(tokens, lengths, None, self.context, plan, key)
             return {"tokens": made}
 
         return {

@@ -12,6 +12,7 @@ from keras_genai.layers.normal_block import INITIAL_STD, NormalBlock
 from keras_genai.layers.positions import PositionEmbedding
 from keras_genai.layers.tied import tied_logits
 from keras_genai.layers.transformer_block import TransformerBlock
+from keras_genai.transformers.checks import check_length
 
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
 
@@ -148,6 +149,8 @@ class GPTNetwork(NormalBlock):
         Returns:
             `(x, cache)`: `(B, T, C)`, and None without a `cache_index`.
         """
+        if self.position is not None and cache is None:
+            check_length(tokens, self.context)
         x = self.embedding(tokens)  # (B, T, C)
         if positions is None and self.position is not None:
             first = 0 if cache_index is None else ops.cast(cache_index, "int32")

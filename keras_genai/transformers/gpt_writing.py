@@ -6,6 +6,7 @@ from keras import ops
 from keras_genai.engine import random
 from keras_genai.engine.checks import check_positive
 from keras_genai.transformers import generation, speculative
+from keras_genai.transformers.checks import filled
 from keras_genai.transformers.prompts import Prompts, stop_tokens
 from keras_genai.transformers.rules import Rules
 from keras_genai.transformers.written import Written
@@ -77,7 +78,8 @@ class GPTWriting:
             prompts: integers `(N, T)`; a list of lists of them, of any lengths; with a
                 tokenizer a string or a list of strings; or the number of texts to write
                 that begin with `stop_token`.
-            max_new_tokens: by default as many as the context leaves room for.
+            max_new_tokens: by default as many as the context leaves each prompt room
+                for.
             seed: integer >= 0.
             temperature: the logits are divided by it; 0 takes the most probable token.
             top_k: draws from that many of the most probable tokens.
@@ -177,7 +179,7 @@ class GPTWriting:
             return "beam", rules, float(length_penalty), beam_size, early_stopping
         if contrastive is not None:
             speculative.check_contrastive(contrastive, rules)
-            return "contrastive", rules, float(contrastive)
+            return "contrastive", rules, float(contrastive), rules.top_k
         if draft is not None:
             speculative.check_draft(draft, self, rules, draft_tokens)
             return "draft", rules, draft, draft_tokens
@@ -185,9 +187,7 @@ class GPTWriting:
 
     def _written(self, prompts, plan, seed, batch_size, verbose):
         """All rows `(N, L)`, in batches of one shape."""
-        tokens, lengths = prompts.tokens, prompts.lengths
-        size = min(batch_size, len(tokens))
-        padded = bool(np.any(lengths < tokens.shape[1]))
+        tokens, lengths, limits = prompts.tokens, prompts.lengths, prompts.limits
         key = np.array(random.key(seed, "generate/tokens"), "int32")
         kind, rules, *how = plan
         # Only what changes the graph is compiled anew.
@@ -195,37 +195,48 @@ class GPTWriting:
         if kind in NUMBERED:
             inputs.append(np.float32(how[0]))
             how = how[1:]
+        name = ("generate", kind, rules.form, *how)
+        longest, new = tokens.shape[1], int(limits.max())
+        size, width, room = self.room(name, len(tokens), longest, new, batch_size)
+        padded = bool(width > lengths.min())
 
         def run(key, numbers, *rest):
             given = (rest[0],) if kind in NUMBERED else ()
-            first, tokens, lengths = rest[len(given) :]
+            first, tokens, lengths, limits = rest[len(given) :]
             plan = (kind, rules.bound(numbers), *given, *how)
             lengths = lengths if padded else None
-            key = (key[0], key[1])
-            return self.write(tokens, lengths, prompts.length, plan, key, first)
+            how_long = (lengths, limits, width + room)
+            return self.write(tokens, *how_long, plan, (key[0], key[1]), first)
 
         variables = self.sampling_variables()
         if plan[0] == "draft":
             variables = [*variables, *plan[2].sampling_variables()]
         batches = self.stream(
-            ("generate", size, padded, prompts.length, kind, rules.form, *how),
+            (*name, padded, width, room),
             run,
             variables,
-            [tokens, lengths],
+            [filled(tokens, width, self.fill_token), lengths, limits],
             size,
             constants=inputs,
             numbered=True,
             verbose=verbose,
         )
-        return np.concatenate([made[:count] for _, count, made in batches])
+        made = np.concatenate([made[:count] for _, count, made in batches])
+        return made[:, width - longest : width + new]
 
-    def write(self, tokens, lengths, length, plan, key, first=0):
+    def room(self, name, rows, longest, new, batch_size):
+        """Rows of a pass, places of the prompts and of new tokens, shared by calls."""
+        most = (self.context, self.context)
+        return self.programs.shape(name, rows, (longest, new), batch_size, most)
+
+    def write(self, tokens, lengths, limits, length, plan, key, first=0):
         """Prompts and what follows them, in the graph: int32 `(B, length)`.
 
         Args:
             tokens: int32 `(B, T)`, filled up behind.
             lengths: int32 `(B,)`, or None where all are T.
-            length: T and the number of new tokens.
+            limits: int32 `(B,)`, how many new tokens each may have; None: to the end.
+            length: T and the places of new tokens.
             plan: what `plan` returned.
             key: pair of words.
             first: number of the first row.
@@ -234,22 +245,23 @@ class GPTWriting:
             The rows moved to the right, so that all prompts end at T.
         """
         return self.run_averaged(
-            "network", lambda: self._write(tokens, lengths, length, plan, key, first)
+            "network",
+            lambda: self._write(tokens, lengths, limits, length, plan, key, first),
         )
 
-    def _write(self, tokens, lengths, length, plan, key, first):
+    def _write(self, tokens, lengths, limits, length, plan, key, first):
         kind, rules, *how = plan
         prompt = ops.shape(tokens)[1]
         stops, fill = stop_tokens(self), self.fill_token
         padded = lengths is not None
-        tokens, valid = moved_right(tokens, lengths)
+        tokens, valid = generation.moved_right(tokens, lengths)
         if kind == "draft":
             draft, count = how
             return draft.run_averaged(
                 "network",
                 lambda: speculative.speculate(
                     *(self, draft, count, rules, tokens, valid, length),
-                    *(key, first, stops, fill),
+                    *(key, first, stops, fill, limits),
                 ),
             )
         batch = ops.shape(tokens)[0]
@@ -259,7 +271,7 @@ class GPTWriting:
         seen = ops.reshape(seen, (batch, length))
         x, cache = self.prefill(tokens, valid, padded, length)
         logits = self.network.logits(x[:, -1])
-        state = (cache, self._state(seen, prompt, padded))
+        state = (cache, self.state_of(seen, prompt, padded))
         if kind == "beam":
             penalty, beams, early = how
             found, _ = generation.beam_search(
@@ -275,14 +287,16 @@ class GPTWriting:
                 early_stopping=early,
                 stops=stops,
                 fill=fill,
+                limits=limits,
             )
             return found[:, 0]
         if kind == "contrastive":
             return speculative.contrastive_search(
-                self, how[0], rules, x, whole, state, seen, prompt, stops, fill
+                *(self, *how, rules, x, whole, state, seen, prompt),
+                *(stops, fill, limits),
             )
         sampler = generation.Sampler(
-            self.step_of(prompt), rules, prompt, seen, key, first, stops, fill
+            self.step_of(prompt), rules, prompt, seen, key, first, stops, fill, limits
         )
         return generation.sample(sampler, logits, whole, state)
 
@@ -306,7 +320,7 @@ class GPTWriting:
         )
 
     @staticmethod
-    def _state(seen, prompt, padded):
+    def state_of(seen, prompt, padded):
         """What the steps read beside the keys: which places count, and how far on.
 
         Returns:
@@ -326,7 +340,8 @@ class GPTWriting:
             place, mask, positions = i + prompt, None, None
             if rest:
                 mask, shift = rest
-                positions = place + shift  # (B, 1)
+                # A row that has ended may lie behind the context.
+                positions = ops.minimum(place + shift, self.context - 1)  # (B, 1)
             x, cache = self.network.hidden_states(tokens, mask, positions, cache, place)
             x = x[:, -1]  # (R, C)
             logits = self.network.logits(x)
@@ -338,22 +353,3 @@ class GPTWriting:
 def positions_of(mask):
     """The places of tokens without padding: int32 like `mask`."""
     return ops.maximum(ops.cumsum(ops.cast(mask, "int32"), axis=1) - 1, 0)
-
-
-def moved_right(tokens, lengths):
-    """Rows that are filled up behind, filled up before.
-
-    Args:
-        tokens: int32 `(B, T)`.
-        lengths: int32 `(B,)`, or None where all are T.
-
-    Returns:
-        `(tokens, valid)`, each `(B, T)`; `valid` is False in what fills up.
-    """
-    if lengths is None:
-        return tokens, ops.ones_like(tokens, dtype="bool")
-    count = ops.shape(tokens)[1]
-    gap = count - ops.expand_dims(ops.cast(lengths, "int32"), 1)  # (B, 1)
-    places = ops.arange(count, dtype="int32") - gap
-    tokens = ops.take_along_axis(tokens, ops.maximum(places, 0), axis=1)
-    return tokens, places >= 0

@@ -21,7 +21,8 @@ class Prompts:
     Attributes:
         tokens: int32 `(N, T)`, filled up behind.
         lengths: int32 `(N,)`.
-        length: T and as many new tokens as there may be; None for texts to score.
+        limits: int32 `(N,)`, how many new tokens each may have; None for texts to
+            score.
     """
 
     def __init__(self, sequences, model, form, single):
@@ -38,7 +39,7 @@ class Prompts:
             row[: len(sequence)] = sequence
         check_tokens(self.tokens, model.vocabulary_size, name="Prompts")
         self.tokens = self.tokens.astype("int32")
-        self.length = None
+        self.limits = None
 
     @classmethod
     def of(cls, prompts, model):
@@ -76,8 +77,8 @@ class Prompts:
             ) from None
         return cls(rows, model, "list", False)
 
-    def begin(self, max_new_tokens, more=0):
-        """Fixes how long the texts become; `more` tokens of room are needed behind.
+    def begin(self, max_new_tokens):
+        """Fixes how many new tokens each text may have: by default all that fit.
 
         Raises:
             ValueError: the context does not hold the prompts and the new tokens.
@@ -89,7 +90,10 @@ class Prompts:
                 f"The longest prompt has {longest} tokens; it may have at most "
                 f"{context - 1}, so that one can follow in the context of {context}."
             )
-        new = room if max_new_tokens is None else max_new_tokens
+        if max_new_tokens is None:  # of a row by itself, whatever stands beside it
+            self.limits = context - self.lengths
+            return self
+        new = max_new_tokens
         check_positive("max_new_tokens", new)
         if new > room:
             raise ValueError(
@@ -97,7 +101,7 @@ class Prompts:
                 f"together they may be at most {context}, the model's context. Give "
                 f"max_new_tokens of at most {room}, or a shorter prompt."
             )
-        self.length = longest + new
+        self.limits = np.full(self.lengths.shape, new, "int32")
         return self
 
     def stop_strings(self, stop):
@@ -117,8 +121,8 @@ class Prompts:
             stop: strings that end a text.
         """
         rows = [
-            self._ended(row[self.tokens.shape[1] - n :], int(n), stop)
-            for row, n in zip(made, self.lengths, strict=True)
+            self._ended(row[self.tokens.shape[1] - n :][: n + limit], int(n), stop)
+            for row, n, limit in zip(made, self.lengths, self.limits, strict=True)
         ]
         if self.form == "text":
             rows = [

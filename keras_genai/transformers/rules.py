@@ -11,7 +11,7 @@ from keras_genai.engine.checks import check_positive
 
 MINUS = -1e30  # of a token that is ruled out: finite, so that a softmax stays finite
 # The rules that are numbers: they can be the inputs of a compiled function.
-NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")
+NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty", "top_k")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,21 +77,21 @@ class Rules:
 
     @functools.cached_property
     def form(self):
-        """What the graph follows from: which rules there are, and their sizes."""
+        """What the graph follows from: which rules there are."""
         names = [name for name in NUMBERS if getattr(self, name) is not None]
         if self.temperature == 0:
             names.remove("temperature")
         if self.repetition_penalty == 1:
             names.remove("repetition_penalty")
-        return (*names, ("top_k", self.top_k), ("no_repeat", self.no_repeat_ngram))
+        return (*names, ("no_repeat", self.no_repeat_ngram))
 
     @property
     def numbers(self):
-        """The values of `NUMBERS`, float32 `(4,)`; 0 for a rule that there is not."""
+        """The values of `NUMBERS`, float32 `(5,)`; 0 for a rule that there is not."""
         return np.array([getattr(self, name) or 0 for name in NUMBERS], "float32")
 
     def bound(self, numbers):
-        """The same rules with tensors `(4,)` for `numbers`, which are not checked."""
+        """The same rules with tensors `(5,)` for `numbers`, which are not checked."""
         rules = copy.copy(self)
         values = {name: numbers[i] for i, name in enumerate(NUMBERS)}
         rules.__dict__.update(values, form=self.form)  # the form is of the old ones
@@ -115,7 +115,7 @@ class Rules:
         """The logits at the temperature, of the tokens that may be drawn."""
         if not self.greedy:
             logits = logits / self.temperature
-        if self.top_k is not None:
+        if "top_k" in self.form:
             logits = keep_top_k(logits, self.top_k)
         if "top_p" in self.form:
             logits = keep_top_p(logits, self.top_p)
@@ -179,8 +179,9 @@ def forbid_ngrams(logits, tokens, seen, n):
 
 def keep_top_k(logits, k):
     """The k largest of `(R, V)` logits, and those equal to the last of them."""
-    k = min(k, logits.shape[-1])
-    least = ops.top_k(logits, k)[0][:, -1:]
+    place = ops.minimum(ops.cast(k, "int32"), logits.shape[-1]) - 1
+    ordered = ops.flip(ops.sort(logits, axis=-1), axis=-1)
+    least = ops.take(ordered, ops.reshape(place, (1,)), axis=-1)  # (R, 1)
     return ops.where(logits < least, MINUS, logits)
 
 

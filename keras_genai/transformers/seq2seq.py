@@ -303,7 +303,8 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
 
         x, _, weight = data
         counted = self._counted(ops.cast(x["target"], "int32"), weight)
-        self.minimize("network", loss_fn, samples=ops.sum(counted))
+        with replicas.counted(ops.shape(counted)[0], counted):  # by its tokens
+            self.minimize("network", loss_fn)
 
     def test_step(self, data):
         _, parts = self.objective(data, training=False)

@@ -11,6 +11,7 @@ from keras_genai.layers import Dropout, TransformerBlock
 from keras_genai.layers.normal_block import NormalBlock
 from keras_genai.layers.positions import PositionEmbedding
 from keras_genai.layers.tied import tied_logits
+from keras_genai.transformers.checks import check_length
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -115,6 +116,8 @@ class Seq2SeqNetwork(NormalBlock):
             first: place of the first, an integer or an int32 scalar.
             training: whether there is dropout.
         """
+        if isinstance(first, int) and first == 0:
+            check_length(tokens, self.context)
         x = self.table(tokens)
         if self.scale_embedding:
             x = x * ops.cast(math.sqrt(self.hidden), x.dtype)

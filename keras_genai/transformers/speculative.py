@@ -11,7 +11,7 @@ from keras_genai import engine
 from keras_genai.engine import random
 from keras_genai.engine.checks import check_positive
 from keras_genai.transformers.generation import (
-    is_stop,
+    ended,
     put,
     seen_until,
     while_loop,
@@ -35,7 +35,7 @@ def check_contrastive(penalty, rules):
 
 
 def contrastive_search(
-    model, penalty, rules, hidden, tokens, state, valid, prompt, stops, fill
+    model, penalty, k, rules, hidden, tokens, state, valid, prompt, stops, fill, limits
 ):
     """The probable token that is least like what stands there (2202.06417).
 
@@ -45,7 +45,8 @@ def contrastive_search(
     Args:
         model: a `GPT`.
         penalty: a.
-        rules: a `Rules` with `top_k`.
+        k: an integer.
+        rules: a `Rules`, of which the penalties of repetition count.
         hidden: `(B, P, C)`: of the prompts.
         tokens: int32 `(B, L)`: the prompts, then what is written over.
         state: of the prompts, what `model.step_of` takes.
@@ -53,12 +54,13 @@ def contrastive_search(
         prompt: P.
         stops: ids that end a text.
         fill: id that follows the end.
+        limits: int32 `(B,)`, how many new tokens a row may have; None: all places.
 
     Returns:
         int32 `(B, L)`.
     """
     batch, length = ops.shape(tokens)
-    k = min(rules.top_k, model.vocabulary_size)
+    k = min(k, model.vocabulary_size)
     step = model.step_of(prompt, hidden=True)
     logits = model.network.logits(hidden[:, -1])
     count = length - prompt
@@ -87,7 +89,7 @@ def contrastive_search(
         state = tree.map_structure(
             lambda x: ops.repeat(ops.take(x, rows, axis=0), k, axis=0), state
         )
-        done = ops.logical_or(done, is_stop(token, stops))
+        done = ops.logical_or(done, ended(token, stops, i, limits))
         return i + 1, done, ops.take(logits, rows, axis=0), tokens, past, state
 
     begin = (ops.convert_to_tensor(0, "int32"), ops.zeros((batch,), "bool"), logits)
@@ -125,7 +127,7 @@ def check_draft(draft, model, rules, count):
 
 
 def speculate(
-    model, draft, count, rules, tokens, valid, length, key, first, stops, fill
+    model, draft, count, rules, tokens, valid, length, key, first, stops, fill, limits
 ):
     """Draws from the model by way of a draft's proposals (2211.17192, algorithm 1).
 
@@ -144,12 +146,14 @@ def speculate(
         first: number of the first row.
         stops: ids that end a text.
         fill: id that follows the end.
+        limits: int32 `(B,)`, how many new tokens a row may have; None: all places.
 
     Returns:
         int32 `(B, L)`.
     """
     batch, prompt = ops.shape(tokens)
     new, wide = length - prompt, length + count + 1
+    limits = new if limits is None else limits
     whole = _widened(tokens, wide - prompt, fill)
     seen = _widened(valid, wide - prompt, True)
     shift = ops.sum(ops.cast(valid, "int32"), axis=1) - prompt  # (B,)
@@ -199,15 +203,15 @@ def speculate(
             if j < count:
                 token = ops.where(j < a, proposed[:, j], following)
             more = ops.logical_and(j <= a, ops.logical_not(done))
-            more = ops.logical_and(more, n < new)
+            more = ops.logical_and(more, n < limits)
             spot = ops.equal(
                 ops.arange(wide, dtype="int32"), ops.expand_dims(prompt + n, 1)
             )
             spot = ops.logical_and(spot, ops.expand_dims(more, 1))
             whole = ops.where(spot, ops.expand_dims(token, 1), whole)
             n = n + ops.cast(more, "int32")
-            done = ops.logical_or(done, ops.logical_and(more, is_stop(token, stops)))
-        done = ops.logical_or(done, n >= new)
+            done = ops.logical_or(done, ops.logical_and(more, ended(token, stops, n)))
+        done = ops.logical_or(done, n >= limits)
         return i + 1, n, done, whole, cache, draft_cache
 
     caches = []
@@ -220,7 +224,7 @@ def speculate(
     token = draw("first", zero, logits)
     whole = put(whole, prompt, token)
     n = ops.ones((batch,), "int32")
-    done = ops.logical_or(is_stop(token, stops), n >= new)
+    done = ops.logical_or(ended(token, stops, n), n >= limits)
     made = while_loop(
         lambda i, n, done, *rest: ops.logical_not(ops.all(done)),
         round_,

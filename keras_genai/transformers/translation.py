@@ -8,7 +8,7 @@ from keras_genai.engine.checks import check_positive
 from keras_genai.engine.sampling import Range
 from keras_genai.layers import lora
 from keras_genai.transformers import generation
-from keras_genai.transformers.checks import check_tokens
+from keras_genai.transformers.checks import check_tokens, filled
 from keras_genai.transformers.rules import MINUS, Rules
 from keras_genai.transformers.writing_rules import Restrained, check_early_stopping
 from keras_genai.utils.arguments import checked
@@ -123,8 +123,8 @@ class Translation:
                 `generation` says, as for the next three.
             length_penalty: the score of n tokens is their log-probability over
                 `n ** length_penalty`; 0.6.
-            max_length: most tokens of a translation; by default `2 S + 10`, at most
-                the context.
+            max_length: most tokens of a translation; by default `2 S + 10` of each
+                sentence by itself, S its tokens, at most the context.
             early_stopping: whether K translations that have ended are enough; False.
             batch_size: sentences in one pass.
             verbose: 1 shows a progress bar.
@@ -150,30 +150,36 @@ class Translation:
         check_positive("batch_size", batch_size)
         check_early_stopping(early_stopping)
         sources, texts = self._sources(sentences)
-        if max_length is None:
-            max_length = min(room, 2 * sources.shape[1] + 10)
-        check_positive("max_length", max_length)
-        if max_length > room:
-            raise ValueError(
-                f"max_length may be at most {room}, one less than the context; got "
-                f"{max_length}."
-            )
-        how = (beam_size, early_stopping, max_length)
+        limits = np.minimum(room, 2 * np.sum(sources != self.pad_token, axis=1) + 10)
+        if max_length is not None:
+            check_positive("max_length", max_length)
+            if max_length > room:
+                raise ValueError(
+                    f"max_length may be at most {room}, one less than the context; got "
+                    f"{max_length}."
+                )
+            limits = np.full(len(sources), max_length)
+        limits = limits.astype("int32")
+        how = (beam_size, early_stopping)
+        wanted = (sources.shape[1], int(limits.max()))
+        size, width, longest = self.programs.shape(
+            ("translate", *how), len(sources), wanted, batch_size, (self.context, room)
+        )
 
-        def run(length_penalty, source):
-            return self.write(source, length_penalty, *how)
+        def run(length_penalty, source, limits):
+            return self.write(source, length_penalty, *how, longest, limits)
 
         batches = self.stream(
-            ("translate", min(batch_size, len(sources)), *how, usual),
+            ("translate", *how, longest, usual),
             run,
             self.network.variables,
-            [sources],
-            min(batch_size, len(sources)),
+            [filled(sources, width, self.pad_token), limits],
+            size,
             constants=[np.float32(length_penalty)],
             verbose=verbose,
         )
         made = np.concatenate([rows[:count] for _, count, rows in batches])
-        rows = [self._ended(row) for row in made]
+        rows = [self._ended(row[: n + 1]) for row, n in zip(made, limits, strict=True)]
         if not texts:
             return rows
         found = self.tokenizer.decode([row.tolist() for row in rows])
@@ -189,8 +195,13 @@ class Translation:
         """See `translate`."""
         return self.translate(sources, **options)
 
-    def write(self, source, length_penalty, beams, early_stopping, max_length):
-        """Translations in the graph: int32 `(B, S)` -> `(B, 1 + max_length)`."""
+    def write(
+        self, source, length_penalty, beams, early_stopping, max_length, limits=None
+    ):
+        """Translations in the graph: int32 `(B, S)` -> `(B, 1 + max_length)`.
+
+        `limits`, int32 `(B,)`, are the most tokens of each; None: of all `max_length`.
+        """
         network = self.network
         batch = ops.shape(source)[0]
         mask = source != self.pad_token
@@ -227,11 +238,17 @@ class Translation:
         def step(tokens, cache, i):
             return next_logits(tokens, cache, i + 1, mask, caches)
 
-        rules = self._rules(length)
+        most = max_length
+        if limits is not None:  # of each row, or of each of its beams
+            most = ops.expand_dims(ops.repeat(limits, beams), 1)
+        rules = self._rules(1 + most)
         stops = (self.stop_token,)
         if beams == 1:
             sampler = generation.Sampler(
-                step, rules, 1, valid, (0, 0), stops=stops, pad=self.pad_token
+                *(step, rules, 1, valid, (0, 0)),
+                stops=stops,
+                pad=self.pad_token,
+                limits=limits,
             )
             return generation.sample(sampler, logits, tokens, cache)
         found, _ = generation.beam_search(
@@ -247,6 +264,7 @@ class Translation:
             early_stopping=early_stopping,
             stops=stops,
             fill=self.pad_token,
+            limits=limits,
         )
         return found[:, 0]
 
@@ -295,8 +313,20 @@ class Translation:
             batch_size: pairs in one pass.
         """
         arrays = self._given(sources, targets)
+        return self._run("score", self._scores, arrays, batch_size)
+
+    def _run(self, name, fn, arrays, batch_size):
+        """`fn` of pairs, which are filled up to a shape that many calls share."""
+        lengths, most = [a.shape[1] for a in arrays], [self.context] * 2
+        size, *widths = self.programs.shape(
+            name, len(arrays[0]), lengths, batch_size, most
+        )
+        arrays = [
+            filled(array, width, self.pad_token)
+            for array, width in zip(arrays, widths, strict=True)
+        ]
         variables = self.network.variables
-        return self.run_in_batches("score", self._scores, variables, arrays, batch_size)
+        return self.run_in_batches(name, fn, variables, arrays, batch_size, size)
 
     def _scores(self, source, target):
         logits = self(source, self._before(target))
@@ -324,8 +354,9 @@ class Translation:
             )
             return ops.stack(weights, axis=1)
 
-        arrays, variables = self._given(sources, targets), self.network.variables
-        return self.run_in_batches("maps", run, variables, arrays, batch_size)
+        source, target = arrays = self._given(sources, targets)
+        made = self._run("maps", run, arrays, batch_size)
+        return made[..., : target.shape[1], : source.shape[1]]
 
     def input_ranges(self):
         tokens = Range(least=0, most=self.vocabulary_size - 1)

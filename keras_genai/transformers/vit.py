@@ -13,7 +13,7 @@ from keras_genai.engine.checks import (
     check_sample_weight,
 )
 from keras_genai.engine.data import tensors
-from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.engine.optimizer import PACKAGE, decaying
 from keras_genai.engine.precision import dtype_policy, widen
 from keras_genai.engine.saving import configuration
 from keras_genai.losses.reduction import mean_over_samples
@@ -256,11 +256,16 @@ class ViT(Tuning, ViTInference, engine.GenerativeModel):
         """AdamW with clipping: 1e-3 and decay 0.05; of a masked autoencoder 1.5e-4.
 
         The latter's beta_2 is 0.95 (2111.06377, table 8). Both papers warm the rate up.
+        Biases and normalizations do not decay; of a classifier neither do the class
+        token and the positions (2012.12877's code; that of 2111.06377 decays tokens).
         """
         del player
+        variables = self.players["vit"].variables
         if self.mae:
-            return keras.optimizers.AdamW(1.5e-4, weight_decay=0.05, beta_2=0.95)
-        return keras.optimizers.AdamW(1e-3, weight_decay=0.05, clipnorm=1.0)
+            optimizer = keras.optimizers.AdamW(1.5e-4, weight_decay=0.05, beta_2=0.95)
+            return decaying(optimizer, variables)
+        optimizer = keras.optimizers.AdamW(1e-3, weight_decay=0.05, clipnorm=1.0)
+        return decaying(optimizer, variables, but=("token", "table"))
 
     def train_step(self, data):
         images, labels, weight = tensors(data)

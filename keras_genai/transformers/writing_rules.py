@@ -88,7 +88,7 @@ class Restrained(Rules):
     Args:
         barred, first_token, last_token, renormalize: see `Generation`.
         stops: ids that end a text, which alone are never barred.
-        length: L, the places of a translation and its start.
+        length: places of a translation and its start: an integer, or int32 `(R, 1)`.
     """
 
     barred: tuple = ()

@@ -6,6 +6,7 @@ from keras import ops
 from keras_genai import engine
 from keras_genai.engine import random
 from keras_genai.transformers import generation
+from keras_genai.transformers.checks import filled
 from keras_genai.transformers.prompts import stop_tokens
 
 
@@ -39,40 +40,52 @@ class Written:
 
     def _run(self, rules, key):
         model, tokens = self.model, self.prompts.tokens
-        prompt, length = tokens.shape[1], self.prompts.length
-        fill = model.fill_token
+        name, new = ("written", rules.form), int(self.prompts.limits[0])
+        _, prompt, room = model.room(name, 1, tokens.shape[1], new, 1)
+        padded, length, fill = prompt > tokens.shape[1], prompt + room, model.fill_token
 
-        def sampler(key, numbers):
-            valid = ops.ones((1, length), "bool")
+        def places(lengths):
+            """bool `(1, L)`: the places that count, which the prompt ends before."""
+            places = ops.arange(length, dtype="int32")
+            return places >= prompt - ops.expand_dims(lengths, 1)
+
+        def sampler(key, numbers, lengths, limits):
             return generation.Sampler(
                 *(model.step_of(prompt), rules.bound(numbers), prompt),
-                *(valid, (key[0], key[1])),
+                *(places(lengths), (key[0], key[1])),
                 stops=stop_tokens(model),
                 pad=fill,
+                limits=limits,
             )
 
-        def begin(key, numbers, tokens):
-            x, cache = model.prefill(tokens, None, False, length)
-            room = ops.full((1, length - prompt), fill, "int32")
-            whole = ops.concatenate([tokens, room], axis=1)
+        def begin(key, numbers, lengths, limits, tokens):
+            seen = places(lengths)
+            tokens, valid = generation.moved_right(tokens, lengths if padded else None)
+            x, cache = model.prefill(tokens, valid, padded, length)
+            behind = ops.full((1, room), fill, "int32")
+            whole = ops.concatenate([tokens, behind], axis=1)
             logits = model.network.logits(x[:, -1])
-            return flat(sampler(key, numbers).begin(logits, whole, (cache, ())))
+            state = (cache, model.state_of(seen, prompt, padded))
+            made = sampler(key, numbers, lengths, limits)
+            return flat(made.begin(logits, whole, state))
 
-        def advance(key, numbers, *state):
+        def advance(key, numbers, lengths, limits, *state):
             i, token, done, whole, *cache = state
             pairs = zip(cache[::2], cache[1::2], strict=True)
-            state = (i, token, done, whole, (tuple(pairs), ()))
-            return flat(sampler(key, numbers).advance(state))
+            rest = model.state_of(places(lengths), prompt, padded)
+            state = (i, token, done, whole, (tuple(pairs), rest))
+            return flat(sampler(key, numbers, lengths, limits).advance(state))
 
-        how = ("written", prompt, length, rules.form)
+        how = (*name, padded, prompt, room)
         begin, advance = self._compiled(how, begin), self._compiled(how, advance)
         how = (np.array(key, "int32"), rules.numbers)
+        how = (*how, self.prompts.lengths, self.prompts.limits)
         how = [ops.convert_to_tensor(x) for x in how]
-        state = begin(*how, ops.convert_to_tensor(tokens))
+        state = begin(*how, ops.convert_to_tensor(filled(tokens, prompt, fill)))
         pieces, written = self.prompts.pieces(self.ends), []
         while True:
             written.append(int(engine.to_host(state[1])[0]))
-            done = bool(engine.to_host(state[2])[0]) or len(written) == length - prompt
+            done = bool(engine.to_host(state[2])[0]) or len(written) == new
             yield from pieces.add(written[-1], done)
             if done or pieces.ended:
                 break

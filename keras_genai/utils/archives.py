@@ -7,8 +7,12 @@ itself.
 from __future__ import annotations
 
 import contextlib
+import lzma
 import math
 import os
+import stat
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -25,10 +29,26 @@ DAMAGED = (
     KeyError,
     TypeError,
     RuntimeError,
+    AttributeError,
     SyntaxError,
+    OverflowError,
+    struct.error,
+    tokenize.TokenError,
+    lzma.LZMAError,
     zlib.error,
     zipfile.BadZipFile,
 )
+
+
+def check_plain(path: str | os.PathLike) -> None:
+    """Refuses what would be waited for or read for ever: a pipe, a device, a folder.
+
+    Raises:
+        ValueError: it is no file that has an end.
+        FileNotFoundError: it is not there.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("it is no plain file")
 
 
 def check_sizes(
@@ -73,6 +93,7 @@ def opened_arrays(path: str | os.PathLike) -> Iterator[Arrays]:
     Raises:
         One of `DAMAGED`: it is no whole `.npz` file, or lacks an array.
     """
+    check_plain(path)
     # Opened here: zipfile leaves a file open that it cannot read.
     with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
         check_sizes(archive)

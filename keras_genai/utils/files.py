@@ -196,6 +196,11 @@ def reading(folder: str | os.PathLike) -> Iterator[None]:
             ) from error
 
 
+def is_own(name: str) -> bool:
+    """Whether a name in a folder is one of a save that goes on or was cut off."""
+    return name.startswith(_OWN)
+
+
 def check_writable(folder: str | os.PathLike) -> None:
     """Makes a folder; a `ValueError` if no file can be written in it."""
     folder = Path(folder)
@@ -335,7 +340,7 @@ def _take_place(made, path):
 
 def _stale(folder, made, patterns):
     """The names in a folder that match, and that are not written anew."""
-    names = {p.name for p in folder.iterdir() if not p.name.startswith(_OWN)}
+    names = {p.name for p in folder.iterdir() if not is_own(p.name)}
     old = {n for n in names if any(fnmatch.fnmatchcase(n, p) for p in patterns)}
     return sorted(old - {p.name for p in made.iterdir()})
 
@@ -377,7 +382,7 @@ def _plan(path):
     try:
         plan = json.loads(path.read_text("utf-8"))
         head, remove = plan["head"], plan["remove"]
-        plain = all(Path(n).name == n and not n.startswith(_OWN) for n in remove)
+        plain = all(Path(n).name == n and not is_own(n) for n in remove)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:

@@ -368,8 +368,10 @@ def data(name, value):
             refuse(name, f"{says}, not empty and of one shape", value)
     elif hasattr(value, "dtype") and hasattr(value, "shape"):
         array(finite=False, says=says, empty=True)(name, value)
-    elif isinstance(value, (str, bytes)) or not (
-        hasattr(value, "__iter__") or hasattr(value, "__getitem__")
+    elif isinstance(value, (str, bytes)) or not any(
+        # The last: of Keras's adapters, as validation data come on TensorFlow.
+        hasattr(value, name)
+        for name in ("__iter__", "__getitem__", "get_numpy_iterator")
     ):
         refuse(name, says, value)
     elif inspect.isclass(value):

@@ -47,7 +47,7 @@ class ActiveUnits(keras.metrics.Metric):
 
     def variance(self):
         """The variance of each unit's mean over what was seen, `(D,)`."""
-        count = ops.where(self.count > 0.0, self.count, ops.ones_like(self.count))
+        count = ops.where(self.count.value > 0.0, self.count.value, 1.0)
         return self.squares / count - ops.square(self.total / count)
 
     def result(self):
@@ -83,7 +83,7 @@ class LatentMeans(keras.metrics.Metric):
         self.count.assign(self.count + weight)
 
     def result(self):
-        count = ops.where(self.count > 0.0, self.count, ops.ones_like(self.count))
+        count = ops.where(self.count.value > 0.0, self.count.value, 1.0)
         return self.total / count
 
     def get_config(self):

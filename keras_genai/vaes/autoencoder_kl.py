@@ -79,7 +79,7 @@ class AutoencoderKL(KLChecks, LatentImages, engine.GenerativeModel):
         perceptual: a built Keras network from images `(B, H, W, C)` in [-1, 1] to a
             feature map `(B, h, w, K)` or a list of them, such as
             `keras.Model(cnn.input, [cnn.get_layer(n).output for n in names])`, or None
-            for no perceptual loss. It does not train.
+            for no perceptual loss. It does not train: its `trainable` is set to False.
         perceptual_weight: its factor.
         perceptual_channels: list over its outputs of weights `(K,)` of the channels
             (LPIPS's learned ones), or None for ones.
@@ -89,7 +89,8 @@ class AutoencoderKL(KLChecks, LatentImages, engine.GenerativeModel):
         discriminator_weight: factor of the adversarial loss; 0 for no discriminator.
         discriminator_start: the step from which it takes part.
         discriminator_filters: width of the discriminator.
-        discriminator_layers: its layers of stride 2.
+        discriminator_layers: its layers of stride 2. Three see images of at least 24
+            pixels, two of 12, one of 6.
         seed: integer >= 0: initial weights, noise and shuffling follow from it.
 
     Raises:
@@ -199,10 +200,10 @@ class AutoencoderKL(KLChecks, LatentImages, engine.GenerativeModel):
         self.__dict__["_decode_in_two"] = keras.Model(
             self.decoder.input, [self._last.input, self._last.output]
         )
-        self.perceptual = perceptual
         if perceptual is not None:
+            self._check_perceptual(perceptual)
             perceptual.trainable = False
-            self._check_perceptual()
+        self.perceptual = perceptual
         players = ["autoencoder"] + ["discriminator"] * bool(discriminator_weight)
         metrics = ["reconstruction", "kl"]
         metrics += ["perceptual"] * (perceptual is not None)

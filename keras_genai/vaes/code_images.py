@@ -103,6 +103,8 @@ class CodeImages:
 
     # Sampling
 
+    numbers = ("temperature",)
+
     @checked(temperature=number("> 0"))
     def generate_batches(self, n=None, seed=0, *, temperature=1.0, **kwargs):
         """See `GenerativeModel.generate_batches`.

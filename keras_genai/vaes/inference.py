@@ -13,6 +13,8 @@ from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import array, integer, pair, text
 from keras_genai.vaes.likelihoods import LEVELS
 
+_LABELS = array((0, 1, 2), finite=False)  # one is for all
+
 
 class Inference:
     """The part of `VAE` that works with a trained model."""
@@ -69,7 +71,7 @@ class Inference:
 
     # Codes and images
 
-    @checked(x=array(finite=False))
+    @checked(x=array(finite=False), labels=_LABELS)
     def encode(self, x, labels=None, batch_size=256, verbose=0):
         """The Gaussian q(z|x) of each image.
 
@@ -94,7 +96,7 @@ class Inference:
             self._whole("encode", self._one_encode, arrays, batch_size, verbose)
         )
 
-    @checked(z=array())
+    @checked(z=array(), labels=_LABELS)
     def decode(self, z, labels=None, batch_size=256, verbose=0):
         """The mean image of p(x|z) of each latent vector.
 
@@ -113,7 +115,7 @@ class Inference:
         arrays = [z, self._labels(labels, len(z))]
         return self._whole("decode", self._one_decode, arrays, batch_size, verbose)[0]
 
-    @checked(x=array(finite=False))
+    @checked(x=array(finite=False), labels=_LABELS)
     def reconstruct(self, x, labels=None, batch_size=256, verbose=0):
         """Each image through its code's mean and back, `(N, H, W, C)`: see `encode`."""
         mean, _ = self.encode(x, labels, batch_size, verbose)
@@ -152,7 +154,7 @@ class Inference:
         images = images.reshape(n, steps, *images.shape[1:])
         return images[0] if alone else images
 
-    @checked(a=array(), b=array(), kind=text)
+    @checked(a=array(), b=array(), kind=text, labels=_LABELS)
     def interpolate(self, a, b, steps=8, kind="spherical", labels=None):
         """Images on the way from one to another, through the latents.
 
@@ -178,7 +180,9 @@ class Inference:
         path = interpolate(a[:, None], b[:, None], t, kind)
         return self._paths(path, labels, alone)
 
-    @checked(x=array(finite=False), dimension=integer(0), values=array(1))
+    @checked(
+        x=array(finite=False), dimension=integer(0), values=array(1), labels=_LABELS
+    )
     def traverse(self, x, dimension, values=None, labels=None):
         """Images of one latent swept, the others as they are.
 
@@ -203,7 +207,7 @@ class Inference:
 
     # Likelihood
 
-    @checked(x=array(finite=False))
+    @checked(x=array(finite=False), labels=_LABELS)
     def log_likelihood(
         self,
         x,
@@ -313,7 +317,7 @@ class Inference:
             found[begin : begin + count] = total[:count]
         return found - math.log(importance_samples)
 
-    @checked(x=array(finite=False), value_range=pair())
+    @checked(x=array(finite=False), value_range=pair(), labels=_LABELS)
     def bits_per_dim(
         self,
         x,

@@ -14,6 +14,20 @@ from keras_genai.engine.checks import (
 RECONSTRUCTIONS = {"l1": ops.absolute, "l2": ops.square}
 
 
+def most_layers(image_shape, layers=3):
+    """How many strided layers of so many a `patch_discriminator` of images may have.
+
+    0 where even one leaves no patch: see its convolutions of 4 x 4, padded by 1.
+    """
+    for count in range(layers, 0, -1):
+        side = min(image_shape[:2])
+        for _ in range(count):
+            side = (side - 2) // 2 + 1
+        if side > 2:
+            return count
+    return 0
+
+
 class KLChecks:
     """The part of `AutoencoderKL` that refuses."""
 
@@ -27,6 +41,16 @@ class KLChecks:
                     f"does not divide {channels}."
                 )
         self.check_sides(check_image_shape(self.image_shape)[:2], "image_shape")
+        if self.discriminator_weight:
+            self._check_discriminated()
+        if perceptual is not None:
+            made = isinstance(perceptual, keras.layers.Layer)
+            if not made or not perceptual.built:
+                raise ValueError(
+                    "perceptual must be a built Keras network, such as keras.Model("
+                    "inputs, features), or None; got "
+                    f"{'one that is not built' if made else repr(perceptual)}."
+                )
         if self.reconstruction not in RECONSTRUCTIONS:
             raise ValueError(
                 f"reconstruction must be one of {', '.join(RECONSTRUCTIONS)}; got "
@@ -35,8 +59,31 @@ class KLChecks:
         if self.perceptual_channels is not None and perceptual is None:
             raise ValueError("perceptual_channels needs perceptual, a network.")
 
-    def _check_perceptual(self):
-        made = self.perceptual(keras.KerasTensor((None, *self.image_shape)))
+    @staticmethod
+    def discriminator_for(image_shape):
+        """The arguments of the largest default discriminator that fits images."""
+        layers = most_layers(image_shape)
+        if layers:
+            return {"discriminator_layers": layers}
+        return {"discriminator_weight": 0.0}
+
+    def _check_discriminated(self):
+        """Refuses images of which the patch discriminator leaves nothing."""
+        layers = most_layers(self.image_shape, self.discriminator_layers)
+        if layers < self.discriminator_layers:
+            raise ValueError(
+                f"discriminator_layers={self.discriminator_layers} leaves no patch of "
+                f"images of image_shape {self.image_shape}: "
+                + (
+                    f"give at most {layers}, "
+                    if layers
+                    else "their sides must be at least 6; give larger ones, "
+                )
+                + "or discriminator_weight=0.0 for no discriminator."
+            )
+
+    def _check_perceptual(self, perceptual):
+        made = perceptual(keras.KerasTensor((None, *self.image_shape)))
         made = made if isinstance(made, (list, tuple)) else [made]
         if any(len(f.shape) != 4 for f in made):
             raise ValueError(

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_genai.engine.checks import check_image_shape
+from keras_genai.engine.checks import check_ids, check_image_shape
 from keras_genai.engine.initializers import streams
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import wide
@@ -23,6 +23,7 @@ class OneHot(keras.layers.Layer):
         self.built = True
 
     def call(self, labels):
+        check_ids("Labels", labels, self.num_classes)
         return ops.one_hot(labels, self.num_classes, dtype=self.compute_dtype)
 
     def compute_output_spec(self, labels):

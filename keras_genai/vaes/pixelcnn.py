@@ -209,6 +209,8 @@ class PixelCNN(engine.GenerativeModel):
         variables = self.sampling_variables()
         return self.run_in_batches("log_probability", run, variables, given, batch_size)
 
+    numbers = ("temperature",)
+
     def sampling_variables(self):
         return self.averaged_variables("network")
 
@@ -229,7 +231,8 @@ class PixelCNN(engine.GenerativeModel):
         def place(i, codes):
             grid = ops.reshape(codes, (-1, *self.shape))
             logits = ops.reshape(self(grid, labels), (-1, places, self.num_values))
-            logits = ops.take(logits, i, axis=1) / temperature  # (B, V)
+            logits = ops.take(logits, i, axis=1)  # (B, V)
+            logits = logits / ops.cast(temperature, logits.dtype)
             # Its own key at each place, so that a sample's noise is its own.
             words = threefry2x32(key, (to_int32(i), to_int32(places)))
             drawn = random.categorical(words, logits, offset=first)  # (B,)

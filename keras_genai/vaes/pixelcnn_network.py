@@ -6,7 +6,7 @@ from keras import layers, ops
 from keras_genai.engine.initializers import streams
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import wide
-from keras_genai.layers import Dropout
+from keras_genai.layers import Dropout, Embedding
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import integer, integers
 
@@ -83,9 +83,7 @@ def pixelcnn_network(
     reach = kernel_size // 2
 
     def embedding(name, count, size):
-        return layers.Embedding(
-            count, size, embeddings_initializer=kernel(name), name=name
-        )
+        return Embedding(count, size, embeddings_initializer=kernel(name), name=name)
 
     def convolution(name, size, x, channels=2 * filters):
         """Where the kernel ends at the place itself, at its right and lower end."""

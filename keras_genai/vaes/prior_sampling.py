@@ -60,8 +60,16 @@ class PriorSampling:
         self.forget_compiled()
         return self
 
+    numbers = ("temperature",)
+
     def sampling_variables(self):
         return list(self.variables)
+
+    def generate_batches(self, n=None, seed=0, *, temperature=1.0, **kwargs):
+        """See `GenerativeModel.generate_batches`; the options are those of `draw`."""
+        if not temperature >= 0.0:
+            raise ValueError(f"temperature must be at least 0; got {temperature!r}.")
+        return super().generate_batches(n, seed, temperature=temperature, **kwargs)
 
     def draw(
         self, key, count, first, labels=None, temperature=1.0, sample=False, prior=None
@@ -81,8 +89,6 @@ class PriorSampling:
             raise ValueError(
                 f"prior must be one of {', '.join(PRIORS)}; got {prior!r}."
             )
-        if not temperature >= 0.0:
-            raise ValueError(f"temperature must be at least 0; got {temperature!r}.")
         if prior == "normal":
             z = random.normal(key, (count, self.latent_dim), offset=first)
             z = temperature * z

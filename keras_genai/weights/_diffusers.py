@@ -4,6 +4,7 @@ The names of the layers of its image blocks, the check of a configuration, and a
 folder: `config.json` beside `diffusion_pytorch_model.safetensors`.
 """
 
+from keras_genai.utils.files import reading
 from keras_genai.weights import _keys, _writing
 from keras_genai.weights import _safetensors as st
 
@@ -154,14 +155,15 @@ def load(make, table, source, subfolder=None, variant=None):
     """
     folder = st.fetch(source, subfolder)
     config = folder / "config.json"
-    weights = st.find_weights(folder, STEM, variant)
-    content = st.read_json(config)
-    return st.load_model(
-        lambda kinds: make(content, config, kinds),
-        lambda model, kinds: table(model),
-        weights,
-        config=config,
-    )
+    with reading(folder):
+        weights = st.find_weights(folder, STEM, variant)
+        content = st.read_json(config)
+        return st.load_model(
+            lambda kinds: make(content, config, kinds),
+            lambda model, kinds: table(model),
+            weights,
+            config=config,
+        )
 
 
 def save(table, config, folder, dtype="float32", max_shard_size=None):

@@ -120,8 +120,12 @@ class Tensors:
 
     def _shards(self):
         weight_map = read_json(self.path).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise ValueError(f"{self.path} holds no weight_map of tensors to files.")
+        whole = isinstance(weight_map, dict) and len(weight_map) > 0
+        if not whole or not all(isinstance(v, str) for v in weight_map.values()):
+            raise ValueError(
+                f"{self.path} must hold a weight_map, an object of the file's name for "
+                "each tensor."
+            )
         self._files = {}
         for shard in sorted(set(weight_map.values())):
             if pathlib.PurePath(shard).name != shard:
@@ -135,8 +139,15 @@ class Tensors:
         return self._files
 
     def _add(self, file, named):
-        """Notes the tensors of a file; `named` are those that an index promises."""
-        if not file.is_file():
+        """Notes the tensors of a file: `named`, those that an index says are there.
+
+        Others that lie in it are read from the file that the index names for them.
+        """
+        try:
+            there = file.is_file()
+        except OSError:  # no name of a file can be so long
+            there = False
+        if not there:
             raise ValueError(f"There is no file {file}.")
         with _opened(file) as tensors:
             names = set(tensors.keys())
@@ -146,7 +157,7 @@ class Tensors:
                 f"{file} lacks tensors that {self.path.name} names: "
                 f"{', '.join(absent)}."
             )
-        self._files.update(dict.fromkeys(names, file))
+        self._files.update(dict.fromkeys(names if named is None else named, file))
 
     def names(self):
         return set(self._files)
@@ -156,7 +167,9 @@ class Tensors:
         kinds = {}
         for file in sorted(set(self._files.values())):
             with _opened(file) as tensors:
-                for name in tensors.keys():
+                for name, own in self._files.items():
+                    if own != file:
+                        continue
                     part = tensors.get_slice(name)
                     kinds[name] = tuple(part.get_shape()), part.get_dtype()
         return kinds

@@ -7,6 +7,7 @@ the file must hold.
 
 import pathlib
 
+from keras_genai.utils.files import reading
 from keras_genai.weights import _keys, _writing
 from keras_genai.weights import _safetensors as st
 
@@ -113,11 +114,12 @@ def load(make, table, source, subfolder=None, variant=None, ignored=None):
     """
     folder = st.fetch(source, subfolder, ("*.json", "*.safetensors", "*.txt", "*.spm"))
     config = folder / "config.json"
-    weights = find(folder, variant)
-    content = st.read_json(config)
-    return st.load_model(
-        lambda kinds: make(content, config, kinds), table, weights, ignored, config
-    )
+    with reading(folder):
+        weights = find(folder, variant)
+        content = st.read_json(config)
+        return st.load_model(
+            lambda kinds: make(content, config, kinds), table, weights, ignored, config
+        )
 
 
 def save(table, config, folder, dtype="float32", max_shard_size=None):

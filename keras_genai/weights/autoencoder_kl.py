@@ -128,7 +128,11 @@ def load(cls, source, subfolder=None, variant=None, **arguments):
     """A model of a published folder; see `AutoencoderKL.from_pretrained`."""
 
     def make(config, path, kinds):
-        return cls(**{**from_config(config, path, kinds), **arguments})
+        made = {**from_config(config, path, kinds), **arguments}
+        if not {"discriminator_layers", "discriminator_weight"} & set(arguments):
+            # It is no part of the file, and small images leave room for less of it.
+            made |= cls.discriminator_for(made["image_shape"])
+        return cls(**made)
 
     return _diffusers.load(make, table, source, subfolder, variant)
 

@@ -8,6 +8,7 @@ The first is written.
 import dataclasses
 
 from keras_genai.diffusion import schedules
+from keras_genai.utils.files import reading
 from keras_genai.weights import _diffusers, _keys, _writing, unet
 from keras_genai.weights import _safetensors as st
 
@@ -156,10 +157,12 @@ def load(cls, source, subfolder=None, variant=None, **arguments):
     from keras_genai.diffusion.unet import UNet
 
     folder = st.fetch(source, subfolder)
-    pipeline = (folder / "unet").is_dir()
-    path = (folder / "scheduler" if pipeline else folder) / SCHEDULER
-    config = from_config(st.read_json(path), path)
-    network = unet.load(UNet, folder / "unet" if pipeline else folder, None, variant)
+    with reading(folder):
+        pipeline = (folder / "unet").is_dir()
+        path = (folder / "scheduler" if pipeline else folder) / SCHEDULER
+        config = from_config(st.read_json(path), path)
+        place = folder / "unet" if pipeline else folder
+        network = unet.load(UNet, place, None, variant)
     return cls(network, **{**config, **arguments})
 
 

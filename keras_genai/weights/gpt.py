@@ -1,5 +1,7 @@
 """GPT's weights and configuration, as transformers stores GPT-2 and Llama."""
 
+import pathlib
+
 import numpy as np
 from keras import ops
 
@@ -166,6 +168,9 @@ def _from_llama(config, path, kinds):
     keys = {**LLAMA_KEYS, "attention_bias": (False, one_of(biased))}
     config = _keys.read(config, path, keys, kinds)
     theta, scaling = _rotary(config, path)
+    heads = config["num_attention_heads"]
+    config["num_key_value_heads"] = config["num_key_value_heads"] or heads
+    config["head_dim"] = config["head_dim"] or config["hidden_size"] // heads
     return {
         **{own: config[key] for key, own in LLAMA_SIZES.items()},
         "norm": "rms",
@@ -405,7 +410,8 @@ def save(model, folder, dtype="float32", max_shard_size=None):
         "network",
         lambda: _transformers.save(table(model), config, folder, dtype, max_shard_size),
     )
-    ends = ("eos_token_id", "pad_token_id", "bos_token_id")
-    _generation.save(folder, {key: config[key] for key in ends})
+    if (pathlib.Path(folder) / _generation.FILE).is_file():  # it would come first
+        ends = ("eos_token_id", "pad_token_id", "bos_token_id")
+        _generation.save(folder, {key: config[key] for key in ends})
     if model.tokenizer is not None:
         model.tokenizer.save(folder)

@@ -7,6 +7,7 @@ transformers', i and i + d/2: the rows of queries and keys are put in that order
 """
 
 import json
+import math
 import pathlib
 import struct
 import tempfile
@@ -16,6 +17,7 @@ import numpy as np
 from keras_genai.datasets import _files
 from keras_genai.transformers.gpt import GPT
 from keras_genai.transformers.tokenizers import Tokenizer
+from keras_genai.utils.archives import check_plain
 
 HEADER = ("hidden", "hidden_units", "depth", "heads", "kv_heads", "words", "context")
 
@@ -33,7 +35,7 @@ def read(path):
     Raises:
         ValueError: it is no such file, or cut short.
     """
-    data = pathlib.Path(path).read_bytes()
+    data = _bytes(path)
     if len(data) < 28:
         raise ValueError(f"{path} is too short for a checkpoint of llama2.c.")
     sizes = dict(zip(HEADER, struct.unpack("<7i", data[:28]), strict=True))
@@ -46,7 +48,7 @@ def read(path):
     if sizes["hidden"] % sizes["heads"] or sizes["heads"] % sizes["kv_heads"]:
         raise ValueError(f"{path} is no checkpoint of llama2.c: its sizes are {sizes}.")
     shapes = _shapes(**sizes)
-    count = sum(int(np.prod(shape)) for shape in shapes.values())
+    count = sum(math.prod(shape) for shape in shapes.values())
     if len(data) < 28 + 4 * count:
         raise ValueError(
             f"{path} is cut short: its sizes ask for {28 + 4 * count} bytes, and there "
@@ -54,9 +56,17 @@ def read(path):
         )
     flat, arrays = np.frombuffer(data, "<f4", count, 28), {}
     for name, shape in shapes.items():
-        arrays[name], flat = np.split(flat, [int(np.prod(shape))])
+        arrays[name], flat = np.split(flat, [math.prod(shape)])
         arrays[name] = arrays[name].reshape(shape)
     return sizes, arrays, 28 + 4 * count
+
+
+def _bytes(path):
+    try:
+        check_plain(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is no file of llama2.c: {error}.") from None
+    return pathlib.Path(path).read_bytes()
 
 
 def _shapes(
@@ -183,7 +193,7 @@ def load_tokenizer(path, vocabulary_size, offset=0):
         ValueError: it is no such file, or cut short.
         ImportError: `tokenizers` is not installed.
     """
-    data, place = pathlib.Path(path).read_bytes(), offset + 4
+    data, place = _bytes(path), offset + 4
     tokens, scores = [], []
     for _ in range(vocabulary_size):
         if place + 8 > len(data):

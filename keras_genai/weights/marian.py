@@ -227,7 +227,7 @@ def _written(given, config, path):
     whole, new = (said[key] for key in LENGTHS)
     if new is None:  # the other counts the start
         new = NEW_TOKENS if whole is None else max(1, whole - 1)
-    usual["max_length"] = new
+    usual["max_length"] = max(1, min(new, given["context"] - 1))
     ends = {
         own: given[own] if said[key] is None else said[key] for key, own in ENDS.items()
     }

@@ -1,5 +1,8 @@
 """A run that is cut off and resumed ends with the weights of one that is not."""
 
+import json
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -185,7 +188,10 @@ def test_nan_stops_with_its_player_and_leaves_the_last_good_file(tmp_path):
                 layer = self.model.generator.layers[-2]
                 layer.kernel.assign(np.full(layer.kernel.shape, np.nan))
 
-    with pytest.raises(FloatingPointError, match="discriminator's at step 14"):
+    with (
+        pytest.warns(UserWarning, match="run.npz is not written any more"),
+        pytest.raises(FloatingPointError, match=r"at step 14.*run.npz holds the last"),
+    ):
         model.fit(
             images,
             labels,
@@ -211,3 +217,175 @@ def test_nan_stops_with_its_player_and_leaves_the_last_good_file(tmp_path):
 def test_bad_arguments_are_refused(tmp_path, argument):
     with pytest.raises(ValueError, match=next(iter(argument))):
         kg.callbacks.Resume(tmp_path / "x.npz", **argument)
+
+
+# What a stored run is known by, on a small model.
+
+
+def small(rate=1e-2, optimizer=keras.optimizers.Adam, seed=0, dtype=None, **arguments):
+    model = kg.VAE(
+        image_shape=(4, 4, 1), latent_dim=2, hidden_units=(4,), seed=seed, dtype=dtype
+    )
+    model.compile(optimizer(rate, **arguments))
+    return model
+
+
+def pictures(seed=0, size=8):
+    return np.random.default_rng(seed).uniform(0, 1, (size, 4, 4, 1)).astype("float32")
+
+
+def go_on(model, path, x=None, epochs=2, batch_size=4, callbacks=(), **resume):
+    callbacks = [kg.callbacks.Resume(path, **resume), *callbacks]
+    model.fit(
+        pictures() if x is None else x,
+        batch_size=batch_size,
+        epochs=epochs,
+        verbose=0,
+        callbacks=callbacks,
+    )
+    return model
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    path = tmp_path_factory.mktemp("stored") / "run.npz"
+    go_on(small(), path, epochs=1)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "name"),
+    [
+        ({"optimizer": keras.optimizers.Adamax}, {}, "vae's optimizer"),
+        ({"beta_1": 0.5}, {}, "vae's beta_1"),
+        ({"seed": 1}, {}, "seed"),
+        ({}, {"x": pictures(1)}, "data"),
+        ({}, {"x": pictures(size=16), "batch_size": 8}, "number of samples|batch size"),
+        ({}, {"data": "named"}, "kind of data"),
+    ],
+)
+def test_another_run_is_refused(stored, model, data, name):
+    content = stored.read_bytes()
+    with pytest.raises(ValueError, match=f"belongs to another run: its ({name}) is"):
+        go_on(small(**model), stored, **data)
+    assert stored.read_bytes() == content
+
+
+def test_other_losses_are_refused(tmp_path):
+    path = tmp_path / "run.npz"
+
+    def gan(**arguments):
+        model = kg.DCGAN((8, 8, 1), latent_dim=2, base_filters=2, **arguments)
+        model.compile()
+        resume = kg.callbacks.Resume(path)
+        resume.set_model(model)
+        resume.set_params({"steps": 1})
+        return resume
+
+    resume = gan()
+    resume.on_train_begin()
+    resume._write(1, 0)
+    for arguments in ({"loss": "hinge"}, {"penalties": {"r1": 1.0}}):
+        (name,) = arguments
+        with pytest.raises(ValueError, match=f"another run: its {name} is"):
+            gan(**arguments).on_train_begin()
+
+
+def test_a_rate_that_compile_was_given_anew_is_kept(tmp_path, stored, capsys):
+    path = tmp_path / "run.npz"
+    for rate, message in (
+        (1e-2, r"batch 0\.$"),
+        (1e-3, r"learning rate is 0\.001, as compiled; in the file it is 0\.01\.$"),
+        (
+            keras.optimizers.schedules.ExponentialDecay(1e-3, 10, 0.9),
+            "learning rate is the schedule, as compiled; in the file it is 0.01",
+        ),
+    ):
+        path.write_bytes(stored.read_bytes())
+        model = go_on(small(rate, clipnorm=None if rate == 1e-2 else 1.0), path)
+        assert re.search(message, capsys.readouterr().out.strip())
+        if isinstance(rate, float):
+            assert float(model.optimizer.learning_rate) == pytest.approx(rate)
+
+
+def test_a_rate_that_a_callback_has_set_goes_on(tmp_path, capsys):
+    path = tmp_path / "run.npz"
+
+    class Lower(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.model.optimizer.learning_rate = 1e-4
+
+    go_on(small(), path, epochs=1, callbacks=[Lower()])
+    for epochs in (2, 3):  # also after it went on once
+        model = go_on(small(), path, epochs=epochs)
+        assert float(model.optimizer.learning_rate) == pytest.approx(1e-4)
+        assert "learning rate" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_state_that_is_not_finite_is_not_stored(tmp_path, dtype, value):
+    path = tmp_path / "run.npz"
+    model = small(dtype=dtype)
+    resume = kg.callbacks.Resume(path)
+    resume.set_model(model)
+    resume.set_params({"steps": 2})
+    resume.on_train_begin()
+    resume._write(1, 0)
+    content = path.read_bytes()
+    moment = model.optimizer._velocities[0]
+    moment.assign(np.full(moment.shape, value))
+    with pytest.warns(UserWarning, match=f"not written any more: .*{moment.name}"):
+        resume._write(2, 0)
+    resume._write(2, 0)  # said once
+    assert path.read_bytes() == content
+
+
+def test_two_runs_on_one_path_and_a_folder_that_cannot_be_written(tmp_path):
+    path = tmp_path / "run.npz"
+
+    class Other(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            go_on(small(seed=2), path, epochs=1)
+
+    with pytest.raises(ValueError, match="another run: its seed is 2, here 0"):
+        go_on(small(), path, callbacks=[Other()])
+    (tmp_path / "file").touch()
+    model = small()
+    with pytest.raises(ValueError, match="file cannot be written"):
+        go_on(model, tmp_path / "file" / "run.npz")
+    assert int(keras.ops.convert_to_numpy(model.noise.step.value)) == 0
+
+
+def test_what_is_no_stored_run_is_refused(tmp_path, stored):
+    path = tmp_path / "run.npz"
+    with np.load(stored) as file:
+        arrays = dict(file)
+    meta = json.loads(arrays["meta"].tobytes())
+    model = small()
+
+    def check(match, **changed):
+        content = {k: v for k, v in {**arrays, **changed}.items() if v is not None}
+        if isinstance(content["meta"], (dict, list, str)):
+            text = json.dumps(content["meta"]).encode()
+            content["meta"] = np.frombuffer(text, "uint8")
+        np.savez(path, **content)
+        with pytest.raises(ValueError, match=f"run.npz is damaged.*{match}"):
+            go_on(model, path)
+
+    for name in ("fingerprint", "epoch", "batch", "rates"):
+        for value in (None, "x", [], -1):
+            check("", meta={**meta, name: value})
+    check("", meta=[])
+    check("no item named|no file|There is no", **{"0": None})
+    check("variable 0 is", **{"0": arrays["0"].astype("complex64")})
+    weights = next(name for name, a in arrays.items() if a.dtype == "float32")
+    check("not finite", **{weights: np.full_like(arrays[weights], np.nan)})
+    with open(path, "wb") as file:
+        np.save(file, arrays["0"])
+    with pytest.raises(ValueError, match="run.npz is damaged"):
+        go_on(model, path)
+    with open(path, "wb") as file:
+        np.savez_compressed(file, **{**arrays, "0": np.zeros(10**7)})
+    with pytest.raises(ValueError, match="unpacks from"):
+        go_on(model, path)

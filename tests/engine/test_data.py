@@ -108,7 +108,8 @@ def test_fit_hands_keras_what_the_backend_reads(monkeypatch):
 def test_unpack_gives_three_parts():
     assert data.unpack("x") == ("x", None, None)
     assert data.unpack(["x", "y"]) == ("x", "y", None)
-    assert data.unpack(("x", None, "w")) == ("x", None, "w")
+    for nothing in (None, (), []):
+        assert data.unpack(("x", nothing, "w")) == ("x", None, "w")
     with pytest.raises(ValueError, match="tuple of 4"):
         data.unpack((1, 2, 3, 4))
 

@@ -256,3 +256,78 @@ def test_the_same_model_traces_to_the_same_program():
             scattered[i] = None
         made.append(program())
     assert len({text for text, _ in made}) == 1
+
+
+class Small(engine.GenerativeModel):
+    """Two players that each want to be zero."""
+
+    def __init__(self, seed=0):
+        super().__init__(seed=seed)
+        for name in ("one", "two"):
+            layer = keras.layers.Dense(2, name=name)
+            layer.build((None, 2))
+            setattr(self, name, layer)
+        self.set_players("one", "two")
+
+    def train_step(self, data):
+        for name, net in self.players.items():
+            self.minimize(name, lambda net=net: ops.mean(ops.square(net(data[0]))))
+
+    def get_config(self):
+        return {"seed": self.seed}
+
+
+def test_what_does_not_decay_is_kept_in_the_configuration():
+    """By names and by variables, also inside a loss scale."""
+    model = Small()
+    one = keras.optimizers.AdamW(1e-2, weight_decay=0.5)
+    one.exclude_from_weight_decay(var_names=["bias"])
+    two = keras.optimizers.AdamW(1e-2, weight_decay=0.5)
+    two.exclude_from_weight_decay(var_list=[model.two.kernel])
+    model.compile(
+        one_optimizer=one, two_optimizer=keras.optimizers.LossScaleOptimizer(two)
+    )
+    config = model.get_compile_config()
+    assert config["not_decayed"] == {"one": [1], "two": [0]}
+    again = Small()
+    again.compile_from_config(config)
+    again.set_weights(model.get_weights())
+    x = np.ones((4, 2), "float32")
+    for each in (model, again):
+        each.fit(x, batch_size=2, epochs=2, verbose=0)
+    for a, b in zip(weights(model), weights(again), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-7)
+    assert "not_decayed" in model.get_compile_config()
+    plain = Small()
+    plain.compile(one_optimizer="adam", two_optimizer="adam")
+    assert plain.get_compile_config()["not_decayed"] is None
+
+
+BAD_NUMBERS = [
+    *[("batch_size", value) for value in (0, "", (), True, float("inf"), -1, "32")],
+    *[("epochs", value) for value in (0, -1, 1.5, True)],
+    ("initial_epoch", -1),
+    ("initial_epoch", 2),
+    *[("steps_per_epoch", value) for value in (0, -1, float("inf"))],
+    *[("validation_split", value) for value in (1.0, -0.1, "", float("nan"))],
+    ("validation_batch_size", 0),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_NUMBERS, ids=str)
+def test_numbers_of_fit_are_checked(name, value):
+    model = Small()
+    model.compile(one_optimizer="sgd", two_optimizer="sgd")
+    with pytest.raises(ValueError, match=name):
+        model.fit(np.ones((4, 2), "float32"), verbose=0, **{name: value})
+    if name == "batch_size":
+        with pytest.raises(ValueError, match=name):
+            model.evaluate(np.ones((4, 2), "float32"), verbose=0, batch_size=value)
+
+
+def test_numpy_integers_are_integers():
+    model = Small()
+    model.compile(one_optimizer="sgd", two_optimizer="sgd")
+    x, two = np.ones((4, 2), "float32"), np.int64(2)
+    history = model.fit(x, batch_size=two, epochs=two, steps_per_epoch=two, verbose=0)
+    assert len(history.epoch) == 2

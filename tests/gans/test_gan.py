@@ -55,6 +55,10 @@ def test_image_shapes_that_do_not_fit(shape, message):
         kg.DCGAN(shape)
 
 
+def penalty(critic, real):
+    return 0.0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -63,6 +67,7 @@ def test_image_shapes_that_do_not_fit(shape, message):
         ({"base_filters": 0}, "base_filters"),
         ({"loss": "focal"}, "minimax.*non_saturating.*least_squares.*hinge.*wass"),
         ({"penalties": {"r3": 1.0}}, "r1.*r2.*wgan_gp.*dragan"),
+        ({"penalties": {penalty: 1.0}}, "names of penalties.*r1.*of your own"),
         ({"penalties": {"r1": 0.0}}, "weight of the penalty 'r1'"),
         ({"penalty_interval": 0}, "penalty_interval"),
         ({"discriminator_steps": 0}, "discriminator_steps"),
@@ -251,3 +256,20 @@ def test_predict_takes_latents_and_labels(labelled):
     called = ops.convert_to_numpy(labelled(latents, labels))
     predicted = labelled.predict([latents, labels], verbose=0)
     np.testing.assert_allclose(predicted, called, atol=1e-6)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_frozen_player_stays_and_the_other_trains(when):
+    model = dcgan()
+    if when == "before":
+        model.discriminator.trainable = False
+    model.compile()
+    model.discriminator.trainable = False
+    kernels = [net.trainable_weights + net.weights for net in model.players.values()]
+    before = [ops.convert_to_numpy(each[0]) for each in kernels]
+    model.fit(images(8), batch_size=4, verbose=0)
+    same = [
+        np.array_equal(a, ops.convert_to_numpy(each[0]))
+        for a, each in zip(before, kernels, strict=True)
+    ]
+    assert same == [True, False]

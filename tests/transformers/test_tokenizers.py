@@ -118,6 +118,75 @@ def test_word_pieces_equal_berts(word_pieces, tmp_path):
     assert loaded.special_ids() == [0, 1, 2, 3, 4]
 
 
+def configured(folder, **settings):
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
+    return folder
+
+
+def test_the_class_of_a_folder_is_looked_at(byte_pairs, word_pieces, tmp_path):
+    for name in ("whole", "pairs", "words"):
+        (tmp_path / name).mkdir()
+    byte_pairs.save(tmp_path / "whole")
+    model = json.loads((tmp_path / "whole" / "tokenizer.json").read_text("utf-8"))
+    pairs = tmp_path / "pairs"
+    (pairs / "vocab.json").write_text(json.dumps(model["model"]["vocab"]), "utf-8")
+    merges = "\n".join(map(" ".join, model["model"]["merges"]))
+    (pairs / "merges.txt").write_text("#version: 0.2\n" + merges, "utf-8")
+    for folder in (pairs, tmp_path / "whole"):
+        for name in ("CLIPTokenizer", "CLIPTokenizerFast", "RobertaTokenizer", "Own"):
+            with pytest.raises(ValueError, match=f"names the tokenizer '{name}', whos"):
+                Tokenizer.load(configured(folder, tokenizer_class=name))
+        for name in ("GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast"):
+            loaded = Tokenizer.load(configured(folder, tokenizer_class=name))
+            assert loaded.vocabulary == byte_pairs.vocabulary
+    # What it says of the rules is heeded, as transformers does.
+    configured(pairs, tokenizer_class="GPT2Tokenizer", add_prefix_space=True)
+    same(Tokenizer.load(pairs), transformers.GPT2TokenizerFast.from_pretrained(pairs))
+    words = tmp_path / "words"
+    tokens = sorted(word_pieces.vocabulary, key=word_pieces.vocabulary.get)
+    (words / "vocab.txt").write_text("\n".join(tokens) + "\n", "utf-8")
+    said = {"do_lower_case": True, "strip_accents": False}
+    configured(words, tokenizer_class="BertTokenizer", **said)
+    theirs = transformers.BertTokenizerFast.from_pretrained(words)
+    same(Tokenizer.load(words), theirs)
+    word_pieces.save(words)
+    configured(words, tokenizer_class="BertTokenizer", do_lower_case=False)
+    theirs = transformers.BertTokenizerFast.from_pretrained(words)
+    same(Tokenizer.load(words), theirs)
+
+
+def test_damaged_files_are_named(byte_pairs, tmp_path):
+    byte_pairs.save(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    good = json.loads(path.read_text("utf-8"))
+    whole, template = path.read_bytes(), {"type": "TemplateProcessing", "pair": []}
+    template["single"] = [{"SpecialToken": {"id": "[ZZ]", "type_id": 0}}]
+    maps = [{"type": "Precompiled", "precompiled_charsmap": m} for m in ("AAAA", "", 3)]
+    for content in (
+        b"",
+        b"\xff\xfe",
+        b'{"model":' + b"[" * 100_000,
+        whole[: len(whole) // 2],
+        *(json.dumps({**good, "normalizer": m}).encode() for m in maps),
+        json.dumps(
+            {**good, "post_processor": {**template, "special_tokens": {}}}
+        ).encode(),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=str(tmp_path)):
+            Tokenizer.load(tmp_path)
+    path.write_bytes(whole)
+    for said in ({"eos_token": []}, {"tokenizer_class": 3}, {"add_bos_token": "x"}):
+        with pytest.raises(ValueError, match=f"{tmp_path}.* must be"):
+            Tokenizer.load(configured(tmp_path, **said))
+    path.unlink()
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tmp_path / "vocab.json").write_text('{"a": "b"}', "utf-8")
+    (tmp_path / "merges.txt").write_text("a b", "utf-8")
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        Tokenizer.load(tmp_path)
+
+
 def test_words_are_whole(word_pieces):
     batch = word_pieces.batch(["unquestionably tall", "I"], ["ghosts", "questionable"])
     for tokens, words in zip(batch["tokens"], batch["words"], strict=True):

@@ -12,6 +12,7 @@ from keras import ops
 import keras_genai as kg
 from keras_genai import engine
 from keras_genai.losses import adversarial
+from keras_genai.vaes.kl_networks import patch_discriminator
 from keras_genai.weights import autoencoder_kl as weights
 
 SERVER = pathlib.Path(__file__).parents[1] / "export" / "tensorflow_alone.py"
@@ -211,7 +212,7 @@ def test_when_the_discriminator_starts(start):
 
 def test_the_discriminator_sees_patches():
     # 70 x 70 with three strided layers: 30 x 30 logits of 256 x 256 pixels.
-    judge = small(discriminator_layers=3).discriminator
+    judge = patch_discriminator(3, base_filters=4, layers=3)
     assert host(judge(np.zeros((1, 64, 64, 3), "float32"))).shape == (1, 6, 6, 1)
     real, fake = ops.array([[[[2.0]]]]), ops.array([[[[-0.5]]]])
     assert float(adversarial.hinge_discriminator(real, fake)) == 0.5
@@ -279,6 +280,9 @@ BAD_ARGUMENTS = [
     ({"scaling_factor": 0.0}, "scaling_factor must be"),
     ({"discriminator_start": -1}, "discriminator_start must be"),
     ({"perceptual_channels": [[1.0]], "perceptual": None}, "needs perceptual"),
+    ({"discriminator_layers": 2}, "discriminator_layers=2 leaves no patch.*most 1"),
+    ({"perceptual": keras.Model}, "perceptual must be a built Keras network"),
+    ({"perceptual": keras.Sequential()}, "not built"),
 ]
 
 
@@ -286,6 +290,7 @@ BAD_ARGUMENTS = [
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         small(**arguments)
+    assert keras.Model.trainable is not False  # nothing is touched before it is known
 
 
 def test_bad_input():
@@ -293,6 +298,7 @@ def test_bad_input():
     flat = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
     with pytest.raises(ValueError, match="feature maps"):
         small(perceptual=flat)
+    assert flat.trainable
     conv = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(2, 3)])
     with pytest.raises(ValueError, match="one weight for each channel"):
         small(perceptual=conv, perceptual_channels=[[1.0, 1.0, 1.0]])

@@ -93,6 +93,21 @@ def test_names_and_shapes_of_older_files(model, folder):
     assert same_weights(model, load(folder))
 
 
+def test_the_index_decides_where_a_tensor_is_read(model, folder):
+    tensors = load_file(folder / FILE)
+    (folder / FILE).unlink()
+    first, *others = sorted(tensors)
+    parts = ("a.safetensors", "b.safetensors")
+    save_file({first: tensors[first]}, folder / parts[0])
+    # Another value of the tensor, and one of which the index says nothing.
+    wrong = {first: tensors[first] + 7, "beside": np.zeros(3, "float32")}
+    save_file({**tensors, **wrong}, folder / parts[1])
+    places = {first: parts[0], **dict.fromkeys(others, parts[1])}
+    index = folder / f"{FILE}.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    assert same_weights(model, load(folder))
+
+
 def test_shards(model, folder):
     tensors = load_file(folder / FILE)
     (folder / FILE).unlink()
@@ -114,6 +129,10 @@ def test_shards(model, folder):
     index.write_text(json.dumps({"weight_map": wrong}))
     with pytest.raises(ValueError, match="lacks tensors that .*absent"):
         load(folder)
+    for value in (3, None, []):
+        index.write_text(json.dumps({"weight_map": {**weight_map, names[0]: value}}))
+        with pytest.raises(ValueError, match="must hold a weight_map"):
+            load(folder)
     index.write_text(json.dumps({"weight_map": {"x": "../outside.safetensors"}}))
     with pytest.raises(ValueError, match="not a file beside it"):
         load(folder)

@@ -173,6 +173,25 @@ def test_shards_older_names_and_heads_that_may_be_absent(tmp_path):
     np.testing.assert_allclose(host(model(x)), wanted, atol=1e-4)
 
 
+def test_generation_config_says_what_ends_a_text(tmp_path):
+    reference_of("llama").save_pretrained(tmp_path)
+    path = tmp_path / "generation_config.json"
+
+    def load(**said):
+        path.write_text(json.dumps(said), "utf-8")
+        return kg.GPT.from_pretrained(tmp_path)
+
+    model = load(eos_token_id=[3, 23], pad_token_id=5)
+    assert (model.stop_token, model.pad_token) == ((3, 23), 5)
+    model.stop_token = 7
+    model.save_pretrained(tmp_path)  # an old file does not come first
+    assert kg.GPT.from_pretrained(tmp_path).stop_token == 7
+    with pytest.warns(UserWarning, match="eos_token_id=50256, which is passed over"):
+        assert load(eos_token_id=[50256, 4]).stop_token == 4
+    with pytest.warns(UserWarning, match="temperature=0.6, top_p=0.9, which is"):
+        assert load(do_sample=True, temperature=0.6, top_p=0.9).stop_token == 7
+
+
 def test_theta_has_two_places():
     new = {"model_type": "llama", "rope_parameters": {"rope_theta": 7.0}}
     assert weights.from_config(new)["theta"] == 7.0

@@ -109,6 +109,58 @@ def test_translations_equal_transformers_token_for_token(tmp_path, beams, seed):
         np.testing.assert_array_equal(row, want)
 
 
+@pytest.mark.parametrize(
+    ("seed", "said"),
+    [
+        (0, {}),
+        (
+            1,
+            {"num_beams": 4, "length_penalty": 0.8, "max_length": 14}
+            | {"bad_words_ids": [[39]], "renormalize_logits": True},
+        ),
+        (
+            2,
+            {"num_beams": 3, "max_new_tokens": 9, "early_stopping": True}
+            | {"bad_words_ids": [[39], [5], [7, 9]], "forced_bos_token_id": 11},
+        ),
+    ],
+)
+def test_translate_has_the_defaults_of_the_folder(tmp_path, seed, said):
+    network = reference(seed, forced_eos_token_id=0)
+    network.save_pretrained(tmp_path)
+    path = tmp_path / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | said), "utf-8")
+    network = transformers.MarianMTModel.from_pretrained(tmp_path).eval()
+    model, source = kg.Translator.from_pretrained(tmp_path), sources(5, seed)
+    with torch.no_grad():
+        wanted = network.generate(
+            torch.from_numpy(source).long(),
+            attention_mask=torch.from_numpy((source != 39).astype("int64")),
+        ).numpy()
+    for row, want in zip(model.translate(source), wanted[:, 1:], strict=True):
+        ends = np.flatnonzero(want == 0)
+        want = want[: ends[0] + 1] if len(ends) else want
+        np.testing.assert_array_equal(row, want)
+    # It is kept, in either kind of file.
+    model.save_pretrained(tmp_path / "ours")
+    again = kg.Translator.from_pretrained(tmp_path / "ours")
+    made = kg.Translator.from_config(model.get_config())
+    assert again.generation == made.generation == model.generation
+
+
+def test_what_is_passed_over_is_named(tmp_path):
+    reference().save_pretrained(tmp_path)
+    said = {"num_beams": 2, "no_repeat_ngram_size": 3, "top_p": 0.5, "use_cache": True}
+    path = tmp_path / "generation_config.json"
+    path.write_text(json.dumps(said), "utf-8")
+    with pytest.warns(UserWarning, match="says no_repeat_ngram_size=3, which is pas"):
+        model = kg.Translator.from_pretrained(tmp_path)
+    assert model.generation.beam_size == 2
+    path.write_text(json.dumps({"num_beams": "two"}), "utf-8")
+    with pytest.raises(ValueError, match="generation_config.json .*num_beams must be"):
+        kg.Translator.from_pretrained(tmp_path)
+
+
 def test_a_round_trip_keeps_every_bit(tmp_path):
     network = reference()
     network.save_pretrained(tmp_path / "theirs", max_shard_size="10KB")
