@@ -17,6 +17,7 @@ from keras_genai.utils.validation import (
     either,
     flag,
     integer,
+    lines,
     strings,
     text,
     texts,
@@ -92,7 +93,7 @@ class Tokenizer:
 
     @classmethod
     @checked(
-        texts=texts,
+        texts=lines,
         kind=text,
         vocabulary_size=integer(1, 10**7),
         special_tokens=strings,
@@ -155,7 +156,7 @@ class Tokenizer:
         return cls("tokenizers", {"text": tokenizer.to_str()})
 
     @classmethod
-    @checked(texts=texts, special_tokens=strings)
+    @checked(texts=lines, special_tokens=strings)
     def characters(cls, texts, special_tokens=()):
         """A tokenizer of which each character of the texts is a token.
 

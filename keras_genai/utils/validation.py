@@ -300,11 +300,16 @@ def having(methods, says):
 
 
 network = having("variables call get_config", "a Keras model or layer")
-metrics_of = either(
-    having("add_generated result", "a kg.metrics object"),
-    tuple_of(having("add_generated result", "a metric of kg.metrics"), least=0),
-    says="kg.metrics objects, one or a list",
-)
+
+
+def metrics_of(name, value):
+    """A metric of `kg.metrics`, or an iterable of such; several become a list."""
+    single = hasattr(value, "add_generated") or not hasattr(value, "__iter__")
+    several = [value] if single or isinstance(value, (str, bytes)) else list(value)
+    for one in several:
+        if inspect.isclass(one) or not hasattr(one, "add_generated"):
+            refuse(name, "kg.metrics objects, one or a list", value)
+    return value if single else several
 
 
 def texts(name, value):
@@ -407,6 +412,17 @@ def class_weights(name, value):
     for key, weight in value.items():
         if not is_integer(key) or not is_number(weight) or not weight >= 0:
             refuse(name, says, value)
+    return value
+
+
+def lines(name, value):
+    """One string, or an iterable of strings: a list, a dict's values, a generator."""
+    says = "a string, or an iterable of at least one string"
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return texts(name, value)
+    wrong = isinstance(value, (bytes, dict)) or inspect.isclass(value) or not value
+    if wrong or not hasattr(value, "__iter__"):
+        refuse(name, says, value)
     return value
 
 

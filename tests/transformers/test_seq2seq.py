@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_named():
             model.fit(x, verbose=0)
     source = data["source"]
     for arguments, match in (
-        ({"beam_size": 0}, "beam_size must be an integer of at least 1; got 0"),
+        ({"beam_size": 0}, "beam_size must be an integer of at least 1"),
         ({"max_length": 10}, "at most 9, one less than the context; got 10"),
         ({"early_stopping": 3}, "True, False or 'never'"),
     ):
