@@ -131,9 +131,9 @@ class GPTInference(GPTWriting):
 
         - `generate`: `tokens (batch, length)`, filled up behind, `lengths (batch,)`,
           `seed`, `temperature` (0: the most probable token) and `top_p` (1: all tokens)
-          -> `tokens (batch, context)`, moved to the right so that all prompts end at
-          the same place: the whole loop with its cache, until each row has its
-          `stop_token` or the context is full.
+          -> `tokens (batch, length + new)`, moved to the right so that all prompts end
+          at `length`: the whole loop with its cache, until each row has its
+          `stop_token` or fills the context.
         - `score`: `tokens (batch, length)` -> `log_probabilities (batch, length - 1)`.
         - `embed`: `tokens` and `lengths` -> `vectors (batch, C)`.
         - `logits`: `tokens` -> `logits (batch, length, V)`.
@@ -149,7 +149,9 @@ class GPTInference(GPTWriting):
             # At so low a temperature a draw is the largest logit.
             numbers = (ops.maximum(temperature, 1e-6), top_p, None, None, None)
             plan = ("sample", Rules(top_p=1.0).bound(numbers))
-            made = self.write(tokens, lengths, None, self.context, plan, key)
+            limits = self.context - lengths
+            length = ops.shape(tokens)[1] + ops.max(limits)
+            made = self.write(tokens, lengths, limits, length, plan, key)
             return {"tokens": made}
 
         return {
