@@ -95,7 +95,10 @@ def load_model(path, compile=True):
             + (f"its part {bad} is broken." if bad else f"it lacks {sorted(missing)}.")
         )
     try:
-        _check_objects(json.loads(config), "config.json")
+        config = json.loads(config)
+        _check_objects(config, "config.json")
+        if not isinstance(config, dict) or not isinstance(config.get("config"), dict):
+            raise ValueError("config.json is no model's configuration")
         return keras.saving.load_model(path, compile=compile, safe_mode=True)
     except Exception as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "

@@ -19,7 +19,7 @@ from keras_genai.engine.precision import widen
 from keras_genai.engine.saving import configuration
 from keras_genai.losses import adversarial, penalties
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import either, having, mapping, text
+from keras_genai.utils.validation import either, having, text
 
 
 class GAN(engine.GenerativeModel):
@@ -66,7 +66,7 @@ class GAN(engine.GenerativeModel):
             text,
             having("discriminator generator name", "a loss of kg.losses.adversarial"),
         ),
-        penalties=mapping,
+        penalties=None,
     )
     def __init__(
         self,

@@ -314,4 +314,4 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
 
     def get_config(self):
         config = configuration(self, self._ARGUMENTS, ["tokenizer"])
-        return {**config, "generation": self.generation.get_config()}
+        return {**config, "generation": self.generation.get_config() or None}
