@@ -8,7 +8,15 @@ from keras_genai.engine.sampling import Range
 from keras_genai.layers import lora
 from keras_genai.transformers.checks import check_tokens, filled
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import either, integer, prompts, text, texts, word
+from keras_genai.utils.validation import (
+    either,
+    integer,
+    mapping,
+    prompts,
+    text,
+    texts,
+    word,
+)
 
 PARTS = ("tokens", "token_types", "mask", "words")
 
@@ -77,7 +85,7 @@ class BERTInference:
         mask = x["mask"] if "mask" in x else self.seen(tokens)
         return [tokens, types, mask.astype("int32")]
 
-    @checked(texts=prompts)
+    @checked(texts=either(prompts, mapping))
     def embed(self, texts, *, normalize=True, batch_size=32):
         """One vector for each text: the mean of the hidden states of its tokens.
 
@@ -117,7 +125,7 @@ class BERTInference:
         length = ops.sqrt(ops.sum(ops.square(mean), axis=-1, keepdims=True))
         return mean / ops.maximum(length, 1e-12)
 
-    @checked(texts=prompts, pairs=either(word, texts))
+    @checked(texts=either(prompts, mapping), pairs=either(word, texts))
     def classify(self, texts, pairs=None, *, batch_size=32):
         """The probabilities of the classes of each text.
 
