@@ -826,7 +826,7 @@ class Battery:
         assert fewer.shape == (8, *samples.shape[1:])
         np.testing.assert_allclose(samples[:8], fewer, rtol=0, atol=1e-6)
         assert not np.array_equal(model.generate(8, seed=1, batch_size=3), fewer)
-        with pytest.raises(ValueError, match="n must be"):
+        with pytest.raises(ValueError, match="(n|prompts) must be"):
             model.generate(0)
 
 

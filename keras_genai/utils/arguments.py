@@ -107,7 +107,7 @@ USUAL = {
         "skip_last rounded runge_kutta dequantize alibi overwrite "
         "animation pooler masked_lm out_bias",
     ),
-    "early_stopping": either(flag, one_of("never")),
+    "early_stopping": either(flag, one_of("never"), says="True, False or 'never'"),
     # Words, files and objects
     "name": text,
     "stream": word,
