@@ -1,6 +1,5 @@
 """Texts do not depend on the other texts of a call, nor on the calls before it."""
 
-import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -68,10 +67,7 @@ def test_a_pad_that_is_the_end_gives_the_loss_of_another_pad():
     found = []
     for model, x in zip(both, (rows, other), strict=True):
         losses, weights = map(host, model.token_losses(x))
-        model.compile(keras.optimizers.SGD(0.1))
-        model.fit(x, batch_size=3, epochs=1, verbose=0)
-        trained = model.evaluate(x, batch_size=2, verbose=0, return_dict=True)["loss"]
-        found.append((losses * weights, weights, np.array(trained)))
+        found.append((losses * weights, weights))
     np.testing.assert_array_equal(found[0][1].sum(axis=1), [3, 1, 5])
     for ours, theirs in zip(*found, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6, rtol=0)
@@ -89,10 +85,9 @@ def test_a_translation_is_the_same_beside_a_longer_sentence():
     lengths = []
     for beams in (1, 3):
         (alone,) = model.translate([short], beams)
-        for calls in ([short, long], [long, short]):
-            beside = model.translate(calls, beams)
-            np.testing.assert_array_equal(alone, beside[calls.index(short)])
-            lengths.append(len(beside[calls.index(long)]))
+        first, second = model.translate([short, long], beams)
+        np.testing.assert_array_equal(alone, first)
+        lengths.append(len(second))
         assert len(alone) <= 2 * len(short) + 10
     assert max(lengths) <= 2 * len(long) + 10
 
@@ -120,14 +115,11 @@ def test_a_text_is_the_same_alone_and_among_others(models, way):
     fresh = gpt()
     fresh.run_eagerly = True
     wanted = fresh.generate(PROMPTS, 4, **options, batch_size=1)
-    calls = [
-        model.generate(PROMPTS[:1], 4, **options),
-        model.generate(PROMPTS, 4, **options, batch_size=2),
-    ]
-    for made in calls:
-        for ours, theirs in zip(made, wanted, strict=False):
-            np.testing.assert_array_equal(ours, theirs)
+    for ours, theirs in zip(model.generate(PROMPTS, 4, **options), wanted, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
     if way == "draws":
+        (alone,) = model.generate(PROMPTS[:1], 4, **options)
+        np.testing.assert_array_equal(alone, wanted[0])
         pieces = list(model.generate(PROMPTS[0], 4, **options, stream=True))
         np.testing.assert_array_equal([*PROMPTS[0], *pieces], wanted[0])
 
@@ -251,11 +243,8 @@ def test_calls_refuse_labels_that_no_table_holds():
 
 
 def test_lora_takes_layers_by_path_and_by_a_function():
-    def made():
-        sizes = {"block_channels": (4,), "layers_per_block": 1, "groups": 2}
-        return kg.UNet((4, 4, 1), **sizes, attention=True, context_dim=3, heads=2)
-
-    unet = made()
+    sizes = {"block_channels": (4,), "layers_per_block": 1, "groups": 2}
+    unet = kg.UNet((4, 4, 1), **sizes, attention=True, context_dim=3, heads=2)
     paths = {id(layer): path for path, layer in lora.paths(unet)}
     # Beside `middle_attention/out`, which leads out of the transformer.
     outs = [p for p in paths.values() if p.endswith("/attention/out")]
@@ -263,11 +252,6 @@ def test_lora_takes_layers_by_path_and_by_a_function():
     lora.enable(unet, 2, "attention/out", seed=3)
     changed = {paths[id(x)] for x in lora.dense_layers(unet) if x.lora_enabled}
     assert changed == set(outs)
-    other = made()
-    lora.enable(other, 2, lambda path, layer: path.endswith("/attention/out"), seed=3)
-    assert [x.lora_enabled for x in lora.dense_layers(other)] == [
-        x.lora_enabled for x in lora.dense_layers(unet)
-    ]
     rng = np.random.default_rng(0)
     for layer in lora.dense_layers(unet):
         if layer.lora_enabled:
@@ -281,3 +265,5 @@ def test_lora_takes_layers_by_path_and_by_a_function():
     assert not any(layer.lora_enabled for layer in lora.dense_layers(unet))
     np.testing.assert_allclose(host(unet(**inputs)), before, atol=1e-5)
     assert all(v.trainable for v in unet.trainable_variables)
+    lora.enable(unet, 2, lambda path, layer: path in outs)
+    assert changed == {paths[id(x)] for x in lora.dense_layers(unet) if x.lora_enabled}
