@@ -432,6 +432,9 @@ class Trainer:
 
         return function
 
+    def is_last(self):
+        """See `keras_genai.engine.tensorflow.Trainer.is_last`: a branch asks."""
+
     def is_due(self, interval, phase):
         """Whether it is known while tracing that a schedule is due: a branch asks."""
         del interval, phase

@@ -304,6 +304,13 @@ class GenerativeModel(
         """Whether this batch is the last of its update, a boolean scalar tensor."""
         return ops.equal(self.gathered.value[0] + 1, self.accumulation)
 
+    def at_update(self, fn, otherwise):
+        """`fn()` in the last batch of an update, else `otherwise()`."""
+        known = self.is_last()
+        if known is not None:
+            return fn() if known else otherwise()
+        return backend_ops.cond(self.ends_update(), fn, otherwise)
+
     def for_each_part(self, rows, fn):
         """Calls `fn()` as in each batch of an update, at the last: see `ends_update`.
 
@@ -311,15 +318,16 @@ class GenerativeModel(
         data for it. All batches of the update have as many samples.
 
         Args:
-            rows: samples in this batch, of this replica.
+            rows: samples in this replica's part of the batch.
             fn: function of no arguments; its last value is returned.
         """
         before = self._layers_steps()
+        samples = ops.cast(replicas.samples(rows), "int32")
         for part in range(self.accumulation):
             if part:
                 for step, old in before:
                     step.assign(old)
-            with replicas.numbered(part * rows):
+            with replicas.numbered(part * samples):
                 value = fn()
         return value
 

@@ -404,14 +404,16 @@ class Trainer:
     # there is one function for each of the combinations that occur.
 
     def _run_scheduled(self, runs, iterator):
-        step = int(self.noise.step.numpy())
-        for interval, phase in self._due:
-            self._due[interval, phase] = step % interval == phase
+        self._traced_step = int(self.noise.step.numpy())
+        self._traced_batch = 0
+        if self.accumulation > 1:
+            self._traced_batch = int(to_host(self.gathered.value)[0])
+        for asked in self._due:
+            self._due[asked] = self._is_due_now(*asked)
         known = len(self._due)
         key = tuple(self._due.values())
         if key not in runs:
             runs[key] = self._make_step_function(self._run_train_step)
-        self._traced_step = step
         logs = runs[key](iterator)
         if len(self._due) > known:  # met for the first time while it was traced
             function = runs[key]
@@ -423,8 +425,17 @@ class Trainer:
         """Whether it is known now, while tracing, that a schedule is due; or None."""
         if getattr(self, "_due", None) is None or replica() is None:
             return None
-        due = self._traced_step % interval == phase
+        due = self._is_due_now(interval, phase)
         return self._due.setdefault((interval, phase), due)
+
+    def is_last(self):
+        """Whether it is known while tracing that a batch ends its update; or None."""
+        return self.is_due(self.accumulation, "batch")
+
+    def _is_due_now(self, interval, phase):
+        if phase == "batch":
+            return self._traced_batch + 1 == interval
+        return self._traced_step % interval == phase
 
     def make_test_function(self, force=False):
         if self.test_function is None or force:

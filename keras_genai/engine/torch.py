@@ -365,6 +365,9 @@ class Trainer:
     def settle(self):
         """See `keras_genai.engine.tensorflow.Trainer.settle`."""
 
+    def is_last(self):
+        """See `keras_genai.engine.tensorflow.Trainer.is_last`: a branch asks."""
+
     def is_due(self, interval, phase):
         """Whether it is known while tracing that a schedule is due."""
         steps = self.__dict__.get("_train_steps")

@@ -266,13 +266,10 @@ class GAN(engine.GenerativeModel):
             return loss
 
         turn = generator_turn
-        alone = labels is None and weight is None and engine.replicas.share() is None
-        if self.accumulation > 1 and alone:
+        if self.accumulation > 1 and labels is None and weight is None:
             # After the discriminator's update, as with the whole batch.
             def turn():
-                return engine.cond(
-                    self.ends_update(), generator_turn_in_parts, lambda: ops.zeros(())
-                )
+                return self.at_update(generator_turn_in_parts, lambda: ops.zeros(()))
 
         steps = self.discriminator_steps
         self.every(steps, turn, lambda: ops.zeros(()), phase=steps - 1)

@@ -115,7 +115,7 @@ class VAE(Checks, Inference, PriorSampling, engine.GenerativeModel):
         free_bits=number(">= 0"),
         estimator=text,
         architecture=text,
-        hidden_units=integers(),
+        hidden_units=integers(least=0),
         activation=either(text, function),
         beta=either(number(">= 0"), function),
     )

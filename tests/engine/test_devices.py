@@ -58,7 +58,8 @@ class TestMixedFloat16(OnDevices):
     def reference(self):
         made = self.on_devices()
         np.testing.assert_array_equal(made["scales"], 64.0)
-        np.testing.assert_array_equal(made["scales, skipped"], 122.0)
+        # The generator learns at the two updates alone, from two batches at each.
+        np.testing.assert_array_equal(made["scales, skipped"], [122.0, 123.0])
         np.testing.assert_array_equal(made["moved"], 0.0)
         return made
 

@@ -222,7 +222,7 @@ def test_nothing_is_written_by_halves(model, folder, monkeypatch):
     assert len(list(folder.iterdir())) == 2
     with pytest.raises(ValueError, match="dtype must be one of"):
         model.save_pretrained(folder, dtype="int8")
-    with pytest.raises(ValueError, match="is a file"):
+    with pytest.raises(ValueError, match="is no folder"):
         model.save_pretrained(folder / FILE)
 
 

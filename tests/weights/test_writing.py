@@ -41,7 +41,7 @@ def test_nothing_of_an_earlier_model_stays_beside(tmp_path):
         model.save_pretrained(tmp_path, max_shard_size=size)
         assert_same(kg.GPT.from_pretrained(tmp_path).network, model.network)
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"config.json", "generation_config.json", "model.safetensors"}
+    assert names == {"config.json", "model.safetensors"}
 
 
 @pytest.mark.parametrize(
