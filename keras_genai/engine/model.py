@@ -220,7 +220,7 @@ class GenerativeModel(
         """
         tracker = self._metric_of(player)
         tracker.total.assign(ops.cast(value, tracker.dtype))
-        tracker.count.assign(ops.ones_like(tracker.count))
+        tracker.count.assign(ops.ones_like(tracker.count.value))
 
     def _metric_of(self, name):
         name = self._loss_name(name) if name in self._names else name
