@@ -36,7 +36,7 @@ def _scale_at(scale, t, interval, x):
 
 
 def check_interval(interval):
-    """Refuses two times that are none, or in the wrong order; tensors are not seen."""
+    """Refuses two times that are none, or in the wrong order; tensors pass."""
     if interval is None or any(map(ops.is_tensor, interval)):
         return
     if not (len(interval) == 2 and interval[0] < interval[1]):
@@ -47,7 +47,7 @@ def check_interval(interval):
 
 
 def check_rescale(rescale):
-    """Refuses a share outside [0, 1]; a tensor is not seen."""
+    """Refuses a share outside [0, 1]; a tensor passes."""
     if not ops.is_tensor(rescale) and not 0 <= rescale <= 1:
         raise ValueError(f"rescale must be in [0, 1]; got {rescale!r}.")
 

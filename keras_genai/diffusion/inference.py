@@ -50,14 +50,14 @@ class Plan:
 
     @property
     def form(self):
-        """Hashable: what a compiled walk depends on."""
+        """Hashable: what a compiled trajectory depends on."""
         if not engine.COMPILES:
             return self.key
         options = self.guided, self.interval is None, self.rescale == 0, self.clip
         return self.sampler.form, *options
 
     def numbers(self):
-        """The inputs of a compiled walk: dict name -> NumPy float32."""
+        """The inputs of a compiled trajectory: dict name -> NumPy float32."""
         if not engine.COMPILES:
             return {}
         path = self.path

@@ -10,7 +10,7 @@ from keras_genai.layers import lora
 from keras_genai.transformers import generation
 from keras_genai.transformers.checks import check_tokens, filled
 from keras_genai.transformers.rules import MINUS, Rules
-from keras_genai.transformers.writing_rules import Restrained, check_early_stopping
+from keras_genai.transformers.writing_rules import Restrained
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import either, integer, number, prompts, text
 
@@ -148,7 +148,6 @@ class Translation:
             max_length = min(room, usual.max_length)
         check_positive("beam_size", beam_size)
         check_positive("batch_size", batch_size)
-        check_early_stopping(early_stopping)
         sources, texts = self._sources(sentences)
         limits = np.minimum(room, 2 * np.sum(sources != self.pad_token, axis=1) + 10)
         if max_length is not None:
