@@ -2,6 +2,8 @@
 
 import contextlib
 import gc
+import os
+import time
 
 import keras
 import pytest
@@ -21,6 +23,31 @@ def pytest_generate_tests(metafunc):
     if "way" in metafunc.fixturenames and hasattr(metafunc.cls, "ways"):
         name = metafunc.definition.parent.name
         metafunc.parametrize("way", metafunc.cls.ways(name))
+
+
+def _process_seconds():
+    """The processors' time of this process and of its children that have ended."""
+    return time.process_time() + sum(os.times()[2:4])
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item):
+    """From here on the time is the test's (`tools/test.py --profile`)."""
+    item.stash[_BEGAN] = _process_seconds()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item):
+    """Its time goes into the JUnit report, with what it set up for others."""
+    try:
+        return (yield)
+    finally:
+        spent = _process_seconds() - item.stash[_BEGAN]
+        item.user_properties.append(("process_seconds", round(spent, 3)))
+
+
+_BEGAN = pytest.StashKey[float]()
 
 
 @pytest.fixture(scope="module", autouse=True)
