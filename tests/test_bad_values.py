@@ -16,7 +16,7 @@ import pytest
 import keras_genai as kg
 from keras_genai.utils import arguments, validation
 
-SAMPLE = 1_500
+SAMPLE = 1_800
 
 
 class Thing:
@@ -62,7 +62,8 @@ REASONED = [
     ("log_variance", {"-1", "10**30"}, "any finite number"),
     ("shift_factor", {"-1", "10**30"}, "any finite number"),
     ("stream", {"''"}, "no name"),
-    ("texts", {"''"}, "a text of no words"),
+    ("texts", {"''", "a NUL"}, "a text of no words, or with a character as any"),
+    ("data", {"-1", "a NUL", "10**9"}, "a name or number of the caller's"),
     ("temperature", {"np.float32(0.5)", "10**9", "10**30"}, "one that stays"),
 ]
 
@@ -84,6 +85,13 @@ def targets():
     tokenizer = kg.Tokenizer.characters(["abc def"])
     features = np.random.default_rng(0).normal(size=(40, 4))
     both = {"real_features": features, "generated_features": features}
+    cnn = kg.CNN((8, 8, 1), 3, filters=(4, 4), hidden_units=(4,))
+    pictures = {"content": images[0], "style": images[0] + 0.5}
+    layers = {"content_layers": ["conv_1"], "style_layers": ["conv_0"]}
+    bert = kg.BERT(**text, mask_token=3, pad_token=0, num_classes=2)
+    translator = kg.Translator(**text, **tokens, start_token=0)
+    gaussians = {"mean1": np.zeros(2), "cov1": np.eye(2)}
+    gaussians |= {"mean2": np.zeros(2), "cov2": np.eye(2)}
     block = {"heads": 2, "hidden_units": 8}
     codes = {"codebook_size": 8, "latent_dim": 4}
     made = [
@@ -120,12 +128,31 @@ def targets():
         (tokenizer.encode, {"texts": ["abc"]}),
         (tokenizer.pad, {"sequences": [[1, 2], [3]], "length": 4}),
         (tokenizer.decode, {"tokens": [1, 2]}),
+        (tokenizer.batch, {"texts": ["abc"]}),
+        (kg.Tokenizer.characters, {"texts": ["abc"]}),
+        (kg.DCGAN, gan, "penalties", "dtype", "label_smoothing", "penalty_interval"),
+        (dcgan.compile, {}, "generator_optimizer", "discriminator_optimizer"),
+        (gpt.score, {"texts": [[3, 4]]}),
+        (bert.classify, {"texts": [[3, 4]]}),
+        (translator.translate, {"sentences": [[3, 4]], "max_length": 2}),
+        (kg.metrics.frechet_distance, gaussians),
+        (kg.metrics.bleu, {"translations": ["a"], "references": ["a"]}),
+        (kg.metrics.chrf, {"translations": ["a"], "references": ["a"]}),
+        (kg.callbacks.Translations, {"sources": ["a"], "references": ["a"]}),
+        (kg.callbacks.save_animation, {"path": "a.gif", "frames": images}),
+        (kg.datasets.class_names, {"name": "fashion_mnist"}),
+        (kg.datasets.pairs, {}),
+        (kg.dream.Direction, {"layer": "conv_0", "vector": np.ones(4)}),
+        (
+            kg.dream.style_transfer,
+            {"model": cnn, **pictures, **layers, "steps": 1, "verbose": 0},
+        ),
     ]
-    for function, good in made:
-        for argument in inspect.signature(function).parameters.values():
-            if argument.kind != argument.VAR_KEYWORD:
-                default = good.get(argument.name, argument.default)
-                yield function, good, argument.name, default
+    for function, good, *more in made:
+        arguments = inspect.signature(function).parameters.values()
+        names = {a.name: a.default for a in arguments if a.kind != a.VAR_KEYWORD}
+        for name, default in (dict.fromkeys(more) if more else names).items():
+            yield function, good, name, good.get(name, default)
 
 
 def may_be_taken(name, value, good, default):
@@ -205,6 +232,8 @@ ALIASES = {
     "sample_weight": ("weight",),
     "dtype": ("dtype",),
     "tokens": ("token",),
+    "sentences": ("token",),
+    "name": ("there is no",),
     "rotary_scaling": ("rope scaling",),  # the argument of the models
 }
 

@@ -21,6 +21,7 @@ import traceback
 import warnings
 import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -204,6 +205,43 @@ def array(content, dice):
     return made.getvalue()
 
 
+def stored(content, dice):
+    """What `Resume` stores beside its arrays, with one value that makes no sense."""
+    made = io.BytesIO()
+    text = changed(np.load(io.BytesIO(content)).tobytes(), dice)
+    np.save(made, np.frombuffer(text, np.uint8))
+    return made.getvalue()
+
+
+def weights(content, dice):
+    """An HDF5 file of which one array is another, is larger, or lies elsewhere."""
+    made, names = io.BytesIO(content), []
+    with h5py.File(made, "r+") as file:
+        file.visit(names.append)
+        arrays = [name for name in names if isinstance(file[name], h5py.Dataset)]
+        name = dice.choice(arrays)
+        shape = file[name].shape
+        outside = [("/dev/zero", 0, h5py.h5f.UNLIMITED)]
+        del file[name]
+        ways = (
+            lambda: file.create_dataset(name, (10**10,), "f4", chunks=(10**6,)),
+            lambda: file.create_dataset(
+                name, data=np.zeros(10**7), compression="gzip", chunks=(10**6,)
+            ),
+            lambda: file.create_dataset(name, shape, "f4", external=outside),
+            lambda: file.create_dataset(name, data=np.zeros((*shape, 1), "f4")),
+            lambda: file.create_dataset(name, data=np.full(shape, 1j)),
+            lambda: file.create_dataset(name, data=np.full(shape, b"evil")),
+            lambda: file.create_dataset(name, dtype="f4", data=h5py.Empty("f4")),
+            lambda: file.create_group(name),
+            lambda: file.__setitem__(name, h5py.ExternalLink("/etc/passwd", "/x")),
+            lambda: file.__setitem__(name, h5py.SoftLink("/nowhere")),
+            lambda: None,
+        )
+        dice.choice(ways)()
+    return made.getvalue()
+
+
 def special(path, dice):
     """Puts what is no plain file in its place."""
     path.unlink()
@@ -349,6 +387,18 @@ KINDS = {
         ),
         load,
     ),
+    "weights of a .keras": (
+        saved(dcgan),
+        "model.keras",
+        (member(weights, "model.weights.h5"),),
+        load,
+    ),
+    "weights": (
+        lambda folder: dcgan().save_weights(folder / "model.weights.h5"),
+        "model.weights.h5",
+        (*BYTEWISE, weights, weights, weights),
+        lambda folder: dcgan().load_weights(folder / "model.weights.h5"),
+    ),
     ".keras of a GPT": (
         saved(gpt),
         "model.keras",
@@ -358,7 +408,11 @@ KINDS = {
     "Resume": (
         resume,
         "run.npz",
-        (*BYTEWISE, member(array), member(array), member(other), member(flipped)),
+        (
+            *BYTEWISE,
+            *[member(array), member(array), member(other), member(flipped)],
+            *[member(stored, "meta.npy")] * 3,
+        ),
         begun,
     ),
     "picture of an earlier run": (

@@ -6,7 +6,6 @@ import math
 import keras
 
 from keras_genai.callbacks.runs import check_folder, run_folder
-from keras_genai.engine.checks import check_integer
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.files import written_beside
 from keras_genai.utils.validation import array, integer, text
@@ -66,7 +65,7 @@ class Evaluate(keras.callbacks.Callback):
     """
 
     @checked(
-        x=array(4, finite=False),
+        x=array(4),
         y=array((1, 2), finite=False),
         every=integer(1),
         monitor=text,
@@ -86,17 +85,13 @@ class Evaluate(keras.callbacks.Callback):
         mode="auto",
     ):
         super().__init__()
-        check_integer("every", every)
-        check_integer("n", len(x) if n is None else n)
         if n is not None and n > len(x):
             raise ValueError(f"n={n} real images are wanted, but x holds {len(x)}.")
         if y is not None and len(y) != len(x):
             raise ValueError(f"x holds {len(x)} images, but y {len(y)} labels.")
         if mode not in ("auto", "min", "max"):
             raise ValueError(f"mode must be 'auto', 'min' or 'max'; got {mode!r}.")
-        self.metrics = (
-            list(metrics) if isinstance(metrics, (list, tuple)) else [metrics]
-        )
+        self.metrics = metrics if isinstance(metrics, list) else [metrics]
         if not self.metrics:
             raise ValueError("metrics is empty: give a metric of kg.metrics.")
         self.x = x[:n]

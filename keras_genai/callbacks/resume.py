@@ -12,11 +12,10 @@ import numpy as np
 
 from keras_genai import engine
 from keras_genai.callbacks.runs import check_folder
-from keras_genai.engine.checks import check_integer
 from keras_genai.utils.archives import DAMAGED, opened_arrays
-from keras_genai.utils.arguments import checked
+from keras_genai.utils.arguments import EPOCHS, checked
 from keras_genai.utils.files import written_beside
-from keras_genai.utils.validation import integer, number, path
+from keras_genai.utils.validation import MOST, integer, number, path
 
 _VERSION = 2
 _CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")
@@ -73,10 +72,6 @@ class Resume(keras.callbacks.Callback):
     def __init__(self, path, every=None, seconds=60.0, data=None):
         super().__init__()
         self.path = pathlib.Path(path)
-        if every is not None:
-            check_integer("every", every)
-        if not seconds > 0:
-            raise ValueError(f"seconds must be positive; got {seconds!r}.")
         self.every = every
         self.seconds = seconds
         if data is not None and type(data) not in (str, int):
@@ -389,9 +384,9 @@ def _meta(file):
             f"it is of version {fingerprint.get('version')!r}; this keras_genai reads "
             f"{_VERSION}"
         )
-    for name in ("epoch", "batch"):
-        if type(meta[name]) is not int or meta[name] < 0:
-            raise ValueError(f"its {name} is {meta[name]!r}")
+    # More epochs than `fit` takes would train nothing, without a word.
+    for name, most in (("epoch", EPOCHS), ("batch", MOST)):
+        integer(0, most)(f"its {name}", meta[name])
     steps = fingerprint["batches per epoch"]
     if steps is not None and meta["batch"] > steps:
         raise ValueError(f"its batch is {meta['batch']} of {steps}")

@@ -2,7 +2,6 @@
 
 import keras
 
-from keras_genai.engine.checks import check_integer
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import integer, texts
 
@@ -32,16 +31,13 @@ class Translations(keras.callbacks.Callback):
     ```
     """
 
-    @checked(every=integer(1), examples=integer(0), sources=texts, references=None)
+    @checked(every=integer(1), examples=integer(0), sources=texts, references=texts)
     def __init__(self, sources, references, every=1, examples=0, **options):
         super().__init__()
-        check_integer("every", every)
-        check_integer("examples", examples, least=0)
-        check_integer("The number of sources", len(sources))
         if len(sources) != len(references):
             raise ValueError(
-                f"There must be a reference for each source; got {len(sources)} and "
-                f"{len(references)}."
+                f"references must be one for each source; got {len(sources)} sources "
+                f"and {len(references)} references."
             )
         self.sources = list(sources)
         self.references = list(references)

@@ -202,6 +202,11 @@ def unavailable(name: str, tried: str = "") -> FileNotFoundError:
     )
 
 
+def is_known(name: object, known: Iterable[str]) -> bool:
+    """Whether it is one of the known names, whatever was given."""
+    return isinstance(name, str) and name in known
+
+
 def unknown(
     what: str, name: object, known: Iterable[str], elsewhere: Mapping[str, str]
 ) -> ValueError:

@@ -192,12 +192,12 @@ def emoji(
     >>> data["images"].shape, data["captions"][0]
     ((1544, 64, 64, 3), 'cara sonriendo')
     """
-    if style not in _STYLES:
+    if not _files.is_known(style, _STYLES):
         raise _files.unknown("style of emoji", style, _STYLES, {})
     values = _table(value_range)
     names = json.loads(lzma.decompress(_files.packaged("emoji.json.xz")))
     languages = names[0]["labels"]
-    if language not in languages:
+    if not _files.is_known(language, languages):
         raise _files.unknown(
             "language of the emoji's captions", language, languages, {}
         )
@@ -254,7 +254,7 @@ def on_white(images: np.ndarray) -> np.ndarray:
 
 
 def _check_name(name):
-    if name not in names():
+    if not _files.is_known(name, names()):
         raise _files.unknown("data set of images", name, names(), _files.ELSEWHERE)
 
 
@@ -264,16 +264,7 @@ def _table(value_range):
     A table has exactly `low` and `high` at its ends; scaling in float32 may overshoot
     them by one unit in the last place.
     """
-    try:
-        low, high = (float(value) for value in value_range)
-    except (TypeError, ValueError):
-        low = high = np.nan
-    if not (np.isfinite(low) and np.isfinite(high) and low < high):
-        raise ValueError(
-            "value_range must be two finite numbers (low, high) with low < high, such "
-            f"as (-1.0, 1.0) or (0.0, 1.0); got {value_range!r}."
-        )
-    return np.linspace(low, high, 256).astype("float32")
+    return np.linspace(*value_range, 256).astype("float32")
 
 
 def _split_of_each_class(x):

@@ -36,7 +36,7 @@ def text(name: str = "shakespeare") -> dict[str, str]:
     >>> len(works), works["Hamlet"][:25]
     (42, 'HAMLET, PRINCE OF DENMARK')
     """
-    if name not in _TEXTS:
+    if not _files.is_known(name, _TEXTS):
         raise _files.unknown("text", name, _TEXTS, _files.ELSEWHERE)
     return json.loads(lzma.decompress(_files.packaged(f"{name}.json.xz")))
 
@@ -64,7 +64,7 @@ def pairs(name: str = "verses") -> dict[str, list[str]]:
     >>> verses["source"][0], verses["reference"][0]
     ('In the beginning God created the heaven and the earth.', 'Gen 1:1')
     """
-    if name not in _PAIRS:
+    if not _files.is_known(name, _PAIRS):
         raise _files.unknown("set of pairs", name, _PAIRS, _files.ELSEWHERE)
     packed = _files.packaged(f"{name}.tsv.xz")
     rows = [line.split("\t") for line in lzma.decompress(packed).decode().splitlines()]
@@ -101,7 +101,7 @@ def table(name: str) -> dict[str, np.ndarray]:
         adult = kg.datasets.table("adult")
         rich = adult["income"] == ">50K"
     """
-    if name not in _TABLES:
+    if not _files.is_known(name, _TABLES):
         raise _files.unknown("table", name, _TABLES, _files.ELSEWHERE)
     return _fetched(name)
 

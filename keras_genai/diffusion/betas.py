@@ -51,7 +51,8 @@ def _check_betas(schedule, largest):
     name, (start, end) = schedule.name, (schedule.beta_start, schedule.beta_end)
     if name not in BETAS:
         raise ValueError(
-            f"unknown schedule of betas {name!r}; expected one of {', '.join(BETAS)}."
+            f"unknown schedule of betas, name={name!r}; expected one of "
+            f"{', '.join(BETAS)}."
         )
     _, default_start, default_end = BETAS[name]
     if default_start is None:

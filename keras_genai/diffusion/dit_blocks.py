@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine.checks import check_positive
-from keras_genai.engine.initializers import Normal, VarianceScaling
+from keras_genai.engine.initializers import Normal, VarianceScaling, Zeros
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.layers.embedding import Embedding
 from keras_genai.layers.image_blocks import Block
@@ -37,7 +37,7 @@ class _Glorot:
 
     def _initial(self, name, zero=False):
         if zero:
-            return "zeros"
+            return Zeros()
         # The published query, key and value are one matrix to 3 D channels.
         scale = 0.5 if name in ("query", "key", "value") else 1.0
         return VarianceScaling(scale, seed=self.seed, stream=f"{self.stream}/{name}")
@@ -158,7 +158,7 @@ class DiTBlock(_Glorot, Block):
 def zero_dense(name, units, policy):
     """A dense layer whose weights begin at zero."""
     return keras.layers.Dense(
-        units, kernel_initializer="zeros", dtype=policy, name=name
+        units, kernel_initializer=Zeros(), dtype=policy, name=name
     )
 
 

@@ -139,6 +139,10 @@ class Inference:
                 f"The sampler {sampler!r} does not take sampler_options="
                 f"{sampler_options!r}: {error}."
             ) from None
+        if not callable(walk):
+            raise ValueError(
+                f"sampler must make a Sampler of a path; {sampler!r} made {walk!r}."
+            )
         interval = guidance_interval and tuple(guidance_interval)
         if guided:
             guidance.check_interval(interval)
@@ -314,7 +318,10 @@ class Inference:
         inputs = {**given, "guidance_scale": scale}
         if negative is not None:
             negative = {k: np.asarray(v) for k, v in negative.items()}
-            self.conditions.check(negative, n, null=True)
+            try:
+                self.conditions.check(negative, n, null=True)
+            except ValueError as error:
+                raise ValueError(f"negative: {error}") from None
             inputs |= {f"negative_{k}": v for k, v in negative.items()}
         return True, inputs
 

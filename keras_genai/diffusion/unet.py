@@ -10,7 +10,6 @@ from keras import ops
 
 from keras_genai.diffusion.unet_layers import make_layers
 from keras_genai.engine import random
-from keras_genai.engine.checks import check_positive
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import wide
 from keras_genai.engine.saving import Saving, configuration, deserialized
@@ -103,7 +102,7 @@ class UNet(Saving, keras.Model):
 
     @checked(
         image_shape=image_shape(free_sides=True),
-        block_channels=integers(0),
+        block_channels=integers(),
         attention=either(flag, tuple_of(flag, least=0)),
         heads=either(integer(1), integers()),
         transformer_layers=either(integer(1, 100), tuple_of(integer(1, 100))),
@@ -177,22 +176,9 @@ class UNet(Saving, keras.Model):
 
     def _check_arguments(self):
         shape = self.image_shape
-        sides = [n for n in shape[:2] if n is not None]
-        if len(shape) != 3 or not all(_whole(n) and n > 0 for n in (*sides, shape[2])):
-            raise ValueError(
-                "image_shape must be (height, width, channels), of which the sides may "
-                f"be None; got {shape!r}."
-            )
         if self.out_channels is None:
             self.out_channels = shape[2]
-        for name in ("out_channels", "layers_per_block", "groups"):
-            check_positive(name, getattr(self, name))
-        for name in ("num_classes", "context_dim", "vector_dim", "head_channels"):
-            if getattr(self, name) is not None:
-                check_positive(name, getattr(self, name))
         levels = len(self.block_channels)
-        if not levels:
-            raise ValueError("block_channels must name at least one level; got ().")
         for name in ("attention", "heads", "transformer_layers"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != levels:
@@ -201,7 +187,6 @@ class UNet(Saving, keras.Model):
                     f"block_channels; got {value!r}."
                 )
         for channels in self.block_channels:
-            check_positive("block_channels", channels)
             if channels % self.groups:
                 raise ValueError(
                     f"groups must divide every number of block_channels; {self.groups} "
@@ -212,7 +197,6 @@ class UNet(Saving, keras.Model):
             raise ValueError("Give heads or head_channels, not both.")
         attended = {level for level in range(levels) if self.attention[level]}
         for level in attended | ({levels - 1} if self.mid_attention else set()):
-            check_positive("heads", self.heads_of(level))
             channels = self.block_channels[level]
             if channels % (self.head_channels or self.heads_of(level)):
                 raise ValueError(

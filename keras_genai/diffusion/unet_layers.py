@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_genai.engine.initializers import Normal
+from keras_genai.engine.initializers import Normal, Zeros
 from keras_genai.layers import (
     Conv2D,
     CrossAttention2D,
@@ -121,7 +121,7 @@ class _Maker:
             filters=filters,
             kernel_size=3,
             padding="same",
-            kernel_initializer="zeros" if zero else self._initial(name),
+            kernel_initializer=Zeros() if zero else self._initial(name),
         )
 
     def norm(self, name, channels):

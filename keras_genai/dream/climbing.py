@@ -5,10 +5,14 @@ from keras import ops
 
 from keras_genai import engine
 from keras_genai.dream import ascent
+from keras_genai.dream.features import preprocessed
 from keras_genai.dream.pictures import check_pictures
 from keras_genai.dream.tiles import parts
 from keras_genai.engine import random
 from keras_genai.engine.precision import widen
+from keras_genai.utils.validation import integer
+
+STEPS = integer(1, 10**6)  # each is run in turn
 
 
 class Climbing:
@@ -28,8 +32,7 @@ class Climbing:
         return [*self.features.variables, *own]
 
     def _prepared(self, x):
-        x = x if self.preprocess is None else self.preprocess(x)
-        return ops.cast(x, self.network.compute_dtype)
+        return preprocessed(x, self.preprocess, self.network.compute_dtype)
 
     def seen(self, image, place):
         """The output of one objective's layer for a picture of the user's."""

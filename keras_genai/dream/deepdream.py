@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_genai.dream import ascent
-from keras_genai.dream.climbing import Climbing
+from keras_genai.dream.climbing import STEPS, Climbing
 from keras_genai.dream.features import Features, find, network_of
 from keras_genai.dream.objectives import Layer, Objective
 from keras_genai.dream.pictures import check_pictures, resize, with_colours_of
@@ -91,6 +91,7 @@ class DeepDream(Climbing, Sampling, Saving, keras.Model):
 
     @checked(
         octave_scale=number("> 1"),
+        steps=STEPS,
         rate=number("> 0"),
         optimizer=text,
         jitter=integer(0),
@@ -188,7 +189,7 @@ class DeepDream(Climbing, Sampling, Saving, keras.Model):
             self.check_size(*size, what)
         return sizes
 
-    @checked(rate=number("> 0"))
+    @checked(steps=STEPS, rate=number("> 0"))
     def dream(
         self, images, *, octaves=None, steps=None, rate=None, seed=None, verbose=1
     ):
@@ -331,17 +332,16 @@ def _check_positive(name, value):
 
 def _objectives(layers, objectives):
     """The list of the objectives that both arguments name."""
+    if objectives is not None:
+        many = isinstance(objectives, (list, tuple))
+        objectives = list(objectives) if many else [objectives]
     if not layers and not objectives:
         raise ValueError(
             "Say what is to be climbed: layers={name: weight}, or objectives=[...] of "
             "kg.dream."
         )
-    if isinstance(layers, (str, list, tuple)):
-        raise ValueError(f"layers must be a dict name -> weight; got {layers!r}.")
     found = [Layer(name, weight) for name, weight in (layers or {}).items()]
-    if objectives is not None:
-        many = isinstance(objectives, (list, tuple))
-        found += list(objectives) if many else [objectives]
+    found += objectives or []
     for item in found:
         if not isinstance(item, Objective):
             raise ValueError(

@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_genai import engine
-from keras_genai.dream.features import Features, find, network_of
+from keras_genai.dream.features import Features, find, network_of, preprocessed
 from keras_genai.dream.pictures import check_pictures, resize
 from keras_genai.engine import programs
 from keras_genai.engine.checks import check_integer, check_labels, check_positive
@@ -175,12 +175,7 @@ class _Judge:
         return programs.compiled_once(self.network, name, fn, self.variables)
 
     def prepared(self, x):
-        x = x if self.preprocess is None else self.preprocess(x)
-        if not hasattr(x, "shape"):
-            raise ValueError(
-                f"preprocess must return pictures (B, H, W, C); it returned {x!r}."
-            )
-        return ops.cast(x, self.network.compute_dtype)
+        return preprocessed(x, self.preprocess, self.network.compute_dtype)
 
     def __call__(self, x):
         return widen(self.features(self.prepared(x))[0])

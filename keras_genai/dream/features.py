@@ -1,6 +1,7 @@
 """Layers of a network by name, for pictures of any size."""
 
 import keras
+from keras import ops
 
 from keras_genai.datasets._files import unknown
 
@@ -25,6 +26,22 @@ def network_of(model):
     if shape[-1] is None:
         raise ValueError("model must say how many channels its images have.")
     return network
+
+
+def preprocessed(x, preprocess, dtype):
+    """Pictures as the network takes them.
+
+    Args:
+        x: `(B, H, W, C)` in [-1, 1].
+        preprocess: function of the user's, or None.
+        dtype: of the network.
+    """
+    x = x if preprocess is None else preprocess(x)
+    if not hasattr(x, "shape"):
+        raise ValueError(
+            f"preprocess must return pictures (B, H, W, C); it returned {x!r}."
+        )
+    return ops.cast(x, dtype)
 
 
 def spatial_layers(network):

@@ -16,6 +16,8 @@ from keras_genai.utils.validation import (
     array,
     integer,
     number,
+    optional,
+    text,
     tuple_of,
 )
 
@@ -32,13 +34,9 @@ class Objective(keras.layers.Layer):
     local = True
     spatial = True
 
-    @checked(weight=number())
+    @checked(layer=optional(text), weight=number())
     def __init__(self, layer, weight=1.0, **kwargs):
         super().__init__(dtype=wide(), **kwargs)
-        if not (layer is None or isinstance(layer, str)):
-            raise ValueError(f"layer must be the name of a layer; got {layer!r}.")
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
-            raise ValueError(f"weight must be a number; got {weight!r}.")
         self.layer = layer
         self.weight = float(weight)
 
@@ -123,10 +121,6 @@ class Neuron(Channel):
     )
     def __init__(self, layer, index, position=None, weight=1.0, **kwargs):
         super().__init__(layer, index, weight, **kwargs)
-        if position is not None:
-            position = tuple(check_integer("position", n, 0) for n in position)
-            if len(position) != 2:
-                raise ValueError(f"position must be (row, column); got {position}.")
         self.position = position
 
     def call(self, output):

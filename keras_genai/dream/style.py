@@ -4,19 +4,32 @@ The same ascent as DeepDream's, on the nearness of a layer to what it says of th
 content, and of the products of features (Gram matrices) to those of the style.
 """
 
+from collections.abc import Mapping
+
+from keras_genai.dream.climbing import STEPS
 from keras_genai.dream.deepdream import DeepDream
+from keras_genai.dream.features import find, network_of
 from keras_genai.dream.objectives import Content, Style
-from keras_genai.engine.checks import check_positive
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import array, either, number, text, tuple_of
+from keras_genai.utils.validation import (
+    array,
+    either,
+    number,
+    text,
+    tuple_of,
+    weights,
+)
+
+LAYERS = either(text, tuple_of(text), weights)
 
 
 @checked(
     content=array(3, finite=False),
     style=array(3, finite=False),
-    content_layers=either(text, tuple_of(text, least=0)),
-    style_layers=either(text, tuple_of(text, least=0)),
+    content_layers=LAYERS,
+    style_layers=LAYERS,
     style_weight=number(">= 0"),
+    steps=STEPS,
     rate=number("> 0"),
     total_variation=number(">= 0"),
 )
@@ -60,12 +73,13 @@ def style_transfer(
     )
     ```
     """
-    check_positive("steps", steps)
     objectives = []
     for kind, picture, layers, share in (
-        (Content, content, _weights("content_layers", content_layers), 1.0),
-        (Style, style, _weights("style_layers", style_layers), style_weight),
+        (Content, content, _weights(model, "content_layers", content_layers), 1.0),
+        (Style, style, _weights(model, "style_layers", style_layers), style_weight),
     ):
+        if not share:
+            continue
         total = sum(layers.values())
         for name, weight in layers.items():
             objectives.append(kind(name, picture, share * weight / total))
@@ -91,14 +105,13 @@ def style_transfer(
     return dreamer.dream(content, verbose=verbose)
 
 
-def _weights(name, layers):
-    """Names of layers as a dict name -> weight."""
+def _weights(model, argument, layers):
+    """Names of layers of the model as a dict name -> weight."""
     if isinstance(layers, str):
         layers = [layers]
-    if not isinstance(layers, dict):
-        layers = dict.fromkeys(layers, 1.0)
-    if not layers or not all(weight > 0 for weight in layers.values()):
-        raise ValueError(
-            f"{name} must name at least one layer, with positive weights; got {layers}."
-        )
-    return layers
+    for name in layers:
+        try:
+            find(network_of(model), name)
+        except ValueError as error:
+            raise ValueError(f"{argument}: {error}") from None
+    return layers if isinstance(layers, Mapping) else dict.fromkeys(layers, 1.0)

@@ -10,13 +10,13 @@ from keras import ops
 from keras_genai import engine
 from keras_genai.callbacks import image_grid
 from keras_genai.dream import ascent
+from keras_genai.dream.climbing import STEPS
 from keras_genai.dream.deepdream import DeepDream
-from keras_genai.dream.features import Features, find, network_of
+from keras_genai.dream.features import Features, find, network_of, preprocessed
 from keras_genai.dream.objectives import Channel
 from keras_genai.dream.parametrization import PARAMETRIZATIONS, warped
 from keras_genai.dream.pictures import check_pictures
 from keras_genai.engine import programs, random
-from keras_genai.engine.checks import check_positive
 from keras_genai.engine.precision import widen
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import integer, integers, number, text
@@ -25,6 +25,7 @@ from keras_genai.utils.validation import integer, integers, number, text
 @checked(
     size=integers(length=2),
     parametrization=text,
+    steps=STEPS,
     rate=number("> 0"),
     turn=number(">= 0"),
     zoom=number("[0, 1)"),
@@ -89,10 +90,6 @@ def visualize(
             f"parametrization must be one of {tuple(PARAMETRIZATIONS)}; got "
             f"{parametrization!r}."
         )
-    if not 0 <= zoom < 1:
-        raise ValueError(f"zoom must lie in [0, 1); got {zoom!r}.")
-    check_positive("n", n)
-    check_positive("steps", steps)
     if isinstance(objectives, dict):
         objectives = [Channel(name, index) for name, index in objectives.items()]
     dreamer = DeepDream(
@@ -148,8 +145,8 @@ def feature_maps(model, layer, images, preprocess=None):
     features.check_size(*x.shape[1:3])
 
     def seen(x):
-        x = x if preprocess is None else preprocess(x)
-        return widen(features(ops.cast(x, network.compute_dtype))[0])
+        x = preprocessed(x, preprocess, network.compute_dtype)
+        return widen(features(x)[0])
 
     run = programs.compiled_once(
         network, ("feature_maps", layer, preprocess), seen, features.variables

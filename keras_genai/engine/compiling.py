@@ -9,7 +9,7 @@ from keras_genai.engine.optimizer import (
     schedule_by_updates,
 )
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import either, flag, integer, one_of
+from keras_genai.utils.validation import either, flag, integer, one_of, refuse
 
 
 class Compiling:
@@ -204,11 +204,10 @@ def _scaled(optimizer, network):
 
 def _optimizer(argument, given):
     """Keras's optimizer of a name, a configuration or an instance."""
-    known = isinstance(given, (str, dict, keras.optimizers.Optimizer))
+    says = "a Keras optimizer, the name of one, or its configuration"
+    if not isinstance(given, (str, dict, keras.optimizers.Optimizer)):
+        refuse(argument, says, given)
     try:
-        return keras.optimizers.get(given if known else None)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{argument} must be a Keras optimizer, the name of one, or its "
-            f"configuration; got {given!r}."
-        ) from error
+        return keras.optimizers.get(given)
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{argument} must be {says}; got {given!r}.") from error

@@ -37,6 +37,15 @@ class _Initializer(keras.initializers.Initializer):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
+class Zeros(keras.initializers.Zeros):
+    """Zeros of a shape that the machine's memory can hold."""
+
+    def __call__(self, shape, dtype=None):
+        check_weight(shape)
+        return super().__call__(shape, dtype)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
 class Normal(_Initializer):
     """Normal weights.
 

@@ -17,6 +17,7 @@ from keras_genai.engine.programs import Retracing
 from keras_genai.engine.sampling import Sampling
 from keras_genai.engine.saving import Saving, deserialized
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import dtype_policy, flag
 
 
 class GenerativeModel(
@@ -52,7 +53,7 @@ class GenerativeModel(
         ema: the `engine.EMA` of `set_players(..., ema=...)`, or None.
     """
 
-    @checked()
+    @checked(dtype=dtype_policy, trainable=flag)
     def __init__(self, seed=0, name=None, **kwargs):
         backend_ops.check_distribution()
         super().__init__(name=name, **kwargs)

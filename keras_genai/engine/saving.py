@@ -3,6 +3,7 @@
 import contextlib
 import json
 import pathlib
+import warnings
 import zipfile
 
 import keras
@@ -10,6 +11,7 @@ import keras
 from keras_genai.utils.archives import DAMAGED, check_sizes
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.files import written_beside
+from keras_genai.utils.hdf5 import WEIGHTS, check_weights
 from keras_genai.utils.validation import flag, path
 
 _JSON = 2**28  # bytes that a configuration may have
@@ -34,6 +36,26 @@ class Saving:
         """Saves the weights alone: see `keras.Model.save_weights`, and `save`."""
         with _replaced(filepath, overwrite, max_shard_size is None) as path:
             super().save_weights(path, overwrite, max_shard_size)
+
+    def load_weights(self, filepath, skip_mismatch=False, **kwargs):
+        """Loads the weights alone: see `keras.Model.load_weights`.
+
+        Raises:
+            ValueError: the file is missing, damaged or another model's; names it.
+        """
+        single = str(filepath).endswith((".keras", ".h5"))
+        if not single or "://" in str(filepath):  # shards, or another machine's
+            super().load_weights(filepath, skip_mismatch, **kwargs)
+            return
+        if not pathlib.Path(filepath).is_file():
+            raise ValueError(f"There is no file {filepath}.")
+        try:
+            check_weights(filepath)
+            super().load_weights(filepath, skip_mismatch, **kwargs)
+        except DAMAGED as error:
+            raise ValueError(
+                f"{filepath} is damaged, or holds no weights of this model ({error})."
+            ) from error
 
 
 @contextlib.contextmanager
@@ -83,12 +105,14 @@ def load_model(path, compile=True):
             bad = archive.testzip()
             names = set(archive.namelist())
             config = archive.read("config.json") if "config.json" in names else b"{}"
+        if WEIGHTS in names and not bad:
+            check_weights(path)
     except DAMAGED as error:
         raise ValueError(
             f"{path} is damaged or no .keras file ({error}). It must be a file that "
             "model.save() wrote, copied whole."
         ) from error
-    missing = {"config.json", "metadata.json", "model.weights.h5"} - names
+    missing = {"config.json", "metadata.json", WEIGHTS} - names
     if bad or missing:
         raise ValueError(
             f"{path} is damaged: "
@@ -99,7 +123,10 @@ def load_model(path, compile=True):
         _check_objects(config, "config.json")
         if not isinstance(config, dict) or not isinstance(config.get("config"), dict):
             raise ValueError("config.json is no model's configuration")
-        return keras.saving.load_model(path, compile=compile, safe_mode=True)
+        with warnings.catch_warnings():
+            # Keras warns, and leaves an optimizer as it was made.
+            warnings.filterwarnings("error", "Skipping variable loading")
+            return keras.saving.load_model(path, compile=compile, safe_mode=True)
     except Exception as error:
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(f"{path} could not be loaded ({kind}{error}).") from error

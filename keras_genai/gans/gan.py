@@ -4,6 +4,8 @@
 generator to be taken for real.
 """
 
+from collections.abc import Mapping
+
 import keras
 from keras import ops
 
@@ -19,7 +21,7 @@ from keras_genai.engine.precision import widen
 from keras_genai.engine.saving import configuration
 from keras_genai.losses import adversarial, penalties
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import either, having, text
+from keras_genai.utils.validation import either, having, number, refuse, text
 
 
 class GAN(engine.GenerativeModel):
@@ -359,7 +361,10 @@ def _layers(augment):
 
 
 def _check_penalties(given):
-    given = dict(given or {})
+    given = {} if given is None else given
+    if not isinstance(given, Mapping):
+        refuse("penalties", "a dict of names of penalties and their weights", given)
+    given = dict(given)
     for name, weight in given.items():
         if not isinstance(name, str):
             raise ValueError(
@@ -368,9 +373,5 @@ def _check_penalties(given):
                 "belongs into discriminator_loss of a subclass."
             )
         penalties.get(name)
-        if isinstance(weight, bool) or not weight > 0:
-            raise ValueError(
-                f"The weight of the penalty {name!r} must be a positive number; got "
-                f"{weight!r}."
-            )
+        given[name] = number("> 0")(f"The weight of the penalty {name!r}", weight)
     return given

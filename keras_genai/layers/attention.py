@@ -186,7 +186,7 @@ class Attention(NormalBlock):
                 "rotary is the base of the frequencies, over 1, such as 10000, or "
                 f"None; got {rotary!r}."
             )
-        check_scaling(rotary_scaling)
+        check_scaling(rotary_scaling, "rotary_scaling")
         if rotary is not None and alibi:
             raise ValueError("rotary and alibi are two ways to say where a token is.")
         self._keep(locals())

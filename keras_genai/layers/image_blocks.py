@@ -13,7 +13,7 @@ from keras import ops
 from keras_genai import engine
 from keras_genai.engine import random
 from keras_genai.engine.checks import check_positive
-from keras_genai.engine.initializers import VarianceScaling
+from keras_genai.engine.initializers import VarianceScaling, Zeros
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.layers.convolution import Conv2D, convolve
 from keras_genai.layers.dropout import Dropout
@@ -52,7 +52,7 @@ class Block(keras.layers.Layer):
         }
 
     def _initial(self, name, zero=False):
-        return "zeros" if zero else torch_uniform(self.seed, f"{self.stream}/{name}")
+        return Zeros() if zero else torch_uniform(self.seed, f"{self.stream}/{name}")
 
     def _convolution(self, name, filters, size, strides=1, zero=False, padding="same"):
         return Conv2D(

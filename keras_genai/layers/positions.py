@@ -11,7 +11,7 @@ from keras_genai.engine.precision import widen
 from keras_genai.layers.image_blocks import Block
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.memory import check_weight
-from keras_genai.utils.validation import text
+from keras_genai.utils.validation import number, text
 
 KINDS = ("learned", "sinusoidal", "sinusoidal_halves")
 
@@ -132,12 +132,13 @@ SCALINGS = {
 }
 
 
-def check_scaling(scaling):
+def check_scaling(scaling, name="rope_scaling"):
     """Refuses what `rotary_frequencies` does not know.
 
     Args:
         scaling: None, or a dict as transformers' configurations have it: `rope_type`
             and the numbers that belong to it, see `SCALINGS`.
+        name: of the argument.
     """
     if scaling is None:
         return
@@ -146,14 +147,14 @@ def check_scaling(scaling):
     if names is None or set(scaling) != {"rope_type", *names}:
         forms = "; ".join(f"{k!r} with {', '.join(v)}" for k, v in SCALINGS.items())
         raise ValueError(
-            f"rope_scaling must be None or a dict of a rope_type: {forms}; got "
-            f"{scaling!r}."
+            f"{name} must be None or a dict of a rope_type: {forms}; got {scaling!r}."
         )
-    wrong = [name for name in names if not scaling[name] > 0]
-    if wrong or scaling.get("low_freq_factor", 0) >= scaling.get("high_freq_factor", 1):
+    for key in names:
+        number("> 0")(f"{name}[{key!r}]", scaling[key])
+    if scaling.get("low_freq_factor", 0) >= scaling.get("high_freq_factor", 1):
         raise ValueError(
-            "The numbers of rope_scaling must be over 0, low_freq_factor under "
-            f"high_freq_factor; got {scaling!r}."
+            f"The low_freq_factor of {name} must be under high_freq_factor; got "
+            f"{scaling!r}."
         )
 
 

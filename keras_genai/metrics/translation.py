@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from keras_genai.export.child import check_installed
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import integer, text, texts
+from keras_genai.utils.validation import integer, references, text, texts
 
 
-@checked(translations=texts, references=None, tokenize=text)
+@checked(translations=texts, references=references, tokenize=text)
 def bleu(
     translations: Sequence[str],
     references: Sequence[str],
@@ -44,7 +44,7 @@ def bleu(
     return float(metric.corpus_score(list(translations), references).score)
 
 
-@checked(translations=texts, references=None, word_order=integer(0, 100))
+@checked(translations=texts, references=references, word_order=integer(0, 100))
 def chrf(
     translations: Sequence[str], references: Sequence[str], word_order: int = 0
 ) -> float:
@@ -67,8 +67,6 @@ def chrf(
 
 def _checked(translations, references):
     """The references as sacrebleu takes them: a list of lists."""
-    if not len(translations) or not len(references):
-        raise ValueError("There are no translations to judge; at least one is needed.")
     several = not isinstance(references[0], str)
     lists = [list(part) for part in references] if several else [list(references)]
     for part in lists:

@@ -9,7 +9,6 @@ from keras_genai.engine import random, replicas
 from keras_genai.engine.checks import (
     check_ids,
     check_labels,
-    check_positive,
     check_sample_weight,
 )
 from keras_genai.engine.optimizer import PACKAGE, decaying
@@ -18,7 +17,7 @@ from keras_genai.engine.saving import configuration
 from keras_genai.losses.reduction import weighted_mean
 from keras_genai.transformers.bert_inference import BERTInference, parts_of
 from keras_genai.transformers.bert_network import BERTNetwork
-from keras_genai.transformers.checks import check_rate, check_tokens, row_of
+from keras_genai.transformers.checks import check_tokens, row_of
 from keras_genai.transformers.masking import (
     mask_tokens,
     not_padding,
@@ -152,23 +151,18 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
         sizes = {**row, "vocabulary_size": vocabulary_size}
         sizes |= {"context": context, "token_types": token_types}
         for name, value in sizes.items():
-            check_positive(name, value)
             setattr(self, name, value)
         if self.hidden % self.heads:
             raise ValueError(
                 f"heads must divide hidden: {self.heads} does not divide {self.hidden}."
             )
-        self.dropout = check_rate("dropout", dropout)
-        self.attention_dropout = self.dropout
-        if attention_dropout is not None:
-            self.attention_dropout = check_rate("attention_dropout", attention_dropout)
-        if not 0.0 < mask_rate < 1.0:
-            raise ValueError(f"mask_rate must be in (0, 1); got {mask_rate!r}.")
+        self.dropout = dropout
+        self.attention_dropout = (
+            dropout if attention_dropout is None else attention_dropout
+        )
         self.epsilon = epsilon
         self.masked_lm = not num_classes if masked_lm is None else masked_lm
         self.next_sentence = next_sentence
-        if num_classes is not None:
-            check_positive("num_classes", num_classes)
         self.num_classes = num_classes
         headed = bool(next_sentence or num_classes)
         self.pooler = headed if pooler is None else pooler
@@ -206,7 +200,10 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
         self.special_tokens = list(known if special_tokens is None else special_tokens)
         for name, value in (("mask_token", mask_token), ("pad_token", pad_token)):
             if value is not None and not 0 <= value < size:
-                raise ValueError(f"{name} must be an id in [0, {size}); got {value!r}.")
+                raise ValueError(
+                    f"{name} must be an id in [0, {size}), the vocabulary_size; got "
+                    f"{value!r}."
+                )
             setattr(self, name, value)
         self._table = word_table(size, self.special_tokens, tokenizer)
 

@@ -9,9 +9,9 @@ from keras_genai.layers import lora
 from keras_genai.transformers.checks import check_tokens, filled
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import (
+    array,
     either,
     integer,
-    mapping,
     prompts,
     text,
     texts,
@@ -19,6 +19,17 @@ from keras_genai.utils.validation import (
 )
 
 PARTS = ("tokens", "token_types", "mask", "words")
+
+
+def _texts(name, value):
+    """Strings, token ids `(N, T)`, or a dict of such arrays, for `checked`."""
+    says = "strings, token ids (N, T), or a dict of such arrays with 'tokens'"
+    if isinstance(value, dict) and "tokens" in value:
+        return {key: array(2, "iub", says=says)(name, x) for key, x in value.items()}
+    first = value[0] if isinstance(value, (list, tuple)) and value else value
+    if isinstance(first, str):
+        return prompts(name, value)
+    return array((1, 2), "iu", says=says)(name, value)
 
 
 class BERTInference:
@@ -85,7 +96,7 @@ class BERTInference:
         mask = x["mask"] if "mask" in x else self.seen(tokens)
         return [tokens, types, mask.astype("int32")]
 
-    @checked(texts=either(prompts, mapping))
+    @checked(texts=_texts)
     def embed(self, texts, *, normalize=True, batch_size=32):
         """One vector for each text: the mean of the hidden states of its tokens.
 
@@ -125,7 +136,7 @@ class BERTInference:
         length = ops.sqrt(ops.sum(ops.square(mean), axis=-1, keepdims=True))
         return mean / ops.maximum(length, 1e-12)
 
-    @checked(texts=either(prompts, mapping), pairs=either(word, texts))
+    @checked(texts=_texts, pairs=either(word, texts))
     def classify(self, texts, pairs=None, *, batch_size=32):
         """The probabilities of the classes of each text.
 

@@ -50,7 +50,7 @@ class GPTInference(GPTWriting):
 
     def _rows(self, texts, most):
         """Texts or token ids as `(tokens, lengths)`: arrays `(N, T)` and `(N,)`."""
-        prompts = Prompts.of(texts, self)
+        prompts = Prompts.of(texts, self, "Texts")
         check_tokens(prompts.tokens, self.vocabulary_size, most)
         return prompts.tokens, prompts.lengths
 

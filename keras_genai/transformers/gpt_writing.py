@@ -4,7 +4,6 @@ import numpy as np
 from keras import ops
 
 from keras_genai.engine import random
-from keras_genai.engine.checks import check_positive
 from keras_genai.transformers import generation, speculative
 from keras_genai.transformers.checks import filled
 from keras_genai.transformers.prompts import Prompts, stop_tokens
@@ -116,7 +115,6 @@ class GPTWriting:
                 tokens outside the vocabulary, and prompts that are empty or too long.
         """
         seed = random.check_seed(seed)
-        check_positive("batch_size", batch_size)
         prompts = Prompts.of(prompts, self).begin(max_new_tokens)
         ends = prompts.stop_strings(stop)
         rules = Rules(
@@ -165,16 +163,10 @@ class GPTWriting:
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are different ways to write.")
         if beam_size is not None:
-            check_positive("beam_size", beam_size)
             if rules.restricts or rules.temperature not in (0, 1.0):
                 raise ValueError(
                     "beam_size searches for the most probable text and draws nothing: "
                     "it contradicts temperature, top_k, top_p and min_p."
-                )
-            if early_stopping not in (True, False, "never"):
-                raise ValueError(
-                    "early_stopping must be True, False or 'never'; got "
-                    f"{early_stopping!r}."
                 )
             return "beam", rules, float(length_penalty), beam_size, early_stopping
         if contrastive is not None:

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from keras_genai.engine.checks import check_positive
 from keras_genai.engine.threefry import is_integer
 from keras_genai.transformers.checks import check_tokens
 
@@ -17,6 +16,7 @@ class Prompts:
         model: a `GPT`.
         form: `"text"`, `"list"` or `"array"`: what they were given as.
         single: whether one was given alone.
+        name: what they are, the first word of a message.
 
     Attributes:
         tokens: int32 `(N, T)`, filled up behind.
@@ -25,27 +25,26 @@ class Prompts:
             score.
     """
 
-    def __init__(self, sequences, model, form, single):
+    def __init__(self, sequences, model, form, single, name="Prompts"):
         self.model, self.form, self.single = model, form, single
         self.lengths = np.array([len(row) for row in sequences], "int32")
         if not len(sequences) or not self.lengths.all():
             raise ValueError(
-                "A prompt is empty: give each at least one token. To write from "
+                f"{name} must hold at least one token each. To write from "
                 "nothing give their number, generate(4)."
             )
         fill = model.fill_token
         self.tokens = np.full((len(sequences), self.lengths.max()), fill, "int64")
         for row, sequence in zip(self.tokens, sequences, strict=True):
             row[: len(sequence)] = sequence
-        check_tokens(self.tokens, model.vocabulary_size, name="Prompts")
+        check_tokens(self.tokens, model.vocabulary_size, name=name)
         self.tokens = self.tokens.astype("int32")
         self.limits = None
 
     @classmethod
-    def of(cls, prompts, model):
-        """See `GPT.generate`."""
+    def of(cls, prompts, model, name="Prompts"):
+        """See `GPT.generate`; their form was checked (`validation.prompts`)."""
         if is_integer(prompts):
-            check_positive("n", prompts)
             if model.stop_token is None:
                 raise ValueError(
                     "A number of texts begins each with stop_token, which this model "
@@ -53,29 +52,17 @@ class Prompts:
                 )
             return cls([[stop_tokens(model)[0]]] * int(prompts), model, "array", False)
         if isinstance(prompts, str):
-            return cls(_encoded([prompts], model), model, "text", True)
+            return cls(_encoded([prompts], model), model, "text", True, name)
         if hasattr(prompts, "shape"):
             array = np.asarray(prompts)
-            if array.ndim not in (1, 2) or not np.issubdtype(array.dtype, np.integer):
-                raise ValueError(
-                    "Prompts must be integers (N, T); got the type "
-                    f"{array.dtype} and the shape {array.shape}."
-                )
-            single = array.ndim == 1
-            return cls(np.atleast_2d(array).tolist(), model, "array", single)
+            rows = np.atleast_2d(array).tolist()
+            return cls(rows, model, "array", array.ndim == 1, name)
         prompts = list(prompts)
-        if prompts and all(isinstance(p, str) for p in prompts):
-            return cls(_encoded(prompts, model), model, "text", False)
-        if prompts and all(is_integer(p) for p in prompts):
-            return cls([prompts], model, "list", True)
-        try:
-            rows = [[int(t) for t in row] for row in prompts]
-        except (TypeError, ValueError):
-            raise ValueError(
-                "Prompts must be strings, lists of token ids, an integer array (N, T), "
-                f"or their number; got {prompts!r:.100}."
-            ) from None
-        return cls(rows, model, "list", False)
+        if isinstance(prompts[0], str):
+            return cls(_encoded(prompts, model), model, "text", False, name)
+        single = is_integer(prompts[0])
+        rows = [[int(t) for t in row] for row in ([prompts] if single else prompts)]
+        return cls(rows, model, "list", single, name)
 
     def begin(self, max_new_tokens):
         """Fixes how many new tokens each text may have: by default all that fit.
@@ -94,7 +81,6 @@ class Prompts:
             self.limits = context - self.lengths
             return self
         new = max_new_tokens
-        check_positive("max_new_tokens", new)
         if new > room:
             raise ValueError(
                 f"The longest prompt has {longest} tokens and max_new_tokens is {new}: "

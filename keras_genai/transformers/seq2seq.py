@@ -10,14 +10,15 @@ from keras_genai.engine.checks import check_sample_weight
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import dtype_policy
 from keras_genai.engine.saving import configuration
+from keras_genai.layers.positions import KINDS as POSITIONS
 from keras_genai.losses.reduction import weighted_mean
-from keras_genai.transformers.checks import check_rate, check_tokens, row_of
+from keras_genai.transformers.checks import check_tokens, row_of
 from keras_genai.transformers.seq2seq_network import Seq2SeqNetwork
 from keras_genai.transformers.translation import Translation
 from keras_genai.transformers.tuning import Tuning
 from keras_genai.transformers.writing_rules import Generation
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import integer, number, text
+from keras_genai.utils.validation import integer, number, one_of, text
 
 # Table 3 of 1706.03762: layers, channels, heads, channels inside, dropout.
 SIZES = {"base": (6, 512, 8, 2048, 0.1), "big": (6, 1024, 16, 4096, 0.3)}
@@ -123,7 +124,7 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
         size=text,
         hidden_units=integer(1),
         activation=text,
-        positions=text,
+        positions=one_of(*POSITIONS),
     )
     def __init__(
         self,
@@ -169,7 +170,7 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
             self.vocabulary_size = known
         self._check_arguments()
         self._set_tokens(pad_token, start_token, stop_token)
-        self.generation = Generation(**(generation or {}))
+        self.generation = Generation.of(generation)
         self.generation.check_tokens(self.vocabulary_size)
         with dtype_policy(kwargs.get("dtype")):
             self.network = Seq2SeqNetwork(
@@ -186,10 +187,6 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
                 "hidden must be even and divisible by heads; got "
                 f"hidden={self.hidden}, heads={self.heads}."
             )
-        for name in (
-            *("dropout", "attention_dropout", "hidden_dropout", "label_smoothing"),
-        ):
-            setattr(self, name, check_rate(name, getattr(self, name)))
 
     def _set_tokens(self, pad, start, stop):
         tokenizer, size = self.tokenizer, self.vocabulary_size
@@ -212,7 +209,10 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
         }
         for name, value in named.items():
             if not 0 <= value < size:
-                raise ValueError(f"{name} must be an id in [0, {size}); got {value!r}.")
+                raise ValueError(
+                    f"{name} must be an id in [0, {size}), the vocabulary_size; got "
+                    f"{value!r}."
+                )
             setattr(self, name, value)
         if self.stop_token in (self.pad_token, self.start_token):
             raise ValueError(

@@ -5,7 +5,6 @@ import pathlib
 import keras
 import numpy as np
 
-from keras_genai.engine.checks import check_positive
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.transformers import _tokenizer_files as files
 from keras_genai.transformers import _vocabularies as vocabularies
@@ -18,6 +17,7 @@ from keras_genai.utils.validation import (
     flag,
     integer,
     lines,
+    mapping,
     strings,
     text,
     texts,
@@ -57,7 +57,7 @@ class Tokenizer:
     ```
     """
 
-    @checked(kind=text)
+    @checked(kind=text, data=mapping, special=mapping)
     def __init__(self, kind, data, special=None):
         if kind not in vocabularies.KINDS:
             known = ", ".join(vocabularies.KINDS)
@@ -124,7 +124,6 @@ class Tokenizer:
         Returns:
             `Tokenizer`.
         """
-        check_positive("vocabulary_size", vocabulary_size)
         texts = [texts] if isinstance(texts, str) else texts
         library = vocabularies.hugging_face()
         how = {
@@ -274,10 +273,12 @@ class Tokenizer:
             if type(error) is not Exception:
                 raise
             known = set(self.vocabulary)
-            strange = sorted({c for text in texts for c in text} - known)
+            strange = {c for text in (*texts, *(pairs or ())) for c in text}
+            strange = sorted(strange - known)
             raise ValueError(
-                f"The vocabulary lacks {strange[:20]} and has no <unk> for them. Make "
-                "it from texts that hold them, or with special_tokens=['<unk>']."
+                f"The texts hold {strange[:20]}, which the vocabulary lacks, and it "
+                "has no <unk> for them. Make it from texts that hold them, or with "
+                "special_tokens=['<unk>']."
             ) from error
 
     @checked(
@@ -303,7 +304,6 @@ class Tokenizer:
         """
         made = self._encode(texts, pairs)
         if length is not None:
-            check_positive("length", length)
             made = [vocabularies.shortened(part, length) for part in made]
         arrays = [
             self._pad([part[i] for part in made], length, True, value)
@@ -346,7 +346,8 @@ class Tokenizer:
                 "There are no texts to encode and no sequences; at least one is needed."
             )
         length = longest if length is None else length
-        check_positive("length", length)
+        if not length:
+            raise ValueError("The texts or sequences are all empty: nothing to pad.")
         if longest > length and not truncate:
             raise ValueError(
                 f"The longest sequence has {longest} tokens, more than the length "

@@ -4,7 +4,6 @@ import numpy as np
 from keras import ops, tree
 
 from keras_genai import engine
-from keras_genai.engine.checks import check_positive
 from keras_genai.engine.sampling import Range
 from keras_genai.layers import lora
 from keras_genai.transformers import generation
@@ -12,7 +11,14 @@ from keras_genai.transformers.checks import check_tokens, filled
 from keras_genai.transformers.rules import MINUS, Rules
 from keras_genai.transformers.writing_rules import Restrained
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import either, integer, number, prompts, text
+from keras_genai.utils.validation import (
+    either,
+    integer,
+    is_integer,
+    number,
+    prompts,
+    text,
+)
 
 
 class Translation:
@@ -81,23 +87,24 @@ class Translation:
             line[: len(row)] = row
         return array
 
-    def _sources(self, sources):
-        """Sources as an array of ids, checked; and whether they were texts."""
-        texts = isinstance(sources, str) or (
-            isinstance(sources, (list, tuple))
-            and sources
-            and isinstance(sources[0], str)
-        )
+    def _ids(self, given, name, target=False):
+        """Texts or ids of either side as an array of ids; and whether they were texts.
+
+        Their form was checked (`validation.prompts`).
+
+        Args:
+            name: of the argument.
+            target: whether texts are in the language that is translated to.
+        """
+        listed = isinstance(given, (list, tuple))
+        texts = isinstance(given[0] if listed else given, str)
         if texts:
-            sources = self._padded(self._encoded(sources))
-        elif not hasattr(sources, "dtype"):
-            sources = list(sources)
-            if not sources or not all(len(row) for row in sources):
-                raise ValueError("There are no sources, or one of them is empty.")
-            sources = self._padded([list(row) for row in sources])
-        sources = np.asarray(sources)
-        check_tokens(sources, self.vocabulary_size, self.context, "The source's tokens")
-        return sources.astype("int32"), bool(texts)
+            given = self._padded(self._encoded(given, target))
+        elif listed and not is_integer(given[0]):
+            given = self._padded([list(row) for row in given])
+        given = np.asarray(given)
+        check_tokens(given, self.vocabulary_size, self.context, f"The tokens of {name}")
+        return given.astype("int32"), texts
 
     # Translating
 
@@ -146,12 +153,9 @@ class Translation:
             early_stopping = usual.early_stopping
         if max_length is None and usual.max_length is not None:
             max_length = min(room, usual.max_length)
-        check_positive("beam_size", beam_size)
-        check_positive("batch_size", batch_size)
-        sources, texts = self._sources(sentences)
+        sources, texts = self._ids(sentences, "sentences")
         limits = np.minimum(room, 2 * np.sum(sources != self.pad_token, axis=1) + 10)
         if max_length is not None:
-            check_positive("max_length", max_length)
             if max_length > room:
                 raise ValueError(
                     f"max_length may be at most {room}, one less than the context; got "
@@ -286,17 +290,14 @@ class Translation:
 
     def _given(self, sources, targets):
         """Two arrays of ids, checked, of texts or ids; targets end with the stop."""
-        sources, texts = self._sources(sources)
-        if texts:
-            targets = self._padded(self._encoded(targets, True))
-        targets = np.asarray(targets)
-        check_tokens(targets, self.vocabulary_size, self.context, "The target's tokens")
+        sources, _ = self._ids(sources, "sources")
+        targets, _ = self._ids(targets, "targets", True)
         if len(targets) != len(sources):
             raise ValueError(
                 f"There must be a target for each source; got {len(sources)} and "
                 f"{len(targets)}."
             )
-        return [sources, targets.astype("int32")]
+        return [sources, targets]
 
     def _before(self, target):
         """What stands before each token of a target: `(B, T)`, the start first."""

@@ -9,7 +9,6 @@ from keras_genai.engine import random, replicas
 from keras_genai.engine.checks import (
     check_image_shape,
     check_labels,
-    check_positive,
     check_sample_weight,
 )
 from keras_genai.engine.data import tensors
@@ -17,7 +16,7 @@ from keras_genai.engine.optimizer import PACKAGE, decaying
 from keras_genai.engine.precision import dtype_policy, widen
 from keras_genai.engine.saving import configuration
 from keras_genai.losses.reduction import mean_over_samples
-from keras_genai.transformers.checks import check_rate, row_of
+from keras_genai.transformers.checks import row_of
 from keras_genai.transformers.tuning import Tuning
 from keras_genai.transformers.vit_inference import ViTInference, check_pixels
 from keras_genai.transformers.vit_network import (
@@ -145,10 +144,8 @@ class ViT(Tuning, ViTInference, engine.GenerativeModel):
         row = _row(size)
         for name, value in row.items():
             value = value if given[name] is None else given[name]
-            check_positive(name, value)
             setattr(self, name, value)
         self.hidden_units = hidden_units or 4 * self.hidden
-        check_positive("hidden_units", self.hidden_units)
         self.image_shape = check_image_shape(
             image_shape, self.patch_size, instead="Give another patch_size."
         )
@@ -165,8 +162,6 @@ class ViT(Tuning, ViTInference, engine.GenerativeModel):
         )
 
     def _check_arguments(self):
-        for name in ("dropout", "attention_dropout", "label_smoothing"):
-            setattr(self, name, check_rate(name, getattr(self, name)))
         if self.hidden % self.heads:
             raise ValueError(
                 f"heads must divide hidden: {self.heads} does not divide {self.hidden}."
@@ -184,8 +179,6 @@ class ViT(Tuning, ViTInference, engine.GenerativeModel):
             raise ValueError(
                 f"Sinusoidal places need hidden divisible by 4; got {self.hidden}."
             )
-        if self.num_classes is not None:
-            check_positive("num_classes", self.num_classes)
         if not self.mae:
             return
         if self.num_classes:
@@ -193,17 +186,15 @@ class ViT(Tuning, ViTInference, engine.GenerativeModel):
                 "A masked autoencoder learns without classes: leave num_classes out, "
                 "and take model.fine_tuned(num_classes) when it is trained."
             )
-        for name in ("decoder_depth", "decoder_hidden", "decoder_heads"):
-            check_positive(name, getattr(self, name))
         if self.decoder_hidden % self.decoder_heads or self.decoder_hidden % 4:
             raise ValueError(
                 "decoder_hidden must be divisible by decoder_heads and by 4; got "
                 f"{self.decoder_hidden} and {self.decoder_heads}."
             )
         tokens = np.prod(self.image_shape[:2]) // self.patch_size**2
-        if not 0.0 < self.mask_ratio < 1.0 or int(tokens * (1 - self.mask_ratio)) < 1:
+        if int(tokens * (1 - self.mask_ratio)) < 1:
             raise ValueError(
-                "mask_ratio must be in (0, 1) and leave a patch to see; got "
+                "mask_ratio must leave a patch to see; got "
                 f"{self.mask_ratio!r} of {tokens} patches."
             )
 

@@ -5,10 +5,18 @@ import dataclasses
 import numpy as np
 from keras import ops
 
-from keras_genai.engine.checks import check_positive
 from keras_genai.transformers.rules import MINUS, Rules
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import flag, integer, integers, number, tuple_of
 
 
+@checked(
+    length_penalty=number(">= 0"),
+    barred=tuple_of(integers(smallest=0), least=0),
+    first_token=integer(0),
+    last_token=integer(0),
+    renormalize=flag,
+)
 @dataclasses.dataclass(frozen=True)
 class Generation:
     """The defaults of `Translator.translate`, and which tokens it never writes.
@@ -42,14 +50,16 @@ class Generation:
     last_token: int | None = None
     renormalize: bool = True
 
-    def __post_init__(self):
-        check_positive("beam_size", self.beam_size)
-        check_early_stopping(self.early_stopping)
-        if self.max_length is not None:
-            check_positive("max_length", self.max_length)
-        if self.barred is not None:
-            barred = tuple(tuple(int(i) for i in words) for words in self.barred)
-            object.__setattr__(self, "barred", barred)
+    @classmethod
+    def of(cls, given):
+        """Of the argument `generation` of a `Translator`, a dict or None."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(given or ()) - set(names))
+        if unknown:
+            raise ValueError(
+                f"generation takes {', '.join(names)}; got {', '.join(unknown)}."
+            )
+        return cls(**(given or {}))
 
     def check_tokens(self, size):
         """Refuses ids that are not in a vocabulary of that size."""
@@ -71,14 +81,6 @@ class Generation:
         if self.barred is not None:
             config["barred"] = [list(words) for words in self.barred]
         return config
-
-
-def check_early_stopping(value):
-    """Refuses what `translate` does not know."""
-    if not (isinstance(value, bool) or value == "never"):
-        raise ValueError(
-            f"early_stopping must be True, False or 'never'; got {value!r}."
-        )
 
 
 @dataclasses.dataclass(frozen=True)

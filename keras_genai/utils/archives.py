@@ -71,13 +71,25 @@ def check_sizes(
     if sum(part.compress_size for part in parts) > held:
         raise ValueError("its parts overlap")
     for part in parts:
-        limit = max(_SMALL, _RATIO * part.compress_size)
-        limit = min(limit, (limits or {}).get(part.filename, limit))
-        if part.file_size > limit:
-            raise ValueError(
-                f"its part {part.filename} unpacks from {part.compress_size} to "
-                f"{part.file_size} bytes, more than such a part has"
-            )
+        limit = (limits or {}).get(part.filename)
+        what = f"its part {part.filename}"
+        check_size(what, part.compress_size, part.file_size, limit)
+
+
+def check_size(what: str, held: int, size: int, limit: int | None = None) -> None:
+    """Refuses a part that unpacks to more than such a part holds.
+
+    Args:
+        what: names it, for the message.
+        held: bytes in the file.
+        size: bytes unpacked.
+        limit: the most that there may be; None for any number.
+    """
+    most = max(_SMALL, _RATIO * held)
+    if size > (most if limit is None else min(most, limit)):
+        raise ValueError(
+            f"{what} unpacks from {held} to {size} bytes, more than such a part has"
+        )
 
 
 @contextlib.contextmanager

@@ -60,6 +60,8 @@ def _same(check, names):
     return dict.fromkeys(names.split(), check)
 
 
+EPOCHS = 10**6  # the most of a fit
+
 # Argument -> check, for the names that mean the same in every signature.
 USUAL = {
     "seed": seed,
@@ -84,7 +86,8 @@ USUAL = {
     ),
     "halvings": integer(1, 30),
     "levels": integer(2),
-    **_same(integer(1, 10**6), "subsets splits components prior_components epochs"),
+    **_same(integer(1, 10**6), "subsets splits components prior_components"),
+    "epochs": integer(1, EPOCHS),
     "vocabulary_size": integer(1, 10**8),
     "importance_samples": integer(1, 10**7),
     # Tokens
@@ -186,7 +189,7 @@ def _runner(function, signature, places, table):
                 kwargs[name] = converted(table[name], kwargs[name])
         try:
             return function(*by_place, *args[count:], **kwargs)
-        except (ValueError, MemoryError, RuntimeError) as error:
+        except Exception as error:  # TensorFlow's shortage is no RuntimeError
             if not is_shortage(error):
                 raise
             given = dict(zip(signature.parameters, by_place, strict=False)) | kwargs

@@ -268,6 +268,28 @@ def mapping(name, value):
     return value
 
 
+def weights(name, value):
+    """A dict of positive numbers by name, not empty."""
+    says = "a dict name -> weight, a number over 0"
+    mapping(name, value)
+    if not value:
+        refuse(name, says, value)
+    try:
+        return {key: number("> 0")(name, weight) for key, weight in value.items()}
+    except Refusal:
+        return refuse(name, says, value)
+
+
+def dtype_policy(name, value):
+    """A type or policy by its name, or Keras's policy or its configuration."""
+    known = isinstance(value, (str, dict)) or hasattr(value, "compute_dtype")
+    if inspect.isclass(value) or not known:
+        refuse(name, "the name of a type or policy, or a policy of Keras's", value)
+    if isinstance(value, dict) and "class_name" not in value:
+        refuse(name, "the configuration of a policy of Keras's", value)
+    return value
+
+
 def function(name, value):
     """Anything that can be called but a class."""
     if not callable(value) or inspect.isclass(value):
@@ -305,7 +327,8 @@ network = having("variables call get_config", "a Keras model or layer")
 def metrics_of(name, value):
     """A metric of `kg.metrics`, or an iterable of such; several become a list."""
     single = hasattr(value, "add_generated") or not hasattr(value, "__iter__")
-    several = [value] if single or isinstance(value, (str, bytes)) else list(value)
+    single = single or isinstance(value, (str, bytes, np.ndarray))
+    several = [value] if single else list(value)
     for one in several:
         if inspect.isclass(one) or not hasattr(one, "add_generated"):
             refuse(name, "kg.metrics objects, one or a list", value)
@@ -322,14 +345,20 @@ def texts(name, value):
 
 
 def prompts(name, value):
-    """Texts, or the token ids of some: a string, a list, or an array.
+    """Texts, or the token ids of some, none empty: strings, lists, or an array.
 
-    What a list or an array holds is the model's to check.
+    Whether the ids are in the vocabulary is the model's to check.
     """
-    listed = isinstance(value, (str, list, tuple))
-    if not listed and (not hasattr(value, "dtype") or not getattr(value, "shape", ())):
-        says = "strings, lists of token ids, or an integer array (N, T)"
+    says = "strings, lists of token ids, or an integer array (N, T), none of them empty"
+    if isinstance(value, str):
+        return value
+    if hasattr(value, "dtype"):
+        return array((1, 2), "iu", says=says)(name, value)
+    if not isinstance(value, (list, tuple)) or not value:
         refuse(name, says, value)
+    if not all(isinstance(x, str) for x in value) and not all(map(is_integer, value)):
+        if not all(_ids(row) and len(row) for row in value):
+            refuse(name, says, value)
     return value
 
 
@@ -413,6 +442,16 @@ def class_weights(name, value):
         if not is_integer(key) or not is_number(weight) or not weight >= 0:
             refuse(name, says, value)
     return value
+
+
+def references(name, value):
+    """Strings, one for each translation; or several lists of such."""
+    value = list(value) if isinstance(value, np.ndarray) and value.ndim else value
+    if isinstance(value, (list, tuple)) and value and not isinstance(value[0], str):
+        for part in value:
+            texts(name, part)
+        return value
+    return texts(name, value)
 
 
 def lines(name, value):

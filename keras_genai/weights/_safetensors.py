@@ -400,7 +400,7 @@ def fetch(source, subfolder=None, patterns=("*.json", "*.safetensors")):
         folder = _snapshot(name, subfolder, patterns)
     folder = folder / (subfolder or "")
     if not folder.is_dir():
-        raise ValueError(f"There is no folder {folder}.")
+        raise ValueError(f"There is no folder {folder}, subfolder={subfolder!r}.")
     return folder
 
 

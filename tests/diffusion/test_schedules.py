@@ -198,7 +198,7 @@ def test_errors():
     assert schedules.get(linear) is linear
     for call, message in (
         (lambda: schedules.get("quadratic"), "expected one of linear, scaled_linear"),
-        (lambda: Discrete("quadratic"), "unknown schedule of betas 'quadratic'"),
+        (lambda: Discrete("quadratic"), "unknown schedule of betas, name='quadratic'"),
         (lambda: Discrete(steps=0), "steps must be an integer of at least 1"),
         (lambda: Discrete("linear", beta_start=0.1, beta_end=0.05), "0 < beta_start"),
         (lambda: Discrete("cosine", beta_start=0.1), "takes no beta_start"),

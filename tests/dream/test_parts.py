@@ -132,7 +132,7 @@ def test_objectives_are_their_formulas():
         (lambda: dream.Channel("x", -1), "index must be an integer of at least 0"),
         (lambda: dream.Neuron("x", 0, (1, 2, 3)), "must be .row, column."),
         (lambda: dream.Guided("x"), "needs an image"),
-        (lambda: dream.Layer(3), "must be the name of a layer"),
+        (lambda: dream.Layer(3), "layer must be a string"),
     ],
 )
 def test_wrong_objectives_are_refused(make, message):

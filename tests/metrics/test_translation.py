@@ -51,5 +51,5 @@ def test_the_callback(capsys):
     assert len(history["val_bleu"]) == 1 and 0 <= history["val_chrf"][0] <= 100
     assert history["val_bleu"][0] == kg.metrics.bleu(judge.translations, WANTED)
     assert WANTED[0] in capsys.readouterr().out
-    with pytest.raises(ValueError, match="got 2 and 1"):
+    with pytest.raises(ValueError, match="got 2 sources and 1"):
         kg.callbacks.Translations(WANTED, WANTED[:1])

@@ -172,7 +172,7 @@ def test_what_does_not_fit_is_named():
     ):
         with pytest.raises(ValueError, match=match):
             model.translate(source, **arguments)
-    with pytest.raises(ValueError, match="one of them is empty"):
+    with pytest.raises(ValueError, match="none of them empty"):
         model.translate([[3, 4], []])
     with pytest.raises(ValueError, match="Texts need a tokenizer"):
         model.translate("hello")
