@@ -72,6 +72,23 @@ def tensorflow_alone(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def _tensorflow_writer(tmp_path_factory):
+    from tests.processes import TensorFlowWriter
+
+    worker = TensorFlowWriter(tmp_path_factory.mktemp("tensorflow_writer"))
+    yield worker
+    worker.close()
+
+
+@pytest.fixture
+def kept_child(request, monkeypatch):
+    """Exports from JAX and PyTorch are written by one process for the whole run."""
+    if keras.backend.backend() != "tensorflow":
+        writer = request.getfixturevalue("_tensorflow_writer")
+        monkeypatch.setattr("keras_genai.export.child.run", writer.ask)
+
+
+@pytest.fixture(scope="session")
 def device_folder(tmp_path_factory):
     """The folder of what the processes of divided trainings say."""
     return tmp_path_factory.mktemp("devices")

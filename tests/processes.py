@@ -31,6 +31,7 @@ import numpy as np
 import pytest
 
 from keras_genai import engine
+from keras_genai.export import child
 from tests import conformance
 from tests.conformance import BACKEND, THOROUGH, assert_golden, host, release
 from tests.train_on_devices import ROOT, WAYS, run
@@ -169,21 +170,66 @@ class OnDevices:
 # TensorFlow alone
 
 
-class TensorFlowAlone:
-    """The worker `tests/tensorflow_alone.py`, started now."""
+class Worker:
+    """A process that answers each line of JSON with one; it is started now.
 
-    def __init__(self, folder):
+    Args:
+        program: file of the folder of this one, which runs.
+        folder: `pathlib.Path` of a folder for what it says and is given.
+        variables: of its environment, beside this process's.
+    """
+
+    def __init__(self, program, folder, variables):
         self.folder, self.count = folder, 0
         self.log = open(folder / "stderr.txt", "w+")
-        program = pathlib.Path(__file__).with_name("tensorflow_alone.py")
         self.process = subprocess.Popen(
-            [sys.executable, str(program)],
+            [sys.executable, str(pathlib.Path(__file__).with_name(program))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,
-            env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"},
+            env={**os.environ, **variables},
             text=True,
         )
+
+    def ask(self, request):
+        """The answer to a request, dicts of what JSON holds; a test fails by an
+        answer that has an `"error"`."""
+        try:
+            print(json.dumps(request), file=self.process.stdin, flush=True)
+            answer = json.loads(self.process.stdout.readline())
+        except (OSError, json.JSONDecodeError):
+            self.log.seek(0)
+            pytest.fail(f"A worker has ended.\n{self.log.read()[-3000:]}")
+        if "error" in answer:
+            pytest.fail(answer["error"], pytrace=False)
+        return answer
+
+    def close(self):
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        try:
+            self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()
+        self.log.close()
+
+
+class TensorFlowWriter(Worker):
+    """Writes exports as `keras_genai.export.child.run` does, in one process for all."""
+
+    def __init__(self, folder):
+        variables = {"PYTHONPATH": str(ROOT), **child.VARIABLES}
+        super().__init__("tensorflow_writer.py", folder, variables)
+
+
+class TensorFlowAlone(Worker):
+    """Runs SavedModels where there is nothing but TensorFlow."""
+
+    def __init__(self, folder):
+        variables = {"CUDA_VISIBLE_DEVICES": "-1"}
+        super().__init__("tensorflow_alone.py", folder, variables)
 
     def serve(self, folder, calls):
         """Calls signatures of a SavedModel.
@@ -201,15 +247,7 @@ class TensorFlowAlone:
         inputs = enumerate(inputs for _, inputs in calls)
         np.savez(path, **{f"{i}/{n}": a for i, own in inputs for n, a in own.items()})
         names = [name for name, _ in calls]
-        request = {"folder": str(folder), "calls": names, "arrays": str(path)}
-        try:
-            print(json.dumps(request), file=self.process.stdin, flush=True)
-            answer = json.loads(self.process.stdout.readline())
-        except (OSError, json.JSONDecodeError):
-            self.log.seek(0)
-            pytest.fail(f"The TensorFlow worker has ended.\n{self.log.read()[-3000:]}")
-        if "error" in answer:
-            pytest.fail(answer["error"], pytrace=False)
+        answer = self.ask({"folder": str(folder), "calls": names, "arrays": str(path)})
         outputs = [{} for _ in calls]
         with np.load(path) as stored:
             for key, array in stored.items():
@@ -217,17 +255,6 @@ class TensorFlowAlone:
                 outputs[int(number)][name] = array
         path.unlink()
         return answer["signatures"], outputs
-
-    def close(self):
-        with contextlib.suppress(OSError):
-            self.process.stdin.close()
-        try:
-            self.process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self.process.stdout.close()
-        self.log.close()
 
 
 # Signatures
@@ -366,6 +393,7 @@ class Battery(OnDevices):
         return calls
 
     @pytest.mark.processes
+    @pytest.mark.usefixtures("kept_child")
     def test_savedmodel(self, tensorflow_alone, tmp_path):
         """TensorFlow alone gives what the model gives, for every signature."""
         model = self.runs.whole[0]
@@ -382,6 +410,7 @@ class Battery(OnDevices):
             np.testing.assert_array_equal(outputs[-1][key], array)
 
     @pytest.mark.processes
+    @pytest.mark.usefixtures("kept_child")
     def test_onnx(self, tmp_path):
         """ONNX Runtime gives what the model gives."""
         onnxruntime = pytest.importorskip("onnxruntime")

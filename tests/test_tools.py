@@ -89,10 +89,53 @@ def test_the_sum_over_steps(jobs, capfd):
         )
         for status in (0, 1, 0)
     ]
-    assert runner.run(steps, jobs) == runner.Counts(passed=2, failed=1)
+    counts = [runner.tell(step, ended) for step, ended in runner.run(steps, jobs)]
+    assert sum(counts, runner.Counts()) == runner.Counts(passed=2, failed=1)
     out = capfd.readouterr().out
     assert out.count("hello") == 3
     assert out.index("=== step 0") < out.index("=== step 1")
+
+
+def test_a_profile_finds_where_the_time_went(tmp_path):
+    profile = runner.profile
+    case = '<testcase classname="{}" name="{}"><properties><property '
+    case += 'name="process_seconds" value="{}"/></properties></testcase>'
+    path = report(
+        tmp_path,
+        case.format("tests.gans.test_cgan", "test_a[1]", 200)
+        + case.format("tests.gans.test_cgan.TestB", "test_a[2]", 90)
+        + case.format("tests.engine.test_data", "test_c", 5000),
+    )
+    spent = profile.of_report(path, "jax", total=5291.0)
+    spent.append(profile.Spent("no tests", "01_dcgan.py", "01_dcgan.py", 9.0))
+    assert [(each.file, each.check, each.seconds) for each in spent[:2]] == [
+        ("gans/test_cgan.py", "test_a", 200.0),
+        ("gans/test_cgan.py", "test_a", 90.0),
+    ]
+    assert spent[3].seconds == 1.0
+    assert profile.over_the_limit(spent) == []
+    spent.append(profile.Spent("torch", "gans/test_gan.py", "test_d", 2.0))
+    (complaint,) = profile.over_the_limit(spent)
+    assert complaint.startswith("gans costs 301 process-seconds")
+    assert "Process-seconds: 5302" in profile.tables(spent)
+
+
+def test_each_family_of_the_profile_has_tests_and_each_tutorial_a_family():
+    profile, root = runner.profile, environment.ROOT
+    files = [
+        path.relative_to(root / "tests").as_posix()
+        for path in (root / "tests").rglob("test_*.py")
+    ]
+    tutorials = [path.name for path in (root / "tutorials").glob("[0-9]*.py")]
+    assert set(map(profile.family_of, files)) == {*profile.FAMILIES, "shared"}
+    assert "shared" not in map(profile.family_of, tutorials)
+
+
+def test_the_process_seconds_of_a_step_are_those_of_its_children_too():
+    burn = "sum(i * i for i in range(3 * 10**6))"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', '{burn}'])"
+    step = runner.Step("burn", [sys.executable, "-c", code], runner.count_status, {})
+    assert runner.run_step(step, show_at_once=False).process_seconds > 0.1
 
 
 def test_arguments_that_are_not_the_tools_go_to_pytest():
@@ -262,7 +305,8 @@ def test_the_launchers_need_the_standard_library_alone(name):
         [sys.executable, "-S", "-E", "-c", script], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert set(re.findall(r"'(\w+)'", done.stdout)) <= {"__main__", "_environment"}
+    found = set(re.findall(r"'(\w+)'", done.stdout))
+    assert found <= {"__main__", "_environment", "_profile"}
 
 
 # The quickstart -----------------------------------------------------------------

@@ -3,13 +3,16 @@
     python tools/test.py
     python tools/test.py --backend jax
     python tools/test.py --backend torch tests/gans -k projection
+    python tools/test.py --quick
     python tools/test.py --thorough
+    python tools/test.py --profile
 
 Makes or reuses `.venv` with all three backends, then runs: ruff; `pytest` for each
 backend, the largest folders of tests in processes of their own; a training run in
 `.venv-torch`, where no other backend can be imported; and one where nothing is
 installed but this package's wheel with JAX; and the tutorials, shortened. With
-arguments for pytest, only those tests. Ends with one line such as
+arguments for pytest, only those tests. `--quick` runs what takes minutes: ruff and
+the tests on PyTorch that start no process and are not slow. Ends with one line such as
 `412 passed, 0 failed, 3 skipped`, summed over all runs; the exit status is 0 only if
 nothing failed.
 """
@@ -23,12 +26,13 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import _environment as environment
+import _profile as profile
 
 ROOT = environment.ROOT
 # Where one backend is installed and no other, and what that takes. (JAX alone is what
@@ -78,17 +82,32 @@ class Step:
     command: list[str]
     count: Callable[[int], Counts]
     variables: dict[str, str]
+    # What the profile calls it, where it has no report of single tests.
+    report: Path | None = None
+    file: str = "(other steps)"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a step ended: exit status, seconds on the clock and of the processors."""
+
+    status: int
+    seconds: float
+    process_seconds: float
+    output: str
 
 
 def main() -> int:
     """Prepare the environments, run the steps, print the counts."""
     options, pytest_arguments = parse(sys.argv[1:])
-    backends = [options.backend] if options.backend else list(environment.BACKENDS)
+    backends = list(environment.BACKENDS)
+    if options.quick or options.backend:
+        backends = [options.backend or "torch"]
     started = time.monotonic()
     try:
         python = environment.prepare(ROOT / ".venv", list(environment.GROUPS))
         alone = {}
-        if not pytest_arguments:
+        if not pytest_arguments and not options.quick:
             for backend in [name for name in backends if name in SINGLE_BACKEND]:
                 alone[backend] = environment.prepare(
                     ROOT / f".venv-{backend}", SINGLE_BACKEND[backend]
@@ -107,12 +126,20 @@ def main() -> int:
             for what, arguments in parts(pytest_arguments)
             for backend in backends
         ]
-        steps += [single_backend_step(alone[name], name) for name in alone]
-        if not pytest_arguments and "jax" in backends:
-            steps.append(wheel_step(python))
-        if not pytest_arguments:
+        if not pytest_arguments and not options.quick:
+            steps += [single_backend_step(alone[name], name) for name in alone]
+            if "jax" in backends:
+                steps.append(wheel_step(python))
             steps += notebook_steps(python, backends)
-        total = run(steps, options.jobs)
+        total, spent = Counts(), []
+        for step, ended in run(steps, options.jobs):
+            total += tell(step, ended)
+            spent += spent_in(step, ended.process_seconds)
+        if options.profile:
+            print(f"\n{profile.tables(spent)}")
+            for complaint in profile.over_the_limit(spent):
+                print(complaint)
+                total += Counts(failed=1)
     print(f"\nAll steps: {time.monotonic() - started:.0f} s\n{total}", flush=True)
     return 1 if total.failed else 0
 
@@ -138,6 +165,17 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         "divide a training, every check on every backend",
     )
     parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="only ruff and the quick tests on one backend (default: torch)",
+    )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="tell where the time goes, by family, backend, file and check; fail where "
+        "a family costs more than it may",
+    )
+    parser.add_argument(
         "--jobs",
         type=int,
         default=min(2, os.cpu_count() or 1),
@@ -148,6 +186,8 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     options, rest = parser.parse_known_args(arguments)
     if options.jobs < 1:
         parser.error(f"--jobs must be at least 1; got {options.jobs}")
+    if options.quick and options.thorough:
+        parser.error("--quick and --thorough are opposites.")
     return options, [argument for argument in rest if argument != "--"]
 
 
@@ -210,6 +250,8 @@ def pytest_step(
         "JAX_COMPILATION_CACHE_DIR": str(folder / "jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
+    if options.quick:
+        command += ["-m", "not processes and not slow"]
     if options.thorough:
         variables["KG_THOROUGH"] = "1"
     flags = [os.environ.get("XLA_FLAGS", ""), *QUICK_COMPILATION]
@@ -223,6 +265,7 @@ def pytest_step(
         command + arguments,
         lambda status: count_report(report, status),
         variables,
+        report,
     )
 
 
@@ -251,7 +294,7 @@ def notebook_steps(python: Path, backends: list[str]) -> list[Step]:
             command = [str(python), str(ROOT / "tools" / "notebooks.py"), source.stem]
             command += ["--check", "--backend", backend]
             title = f"tutorial {source.stem} on {backend}"
-            steps.append(Step(title, command, count_status, {}))
+            steps.append(Step(title, command, count_status, {}, file=source.name))
     return steps
 
 
@@ -265,42 +308,71 @@ def thread_limits(threads: int) -> dict[str, str]:
     }
 
 
-def run(steps: list[Step], jobs: int) -> Counts:
-    """Run the steps, at most `jobs` at a time; what they counted together.
+def run(steps: list[Step], jobs: int) -> Iterator[tuple[Step, Ended]]:
+    """Run the steps, at most `jobs` at a time.
 
     One at a time, a step's output comes as it is made; several at a time, whole and
     in the order of the steps.
     """
-    total = Counts()
     with ThreadPoolExecutor(jobs) as pool:
         # The plain map runs a step only once the one before has been told of.
         each = map if jobs == 1 else pool.map
         ended = each(lambda step: run_step(step, show_at_once=jobs == 1), steps)
-        for step, (status, seconds, output) in zip(steps, ended, strict=True):
+        for step, end in zip(steps, ended, strict=True):
             if jobs > 1:
-                print(f"\n=== {step.title}\n{output}", end="")
-            counts = step.count(status)
-            print(f"{step.title}: {counts} in {seconds:.0f} s", flush=True)
-            total += counts
-    return total
+                print(f"\n=== {step.title}\n{end.output}", end="")
+            yield step, end
 
 
-def run_step(step: Step, show_at_once: bool) -> tuple[int, float, str]:
-    """Run one step; its exit status, its seconds, its output if it was not shown."""
+def tell(step: Step, ended: Ended) -> Counts:
+    """Print how a step ended; what it counted."""
+    counts = step.count(ended.status)
+    print(
+        f"{step.title}: {counts} in {ended.seconds:.0f} s "
+        f"({ended.process_seconds:.0f} process-seconds)",
+        flush=True,
+    )
+    return counts
+
+
+def spent_in(step: Step, seconds: float) -> list[profile.Spent]:
+    """Where the process-seconds of a step went."""
+    backend = step.variables.get("KERAS_BACKEND", "no tests")
+    if step.report is not None:
+        return profile.of_report(step.report, backend, seconds)
+    return [profile.Spent("no tests", step.file, step.file, seconds)]
+
+
+def run_step(step: Step, show_at_once: bool) -> Ended:
+    """Run one step."""
     mark = "\n===" if show_at_once else "Started:"
     print(f"{mark} {step.title}", flush=True)
     started = time.monotonic()
-    done = subprocess.run(
-        step.command,
-        cwd=ROOT,
-        env=environment.child_environment(**step.variables),
-        stdout=None if show_at_once else subprocess.PIPE,
-        stderr=None if show_at_once else subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    return done.returncode, time.monotonic() - started, done.stdout or ""
+    with tempfile.TemporaryFile() as output:
+        child = subprocess.Popen(
+            step.command,
+            cwd=ROOT,
+            env=environment.child_environment(**step.variables),
+            stdout=None if show_at_once else output,
+            stderr=None if show_at_once else subprocess.STDOUT,
+        )
+        status, process_seconds = wait(child)
+        output.seek(0)
+        text = output.read().decode(errors="replace")
+    return Ended(status, time.monotonic() - started, process_seconds, text)
+
+
+def wait(child: subprocess.Popen) -> tuple[int, float]:
+    """Wait for a process; its exit status and its process-seconds, 0.0 on Windows."""
+    try:
+        if not hasattr(os, "wait4"):
+            return child.wait(), 0.0
+        _, status, used = os.wait4(child.pid, 0)
+    except BaseException:
+        child.kill()
+        raise
+    child.returncode = os.waitstatus_to_exitcode(status)
+    return child.returncode, used.ru_utime + used.ru_stime
 
 
 def count_status(status: int) -> Counts:

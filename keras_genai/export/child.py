@@ -15,6 +15,13 @@ import tempfile
 
 import keras
 
+# Of the process that writes.
+VARIABLES = {
+    "KERAS_BACKEND": "tensorflow",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "CUDA_VISIBLE_DEVICES": "-1",
+}
+
 
 def check_installed(packages, purpose, install):
     """Raises an `ImportError` that names the pip command for absent packages.
@@ -100,13 +107,7 @@ def write_in_child(writer, model, target, *arguments):
     with tempfile.TemporaryDirectory() as folder:
         saved = pathlib.Path(folder) / "model.keras"
         model.save(saved)
-        environment = {
-            **_environment(),
-            "KERAS_BACKEND": "tensorflow",
-            "TF_CPP_MIN_LOG_LEVEL": "2",
-            "CUDA_VISIBLE_DEVICES": "-1",
-        }
-        job = json.dumps(
+        run(
             {
                 "writer": [writer.__module__, writer.__name__],
                 "model": str(saved),
@@ -117,19 +118,23 @@ def write_in_child(writer, model, target, *arguments):
                 "places": _places(),
             }
         )
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-P",
-                "-s",
-                str(pathlib.Path(__file__).with_name("_start.py")),
-            ],
-            input=job,
-            env=environment,
-            capture_output=True,
-            text=True,
-            errors="replace",
-        )
+
+
+def run(job):
+    """Does a job in a new TensorFlow process; see `write_in_child`."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-P",
+            "-s",
+            str(pathlib.Path(__file__).with_name("_start.py")),
+        ],
+        input=json.dumps(job),
+        env={**_environment(), **VARIABLES},
+        capture_output=True,
+        text=True,
+        errors="replace",
+    )
     if done.returncode:
         tail = "\n".join(done.stderr.strip().splitlines()[-12:])
         raise RuntimeError(

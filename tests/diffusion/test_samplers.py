@@ -329,6 +329,7 @@ def test_after_holds_a_part():
 
 
 @pytest.mark.processes
+@pytest.mark.usefixtures("kept_child")
 def test_leaves_as_a_savedmodel(tensorflow_alone, tmp_path):
     """Guidance and every step, with labels, scale and seed as inputs."""
     from tests.diffusion.toy_model import ToyDiffusion

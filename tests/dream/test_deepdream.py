@@ -227,6 +227,7 @@ def test_a_class_and_a_preprocessing():
 
 
 @pytest.mark.processes
+@pytest.mark.usefixtures("kept_child")
 def test_it_is_saved_and_served(tmp_path, tensorflow_alone):
     model = kg.DeepDream(
         small(),

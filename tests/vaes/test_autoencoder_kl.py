@@ -250,6 +250,7 @@ def test_samples_of_the_posterior():
 
 
 @pytest.mark.processes
+@pytest.mark.usefixtures("kept_child")
 def test_served_by_tensorflow_alone(tensorflow_alone, tmp_path):
     model = small(seed=2)
     model.export(tmp_path / "served")

@@ -275,6 +275,7 @@ def test_without_scikit_learn(monkeypatch):
 
 
 @pytest.mark.processes
+@pytest.mark.usefixtures("kept_child")
 def test_served_by_tensorflow_alone(tensorflow_alone, tmp_path):
     model, x = small(num_classes=2, likelihood="gaussian"), grey(40)
     labels = np.arange(40) % 2

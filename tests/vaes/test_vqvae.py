@@ -174,6 +174,7 @@ def test_a_prior_is_made_and_may_be_replaced():
 
 
 @pytest.mark.processes
+@pytest.mark.usefixtures("kept_child")
 def test_served_by_tensorflow_alone(tensorflow_alone, tmp_path):
     model = vqvae("residual", prior=prior((2, 2, 4), 3))
     model.train_on_batch(images())
