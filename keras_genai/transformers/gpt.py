@@ -204,8 +204,8 @@ class GPT(Tuning, GPTInference, engine.GenerativeModel):
         ):
             if token is not None and token not in range(self.vocabulary_size):
                 raise ValueError(
-                    f"{name} must be a token in [0, {self.vocabulary_size}), the "
-                    f"vocabulary_size, or None; got {token!r}."
+                    f"{name} must be a token of the vocabulary, in [0, "
+                    f"vocabulary_size={self.vocabulary_size}), or None; got {token!r}."
                 )
         self.pad_token = pad_token
         self.stop_token = stop_token

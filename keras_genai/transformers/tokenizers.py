@@ -276,8 +276,8 @@ class Tokenizer:
             strange = {c for text in (*texts, *(pairs or ())) for c in text}
             strange = sorted(strange - known)
             raise ValueError(
-                f"The texts hold {strange[:20]}, which the vocabulary lacks, and it "
-                "has no <unk> for them. Make it from texts that hold them, or with "
+                f"The vocabulary lacks {strange[:20]} and has no <unk> for them, which "
+                "the texts or pairs hold. Make it from texts that hold them, or with "
                 "special_tokens=['<unk>']."
             ) from error
 

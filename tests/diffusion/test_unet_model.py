@@ -128,7 +128,10 @@ def test_in_a_graph_of_unknown_sides():
     ("arguments", "message"),
     [
         ({"groups": 3}, "3 does not divide 8"),
-        ({"block_channels": (), "attention": ()}, "at least one level"),
+        (
+            {"block_channels": (), "attention": ()},
+            "block_channels must be a list of integers",
+        ),
         ({"block_channels": (8, 16, 16)}, "attention must have one entry .* 3 levels"),
         ({"attention": (False,) * 4}, "attention must have one entry .* 2 levels"),
         ({"heads": (1, 1, 1)}, "heads must have one entry"),
