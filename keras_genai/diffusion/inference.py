@@ -110,6 +110,14 @@ class Inference:
     `clip` and `denoiser(clip=)`.
     """
 
+    @checked(
+        sampler=either(text, function),
+        spacing=text,
+        sampler_options=mapping,
+        guidance_interval=pair(">= 0"),
+        guidance_rescale=number("[0, 1]"),
+        strength=number("(0, 1]"),
+    )
     def plan(
         self,
         sampler=None,
@@ -282,6 +290,8 @@ class Inference:
         key = random.key(seed, "generate/latents")
         return self._walks("generate", plan, begin, given, n, key, batch_size, verbose)
 
+    # Also of what `img2img` and its kin are given by name.
+    @checked(n=None, seed=None, vector=array(2), context=array(3), noise=array(4))
     def _given(self, n, seed, labels, vector, context, noise=None, draw_labels=True):
         """`(conditions, n)`: as NumPy, checked; labels are drawn where none are."""
         pairs = {"labels": labels, "vector": vector, "context": context}
@@ -297,9 +307,10 @@ class Inference:
         self.conditions.check(given, n, null=True)
         return given, n
 
-    def _with_guidance(self, given, scale, negative, n):
+    @checked(guidance_scale=either(number(), array(1)), negative=mapping, n=None)
+    def _with_guidance(self, given, guidance_scale, negative, n):
         """`(guided, inputs)`: whether there is guidance, and what it is told."""
-        scale = np.asarray(scale, "float32")
+        scale = np.asarray(guidance_scale, "float32")
         if scale.ndim > 1 or (scale.ndim and len(scale) != n):
             raise ValueError(
                 f"guidance_scale must be a number, or {n} of them; got the shape "

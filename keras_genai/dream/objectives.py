@@ -15,6 +15,7 @@ from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import (
     array,
     integer,
+    integers,
     number,
     optional,
     text,
@@ -197,6 +198,7 @@ class Logit(Objective):
 class _Target(Objective):
     """Base of the objectives that hold what a layer says of another picture."""
 
+    @checked(image=array((3, 4), finite=False), shape=integers())
     def __init__(self, layer, image=None, weight=1.0, shape=None, **kwargs):
         super().__init__(layer, weight, **kwargs)
         if (image is None) == (shape is None):

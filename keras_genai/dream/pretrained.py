@@ -196,12 +196,13 @@ def load(name="fashion_mnist"):
     dreamer = kg.DeepDream(network, layers={"block_10": 1.0})
     ```
     """
+    known = ["fashion_mnist", *NETWORKS]
+    if not _files.is_known(name, known):
+        raise _files.unknown("trained network", name, known, {})
     if name == "fashion_mnist":
         from keras_genai.metrics import fashion_mnist_classifier
 
         return fashion_mnist_classifier()
-    if name not in NETWORKS:
-        raise _files.unknown("trained network", name, ["fashion_mnist", *NETWORKS], {})
     if name == "inception_v3":
         from keras_genai.metrics import inception
 

@@ -20,7 +20,12 @@ from keras_genai.utils.validation import (
     weights,
 )
 
-LAYERS = either(text, tuple_of(text), weights)
+LAYERS = either(
+    text,
+    tuple_of(text),
+    weights,
+    says="the name of a layer, a list of such, or a dict name -> weight, a number > 0",
+)
 
 
 @checked(

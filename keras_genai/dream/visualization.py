@@ -19,7 +19,7 @@ from keras_genai.dream.pictures import check_pictures
 from keras_genai.engine import programs, random
 from keras_genai.engine.precision import widen
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import integer, integers, number, text
+from keras_genai.utils.validation import array, integer, integers, number, text
 
 
 @checked(
@@ -127,6 +127,7 @@ def visualize(
     return engine.to_host(form.image(z))
 
 
+@checked(layer=text, images=array((3, 4), finite=False))
 def feature_maps(model, layer, images, preprocess=None):
     """What a layer says of pictures, at each place.
 
@@ -155,6 +156,7 @@ def feature_maps(model, layer, images, preprocess=None):
     return maps[0] if one else maps
 
 
+@checked(maps=array(3), channels=array(1, "iu"), columns=integer(1))
 def feature_grid(maps, channels=None, columns=None):
     """Channels of one picture side by side, as a picture.
 
@@ -166,15 +168,16 @@ def feature_grid(maps, channels=None, columns=None):
     Returns:
         uint8 `(height, width, 3)`; each channel from its least (black) to its largest.
     """
-    maps = np.asarray(maps)
-    if maps.ndim != 3:
-        raise ValueError(f"maps must be (h, w, K), of one picture; got {maps.shape}.")
+    maps, depth = np.asarray(maps), np.shape(maps)[-1]
+    if channels is not None and not np.all((-depth <= channels) & (channels < depth)):
+        raise ValueError(f"channels must be of the {depth} of maps; got {channels}.")
     maps = np.moveaxis(maps if channels is None else maps[..., channels], -1, 0)
     low, high = (f(maps, axis=(1, 2), keepdims=True) for f in (np.min, np.max))
     unit = (maps - low) / np.maximum(high - low, 1e-12)
     return image_grid(unit[..., None], columns, value_range=(0.0, 1.0))
 
 
+@checked(layer=text, images=array((3, 4), finite=False), top=integer(1))
 def rank_channels(model, layer, images, top=None, preprocess=None):
     """The channels of a layer by how much of each is in a picture.
 

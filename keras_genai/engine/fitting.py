@@ -280,6 +280,7 @@ class Fitting:
             arrays, batch_size or 32, False, self.seed, devices=self.devices()
         )
 
+    @checked(x=data, y=optional(data), sample_weight=array(finite=False))
     def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
         """One step on one batch: see `keras.Model.train_on_batch`."""
         x, y, sample_weight = self._arrays(x, y, sample_weight)

@@ -12,7 +12,7 @@ from keras_genai.utils.archives import DAMAGED, check_sizes
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.files import written_beside
 from keras_genai.utils.hdf5 import WEIGHTS, check_weights
-from keras_genai.utils.validation import flag, path
+from keras_genai.utils.validation import flag, number, path
 
 _JSON = 2**28  # bytes that a configuration may have
 
@@ -20,6 +20,7 @@ _JSON = 2**28  # bytes that a configuration may have
 class Saving:
     """The part of a model that saves: what stood there is replaced in one step."""
 
+    @checked(filepath=path, overwrite=flag, zipped=flag)
     def save(self, filepath, overwrite=True, zipped=None, **kwargs):
         """Saves the model as a `.keras` file: see `keras.Model.save`.
 
@@ -32,11 +33,13 @@ class Saving:
         with _replaced(filepath, overwrite, zipped is not False) as path:
             super().save(path, overwrite, zipped, **kwargs)
 
+    @checked(filepath=path, overwrite=flag, max_shard_size=number("> 0"))
     def save_weights(self, filepath, overwrite=True, max_shard_size=None):
         """Saves the weights alone: see `keras.Model.save_weights`, and `save`."""
         with _replaced(filepath, overwrite, max_shard_size is None) as path:
             super().save_weights(path, overwrite, max_shard_size)
 
+    @checked(filepath=path, skip_mismatch=flag)
     def load_weights(self, filepath, skip_mismatch=False, **kwargs):
         """Loads the weights alone: see `keras.Model.load_weights`.
 

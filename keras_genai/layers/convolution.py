@@ -5,6 +5,11 @@ from keras import ops
 
 from keras_genai import engine
 from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import either, integer, integers, text
+
+_SIZES = either(integer(1), integers(length=2))
+_PADDING = either(integer(0), text)
 
 
 def _padded(x, zeros):
@@ -109,6 +114,12 @@ class Conv2D(_Padded, keras.layers.Conv2D):
 
     kernel_name = "convolution"
 
+    @checked(
+        filters=integer(),
+        kernel_size=_SIZES,
+        strides=_SIZES,
+        padding=either(integer(0), text),
+    )
     def __init__(self, filters, kernel_size, strides=1, padding="valid", **kwargs):
         padding = self._take(padding)
         super().__init__(filters, kernel_size, strides, padding, **kwargs)
@@ -123,6 +134,7 @@ class DepthwiseConv2D(_Padded, keras.layers.DepthwiseConv2D):
 
     kernel_name = "depthwise_convolution"
 
+    @checked(kernel_size=_SIZES, strides=_SIZES, padding=_PADDING)
     def __init__(self, kernel_size, strides=1, padding="valid", **kwargs):
         padding = self._take(padding)
         super().__init__(kernel_size, strides, padding, **kwargs)

@@ -8,6 +8,7 @@ from keras_genai.engine.checks import check_ids
 from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.engine.precision import widen
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import flag, number
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -34,6 +35,7 @@ class BatchNormalization(keras.layers.Layer):
     ```
     """
 
+    @checked(momentum=number("[0, 1)"), epsilon=number("> 0"), center=flag, scale=flag)
     def __init__(
         self,
         momentum=0.9,
@@ -44,11 +46,6 @@ class BatchNormalization(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if not 0.0 <= momentum < 1.0 or epsilon <= 0.0:
-            raise ValueError(
-                "BatchNormalization takes momentum in [0, 1) and epsilon > 0; "
-                f"got momentum={momentum!r}, epsilon={epsilon!r}."
-            )
         self.momentum = momentum
         self.epsilon = epsilon
         self.center = center

@@ -93,7 +93,7 @@ def get(name):
     Raises:
         ValueError: the name is not known; the known ones are listed.
     """
-    if name not in _LOSSES:
+    if not isinstance(name, str) or name not in _LOSSES:
         raise ValueError(
             f"reconstruction must be one of {', '.join(_LOSSES)}; got {name!r}."
         )

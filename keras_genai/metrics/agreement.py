@@ -4,6 +4,7 @@ import numpy as np
 
 from keras_genai.metrics.metric import Metric
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import array
 
 
 class ClassAgreement(Metric):
@@ -43,6 +44,7 @@ class ClassAgreement(Metric):
     def reset_state(self) -> None:
         self._asked = self._found = None
 
+    @checked(features=array(2, finite=False), condition=array((1, 2), finite=False))
     def add_generated(self, features: np.ndarray, condition=None) -> None:
         count, classes = features.shape
         if condition is None:

@@ -228,9 +228,11 @@ class FrechetInceptionDistance(Metric):
     def reset_state(self) -> None:
         self._real, self._generated = Moments(), Moments()
 
+    @checked(features=array(2, finite=False))
     def add_real(self, features: np.ndarray) -> None:
         self._real.add(checked_features(features, "fid: the features"))
 
+    @checked(features=array(2, finite=False), condition=array((1, 2), finite=False))
     def add_generated(self, features: np.ndarray, condition=None) -> None:
         self._generated.add(checked_features(features, "fid: the features"))
 

@@ -8,6 +8,7 @@ from keras_genai import engine
 from keras_genai.engine import programs
 from keras_genai.engine.checks import check_integer
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import array
 
 
 class Metric:
@@ -60,13 +61,16 @@ class Metric:
         """The values, by name."""
         raise NotImplementedError(f"{type(self).__name__} must define result.")
 
+    @checked(features=array(2, finite=False))
     def add_real(self, features: np.ndarray) -> None:
         """Adds the features of real samples."""
 
+    @checked(features=array(2, finite=False), condition=array((1, 2), finite=False))
     def add_generated(self, features: np.ndarray, condition=None) -> None:
         """Adds the features of generated samples."""
         raise NotImplementedError(f"{type(self).__name__} must define add_generated.")
 
+    @checked()
     def update_real(self, images) -> None:
         """Adds real images.
 
@@ -80,6 +84,7 @@ class Metric:
         if self.uses_real:
             self.add_real(self.extract(images))
 
+    @checked(condition=array((1, 2), finite=False))
     def update_generated(self, images, condition=None) -> None:
         """Adds generated images.
 
@@ -239,8 +244,10 @@ class SampledMetric(Metric):
         self._real.reset()
         self._generated.reset()
 
+    @checked(features=array(2, finite=False))
     def add_real(self, features: np.ndarray) -> None:
         self._real.add(features)
 
+    @checked(features=array(2, finite=False), condition=array((1, 2), finite=False))
     def add_generated(self, features: np.ndarray, condition=None) -> None:
         self._generated.add(features)

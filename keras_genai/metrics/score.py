@@ -121,6 +121,7 @@ class InceptionScore(Metric):
         self._parts = [_Split() for _ in range(self.splits)]
         self._seen = 0
 
+    @checked(features=array(2, finite=False), condition=array((1, 2), finite=False))
     def add_generated(self, features: np.ndarray, condition=None) -> None:
         if self.from_logits:
             features = np.exp(features - features.max(1, keepdims=True))

@@ -201,8 +201,8 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
         for name, value in (("mask_token", mask_token), ("pad_token", pad_token)):
             if value is not None and not 0 <= value < size:
                 raise ValueError(
-                    f"{name} must be an id in [0, {size}), the vocabulary_size; got "
-                    f"{value!r}."
+                    f"{name} must be an id in [0, {size}); got {value!r} with "
+                    f"vocabulary_size={size}."
                 )
             setattr(self, name, value)
         self._table = word_table(size, self.special_tokens, tokenizer)

@@ -7,6 +7,8 @@ import numpy as np
 from keras import ops
 
 from keras_genai.engine import random
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import tuple_of, word
 
 MASKED, REPLACED = 0.8, 0.1  # shares of the chosen tokens; the others stay
 
@@ -99,6 +101,7 @@ def word_table(vocabulary_size, special_ids, tokenizer=None):
     return table
 
 
+@checked(documents=tuple_of(tuple_of(word, least=0), least=0))
 def sentence_pairs(documents, seed=0):
     """Pairs of sentences, of which half follow one another (1810.04805, section 3.1).
 
@@ -121,7 +124,7 @@ def sentence_pairs(documents, seed=0):
     documents = [list(part) for part in documents if len(part) > 1]
     if len(documents) < 2:
         raise ValueError(
-            "Pairs need at least two documents of at least two sentences; got "
+            "documents must be at least two of at least two sentences; got "
             f"{len(documents)}."
         )
     first = [s for part in documents for s in part[:-1]]

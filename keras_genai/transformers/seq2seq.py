@@ -210,8 +210,8 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
         for name, value in named.items():
             if not 0 <= value < size:
                 raise ValueError(
-                    f"{name} must be an id in [0, {size}), the vocabulary_size; got "
-                    f"{value!r}."
+                    f"{name} must be an id in [0, {size}); got {value!r} with "
+                    f"vocabulary_size={size}."
                 )
             setattr(self, name, value)
         if self.stop_token in (self.pad_token, self.start_token):

@@ -110,7 +110,7 @@ class Inference:
         z = np.asarray(z, "float32")
         if z.ndim != 2 or z.shape[1] != self.latent_dim or not len(z):
             raise ValueError(
-                f"z must be latents (N, {self.latent_dim}); got the shape {z.shape}."
+                f"z must be latents of the shape (N, {self.latent_dim}); got {z.shape}."
             )
         arrays = [z, self._labels(labels, len(z))]
         return self._whole("decode", self._one_decode, arrays, batch_size, verbose)[0]

@@ -6,6 +6,8 @@ from keras import ops
 
 from keras_genai.engine import random, to_host
 from keras_genai.losses import elbo
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import array
 
 LEAST, MOST = -30.0, 20.0
 
@@ -44,6 +46,7 @@ class DiagonalGaussian:
         """The most probable latents: the mean."""
         return self.mean
 
+    @checked(noise=array())
     def sample(self, seed=0, noise=None):
         """`mean + standard_deviation * noise` (1312.6114, section 2.4).
 
@@ -56,7 +59,7 @@ class DiagonalGaussian:
             Latents like `mean`.
         """
         if noise is None:
-            key = random.key(random.check_seed(seed), "posterior")
+            key = random.key(seed, "posterior")
             host = self._np is np
             shape = tuple(self.mean.shape) if host else ops.shape(self.mean)
             noise = random.normal(key, shape, host=host)

@@ -4,7 +4,7 @@ import numpy as np
 
 from keras_genai.engine import random
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import array
+from keras_genai.utils.validation import array, flag, number, one_of
 from keras_genai.vaes.mixture import Mixture, branch
 
 PRIORS = ("normal", "mixture")
@@ -65,10 +65,9 @@ class PriorSampling:
     def sampling_variables(self):
         return list(self.variables)
 
+    @checked(temperature=number(">= 0"), sample=flag, prior=one_of(*PRIORS))
     def generate_batches(self, n=None, seed=0, *, temperature=1.0, **kwargs):
         """See `GenerativeModel.generate_batches`; the options are those of `draw`."""
-        if not temperature >= 0.0:
-            raise ValueError(f"temperature must be at least 0; got {temperature!r}.")
         return super().generate_batches(n, seed, temperature=temperature, **kwargs)
 
     def draw(
@@ -85,10 +84,6 @@ class PriorSampling:
         """
         if prior is None:
             prior = "normal" if self.prior is None else "mixture"
-        if prior not in PRIORS:
-            raise ValueError(
-                f"prior must be one of {', '.join(PRIORS)}; got {prior!r}."
-            )
         if prior == "normal":
             z = random.normal(key, (count, self.latent_dim), offset=first)
             z = temperature * z

@@ -141,7 +141,7 @@ def test_style_without_content_takes_the_gram_matrices():
     )
     distances = [np.square(x - content).mean() for x in (kept, painted)]
     assert distances[0] < 0.3 * distances[1]
-    with pytest.raises(ValueError, match="style_layers must name"):
+    with pytest.raises(ValueError, match="style_layers must be the name"):
         dream.style_transfer(cnn(), content, style, "conv_1", [])
 
 
