@@ -19,6 +19,7 @@ from keras_genai.utils.validation import (
     function,
     mapping,
     number,
+    optional,
     pair,
     text,
 )
@@ -292,7 +293,16 @@ class Inference:
 
     # Also of what `img2img` and its kin are given by name.
     @checked(n=None, seed=None, vector=array(2), context=array(3), noise=array(4))
-    def _given(self, n, seed, labels, vector, context, noise=None, draw_labels=True):
+    def _given(
+        self,
+        n,
+        seed,
+        labels=None,
+        vector=None,
+        context=None,
+        noise=None,
+        draw_labels=True,
+    ):
         """`(conditions, n)`: as NumPy, checked; labels are drawn where none are."""
         pairs = {"labels": labels, "vector": vector, "context": context}
         given = {k: np.asarray(v) for k, v in pairs.items() if v is not None}
@@ -307,7 +317,9 @@ class Inference:
         self.conditions.check(given, n, null=True)
         return given, n
 
-    @checked(guidance_scale=either(number(), array(1)), negative=mapping, n=None)
+    @checked(
+        guidance_scale=either(number(), array(1)), negative=optional(mapping), n=None
+    )
     def _with_guidance(self, given, guidance_scale, negative, n):
         """`(guided, inputs)`: whether there is guidance, and what it is told."""
         scale = np.asarray(guidance_scale, "float32")
