@@ -156,7 +156,11 @@ def feature_maps(model, layer, images, preprocess=None):
     return maps[0] if one else maps
 
 
-@checked(maps=array(3), channels=array(1, "iu"), columns=integer(1))
+@checked(
+    maps=array(3, says="the maps of one picture (h, w, K)"),
+    channels=array(1, "iu"),
+    columns=integer(1),
+)
 def feature_grid(maps, channels=None, columns=None):
     """Channels of one picture side by side, as a picture.
 
