@@ -4,7 +4,7 @@
 
 `factory()` makes a fresh, uncompiled model with fewer than 50,000 parameters,
 `batch(n)` the first n samples `(x, condition)` as NumPy arrays (drawn by
-`engine.random` on the host, which is the same everywhere). pytest then reports each
+`backend.random` on the host, which is the same everywhere). pytest then reports each
 check of each model by name. A check that a model cannot meet is listed with its
 reason, `exceptions={"gradients": "..."}`, and shown as skipped with that reason.
 
@@ -29,7 +29,7 @@ import pytest
 from keras.src.backend.common import dtypes
 
 import keras_genai as kg
-from keras_genai import engine
+from keras_genai import backend
 
 BACKEND = keras.backend.backend()
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -177,19 +177,19 @@ def _plain(item):
 
 def host(x):
     """A copy in NumPy."""
-    return np.array(engine.to_host(x))
+    return np.array(backend.to_host(x))
 
 
 def uniform(name, shape, low=-1.0, high=1.0):
     """Data for a battery: uniform numbers that are the same everywhere."""
-    key = engine.random.key(0, f"conformance/{name}")
-    return engine.random.uniform(key, shape, low, high, host=True)
+    key = backend.random.key(0, f"conformance/{name}")
+    return backend.random.uniform(key, shape, low, high, host=True)
 
 
 def integers(name, shape, high):
     """Data for a battery: integers in [0, high) that are the same everywhere."""
-    key = engine.random.key(0, f"conformance/{name}")
-    return host(engine.random.randint(key, shape, 0, high))
+    key = backend.random.key(0, f"conformance/{name}")
+    return host(backend.random.randint(key, shape, 0, high))
 
 
 def state(model):
@@ -291,7 +291,7 @@ def noise_steps(model):
     counters = [
         layer.step
         for layer in model._flatten_layers()
-        if isinstance(layer, engine.random.Noise)
+        if isinstance(layer, backend.random.Noise)
     ]
     return {id(v) for v in counters} - players
 
@@ -309,7 +309,7 @@ class Phase:
 def record_phases(model, monkeypatch):
     """Makes `minimize` record a `Phase` at each call; returns the growing list."""
     phases, gradients = [], []
-    minimize, apply = model.minimize, engine.backend_ops.apply_gradients
+    minimize, apply = model.minimize, backend.apply_gradients
 
     def recording_apply(optimizer, gradients_, variables):
         gradients[:] = [
@@ -323,7 +323,7 @@ def record_phases(model, monkeypatch):
         phases.append(Phase(player, before, values(model.variables), gradients[:]))
         return loss
 
-    monkeypatch.setattr(engine.backend_ops, "apply_gradients", recording_apply)
+    monkeypatch.setattr(backend, "apply_gradients", recording_apply)
     monkeypatch.setattr(model, "minimize", recording_minimize)
     return phases
 
@@ -388,7 +388,7 @@ def gradient_errors(model, data, prepare=None):
                 v.assign(point[id(v)] + step * d)
             return float(host(loss_fn()))
 
-        loss, gradients = engine.value_and_gradients(loss_fn, variables)
+        loss, gradients = backend.value_and_gradients(loss_fn, variables)
         gradients = [host(g) for g in gradients]
         assert all(g.dtype == "float64" for g in gradients), "computed in less"
         errors[player] = []

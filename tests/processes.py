@@ -30,7 +30,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_genai import engine
+from keras_genai import backend
 from keras_genai.export import child
 from tests import conformance
 from tests.conformance import BACKEND, THOROUGH, assert_golden, host, release
@@ -278,7 +278,7 @@ class Call:
             for key, shape, dtype in declared
         }
         # As the function stands: compiled, `n` could not be a tensor.
-        plain = engine.jit(fn, model.variables, compiled=False)
+        plain = backend.jit(fn, model.variables, compiled=False)
         tensors = map(keras.ops.convert_to_tensor, self.inputs.values())
         self.wanted = {key: host(x) for key, x in plain(*tensors).items()}
 

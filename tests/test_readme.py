@@ -77,13 +77,13 @@ def test_names_of_the_package_exist():
     for name in set(re.findall(r"\bkg(?:\.[A-Za-z_]\w*)+", README)):
         resolved(name)
     # Names in prose alone: of the package, of its classes, of Keras or of PyTorch.
-    places = [kg, kg.callbacks, kg.datasets, kg.metrics, kg.layers, kg.engine]
+    places = [kg, kg.callbacks, kg.datasets, kg.metrics, kg.layers, kg.backend]
     places += [thing for thing in vars(kg).values() if inspect.isclass(thing)]
     places += [
         keras.callbacks,
         keras.utils,
         keras.optimizers,
-        kg.engine.GenerativeModel,
+        kg.GenerativeModel,
     ]
     prose = re.sub(r"^```.*?^```", "", README, **LINES)
     for name in set(re.findall(r"`([A-Za-z]\w*)(?:\([^`]*\))?`", prose)) - ELSEWHERE:
@@ -174,7 +174,7 @@ def shorten(monkeypatch, folder):
 
     load, text = kg.datasets.load, kg.datasets.text
     ddpm = kg.DDPM
-    fit, read = kg.engine.GenerativeModel.fit, _files.read_cached
+    fit, read = kg.GenerativeModel.fit, _files.read_cached
     folders = tiny_models(folder)
 
     def few_images(name, *args):
@@ -214,7 +214,7 @@ def shorten(monkeypatch, folder):
     monkeypatch.setattr(kg.datasets, "load", few_images)
     monkeypatch.setattr(kg.datasets, "text", short_texts)
     monkeypatch.setattr(_files, "read_cached", fetched)
-    monkeypatch.setattr(kg.engine.GenerativeModel, "fit", short_fit)
+    monkeypatch.setattr(kg.GenerativeModel, "fit", short_fit)
     monkeypatch.setitem(dit.SIZES, "S", (1, 16, 2))
     table = tuple((1, 4, *rest) for _, _, *rest in pretrained.MOBILENET_V2)
     monkeypatch.setattr(pretrained, "MOBILENET_V2", table)

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import keras_genai as kg
-from keras_genai.engine import programs
-from keras_genai.engine.sampling import Sampling
+from keras_genai.backend import programs
+from keras_genai.training.generation import Sampling
 from tests.conformance import BACKEND, THOROUGH
 
 ROOTS = {"compiled_once", "run_compiled", "run_in_batches"}  # and `stream`, a method
@@ -475,7 +475,7 @@ def test_every_method_that_compiles_has_rows():
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_the_second_call(name, monkeypatch, capsys):
     if BACKEND == "torch":  # recorded at once, so that recordings are run, too
-        from keras_genai.engine import _torch_steps
+        from keras_genai.backend.torch.recorder import steps as _torch_steps
 
         monkeypatch.setattr(_torch_steps, "WARM", 0)
     make, rows = MODELS[name]

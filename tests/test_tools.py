@@ -104,7 +104,7 @@ def test_a_profile_finds_where_the_time_went(tmp_path):
         tmp_path,
         case.format("tests.gans.test_cgan", "test_a[1]", 200)
         + case.format("tests.gans.test_cgan.TestB", "test_a[2]", 90)
-        + case.format("tests.engine.test_data", "test_c", 5000),
+        + case.format("tests.training.test_data", "test_c", 5000),
     )
     spent = profile.of_report(path, "jax", total=5291.0)
     spent.append(profile.Spent("no tests", "01_dcgan.py", "01_dcgan.py", 9.0))

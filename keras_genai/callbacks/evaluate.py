@@ -6,8 +6,8 @@ import math
 import keras
 
 from keras_genai.callbacks.runs import check_folder, run_folder
-from keras_genai.engine.checks import check_integer
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_integer
 from keras_genai.utils.files import written_beside
 from keras_genai.utils.validation import array, integer, text
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_genai.engine.checks import check_integer
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_integer
 from keras_genai.utils.files import written_beside
 from keras_genai.utils.validation import array, integer, pair, path
 

@@ -2,8 +2,8 @@
 
 import keras
 
-from keras_genai.engine.checks import check_integer
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_integer
 from keras_genai.utils.validation import integer, texts
 
 

@@ -6,8 +6,8 @@ content, and of the products of features (Gram matrices) to those of the style.
 
 from keras_genai.dream.deepdream import DeepDream
 from keras_genai.dream.objectives import Content, Style
-from keras_genai.engine.checks import check_positive
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_positive
 from keras_genai.utils.validation import array, either, number, text, tuple_of
 
 

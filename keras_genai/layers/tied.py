@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_genai.engine.precision import widen
+from keras_genai.backend.precision import widen
 
 
 def tied_logits(x, table):

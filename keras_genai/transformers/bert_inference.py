@@ -3,9 +3,9 @@
 import numpy as np
 from keras import ops
 
-from keras_genai.engine.precision import widen
-from keras_genai.engine.sampling import Range
+from keras_genai.backend.precision import widen
 from keras_genai.layers import lora
+from keras_genai.training.inference import Range
 from keras_genai.transformers.checks import check_tokens, filled
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import (

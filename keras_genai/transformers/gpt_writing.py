@@ -3,14 +3,14 @@
 import numpy as np
 from keras import ops
 
-from keras_genai.engine import random
-from keras_genai.engine.checks import check_positive
+from keras_genai.backend import random
 from keras_genai.transformers import generation, speculative
 from keras_genai.transformers.checks import filled
 from keras_genai.transformers.prompts import Prompts, stop_tokens
 from keras_genai.transformers.rules import Rules
 from keras_genai.transformers.written import Written
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_positive
 from keras_genai.utils.validation import (
     either,
     flag,

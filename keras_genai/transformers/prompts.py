@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from keras_genai.engine.checks import check_positive
-from keras_genai.engine.threefry import is_integer
+from keras_genai.backend.threefry import is_integer
 from keras_genai.transformers.checks import check_tokens
+from keras_genai.utils.checks import check_positive
 
 
 class Prompts:

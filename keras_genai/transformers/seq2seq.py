@@ -4,19 +4,19 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine import replicas
-from keras_genai.engine.checks import check_sample_weight
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import dtype_policy
-from keras_genai.engine.saving import configuration
+from keras_genai import backend
+from keras_genai.backend import replicas
+from keras_genai.backend.precision import dtype_policy
 from keras_genai.losses.reduction import weighted_mean
+from keras_genai.training import GenerativeModel
 from keras_genai.transformers.checks import check_rate, check_tokens, row_of
 from keras_genai.transformers.seq2seq_network import Seq2SeqNetwork
 from keras_genai.transformers.translation import Translation
 from keras_genai.transformers.tuning import Tuning
 from keras_genai.transformers.writing_rules import Generation
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_sample_weight
+from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import integer, number, text
 
 # Table 3 of 1706.03762: layers, channels, heads, channels inside, dropout.
@@ -55,7 +55,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class Translator(Tuning, Translation, engine.GenerativeModel):
+class Translator(Tuning, Translation, GenerativeModel):
     """The encoder-decoder of 1706.03762, and Marian's weight for weight.
 
     `fit({"source": ids, "target": ids})` takes two arrays of token ids, filled up with
@@ -263,7 +263,7 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
         before = self._before(target)
         logits = self.network(source, before, seen, training=training)  # (B, T, V)
         counted = self._counted(target, weight)  # (B, T)
-        entropy = engine.cross_entropy(target, logits)  # (B, T)
+        entropy = backend.cross_entropy(target, logits)  # (B, T)
         losses = entropy
         if self.label_smoothing:
             # The mean over all tokens of -log p, without a pass for each.
@@ -272,7 +272,7 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
         counted = ops.cast(counted, losses.dtype)
         count = ops.sum(counted)
         loss = weighted_mean(losses, counted, replicas.normalizer(count))
-        right = ops.cast(engine.argmax(logits) == target, losses.dtype)
+        right = ops.cast(backend.argmax(logits) == target, losses.dtype)
         parts = {
             name: (weighted_mean(value, counted), count)
             for name, value in (

@@ -3,15 +3,15 @@
 import numpy as np
 from keras import ops, tree
 
-from keras_genai import engine
-from keras_genai.engine.checks import check_positive
-from keras_genai.engine.sampling import Range
+from keras_genai import backend
 from keras_genai.layers import lora
+from keras_genai.training.inference import Range
 from keras_genai.transformers import generation
 from keras_genai.transformers.checks import check_tokens, filled
 from keras_genai.transformers.rules import MINUS, Rules
 from keras_genai.transformers.writing_rules import Restrained
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_positive
 from keras_genai.utils.validation import either, integer, number, prompts, text
 
 
@@ -329,7 +329,7 @@ class Translation:
 
     def _scores(self, source, target):
         logits = self(source, self._before(target))
-        losses = engine.cross_entropy(target, logits)
+        losses = backend.cross_entropy(target, logits)
         counted = ops.cast(target != self.pad_token, losses.dtype)
         return -ops.sum(losses * counted, axis=1)
 

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 from keras import ops
 
-from keras_genai.engine.checks import check_positive
 from keras_genai.transformers.rules import MINUS, Rules
+from keras_genai.utils.checks import check_positive
 
 
 @dataclasses.dataclass(frozen=True)

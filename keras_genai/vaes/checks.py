@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_genai.engine.checks import check_images, check_labels, check_sample_weight
+from keras_genai.utils.checks import check_images, check_labels, check_sample_weight
 
 ESTIMATORS = ("reparameterized", "dreg")
 

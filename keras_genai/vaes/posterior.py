@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai.engine import random, to_host
+from keras_genai.backend import random, to_host
 from keras_genai.losses import elbo
 
 LEAST, MOST = -30.0, 20.0

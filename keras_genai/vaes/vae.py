@@ -10,15 +10,15 @@ importance-weighted autoencoder (1509.00519) are arguments.
 import keras
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine import random
-from keras_genai.engine.checks import check_image_shape, check_positive
-from keras_genai.engine.data import tensors
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import dtype_policy, widen
-from keras_genai.engine.saving import configuration
+from keras_genai import backend
+from keras_genai.backend import random
+from keras_genai.backend.precision import dtype_policy, widen
 from keras_genai.losses import elbo
+from keras_genai.training import GenerativeModel
+from keras_genai.training.data import tensors
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_image_shape, check_positive
+from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import (
     either,
     function,
@@ -37,7 +37,7 @@ from keras_genai.vaes.schedules import check_weight
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class VAE(Checks, Inference, PriorSampling, engine.GenerativeModel):
+class VAE(Checks, Inference, PriorSampling, GenerativeModel):
     """Variational autoencoder (1312.6114): images, their codes, and their likelihood.
 
     It minimises `-E_q log p(x|z) + beta KL(q(z|x) || N(0, I))`; with
@@ -293,10 +293,10 @@ class VAE(Checks, Inference, PriorSampling, engine.GenerativeModel):
     def _kl_loss(self, kl):
         """The KL's part of the loss, from the batch's mean of each latent, `(D,)`."""
         if self.free_bits:
-            kl = elbo.free_bits(engine.replicas.mean(kl), self.free_bits)
+            kl = elbo.free_bits(backend.replicas.mean(kl), self.free_bits)
         elif self.capacity is not None:
             amount = ops.cast(self._weight(self.capacity), kl.dtype)
-            kl = elbo.capacity(engine.replicas.mean(ops.sum(kl)), amount)
+            kl = elbo.capacity(backend.replicas.mean(ops.sum(kl)), amount)
         else:
             kl = ops.sum(kl)
         return ops.cast(self._weight(self.beta), kl.dtype) * kl
@@ -325,19 +325,19 @@ class VAE(Checks, Inference, PriorSampling, engine.GenerativeModel):
     def test_step(self, data):
         x, labels, weight = tensors(data)
         # Whatever the training has drawn, and however the data is cut into batches.
-        first = self.samples_seen() + engine.replicas.offset()
+        first = self.samples_seen() + backend.replicas.offset()
         x = self._observed(x, first)
         key = random.key(self.seed, "evaluate/latents")
         shape = (ops.shape(x)[0], self.importance_samples, self.latent_dim)
         noise = random.normal(key, shape, offset=first)
         loss, parts = self.objective(x, labels, weight, noise, training=False)
-        kl = engine.replicas.mean(parts["latent_kl"])
+        kl = backend.replicas.mean(parts["latent_kl"])
         self._track_parts(parts, weight)
         if self.by_weights or not (self.free_bits or self.capacity is not None):
             self.track("vae", loss)
             return
         # The mean over the data is bent, not that of each batch.
-        self.latent_kl.update_state(kl, engine.replicas.batch_samples())
+        self.latent_kl.update_state(kl, backend.replicas.batch_samples())
         kl_loss = self._kl_loss(self.latent_kl.result())
         self.derive("vae", self.mean_so_far("reconstruction") + kl_loss)
 
@@ -382,7 +382,7 @@ def _shares(weight, values):
             ops.shape(values)[0], values.dtype
         )
     weight = ops.cast(ops.reshape(weight, (-1, 1)), values.dtype)
-    total = engine.replicas.normalizer(ops.sum(weight))
+    total = backend.replicas.normalizer(ops.sum(weight))
     # A batch whose weights are all zero has no say: a loss of 0, not 0 / 0.
     return weight / ops.where(total == 0, ops.ones_like(total), total)
 

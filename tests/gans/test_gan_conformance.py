@@ -5,7 +5,7 @@ import numpy as np
 
 import keras_genai as kg
 from keras_genai import layers
-from keras_genai.engine.initializers import VarianceScaling
+from keras_genai.layers.initializers import VarianceScaling
 from tests import conformance
 
 CLASSES = 3

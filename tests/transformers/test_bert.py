@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import keras_genai as kg
-from keras_genai.engine import random
+from keras_genai.backend import random
 from keras_genai.transformers import masking
 from tests.conformance import host
 

@@ -5,7 +5,7 @@ import pytest
 from keras import ops
 
 import keras_genai as kg
-from keras_genai import engine
+from keras_genai import backend
 from keras_genai.transformers import rules as rules_lib
 from keras_genai.transformers.rules import Rules
 from tests.conformance import BACKEND
@@ -404,4 +404,4 @@ def test_models_that_do_not_fit():
         speaking(vocabulary_size=4)
     with pytest.raises(ValueError, match="stop_token must be a token"):
         make(stop_token=V)
-    assert engine.to_host(model(prompts())).shape == (3, 5, V)
+    assert backend.to_host(model(prompts())).shape == (3, 5, V)

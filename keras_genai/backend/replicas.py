@@ -1,0 +1,162 @@
+"""Several devices or processes that train one model on one global batch.
+
+Each replica holds a part of the batch and all of the weights. Under JAX's
+`keras.distribution` the compiler divides the work and a step sees the whole batch:
+there is one replica. Under TensorFlow's `tf.distribute` strategies and PyTorch's
+process groups a step sees its own part, and this module makes what it computes the
+step of the whole: the loss of a part counts by its share of the samples, gradients
+and batch statistics are summed over the replicas, and noise is numbered by the
+sample's place in the global batch.
+
+All of it holds inside `part(rows)`, which `GenerativeModel` opens around each step;
+outside, and with one replica, every function here changes nothing.
+"""
+
+import contextlib
+import threading
+
+from keras import ops
+
+from keras_genai.backend import primitives
+
+# TensorFlow traces the replicas of one process in threads.
+_here = threading.local()
+
+
+@contextlib.contextmanager
+def part(rows, first=0):
+    """Opens a step on this replica's part of the global batch.
+
+    Args:
+        rows: samples in the part: an integer or an int32 scalar tensor.
+        first: number of the global batch's first sample, where several batches are
+            the parts of one update: likewise.
+    """
+    with numbered(first), _divided(rows, primitives.replica()):
+        yield
+
+
+@contextlib.contextmanager
+def numbered(first):
+    """Opens a part of an update: its samples are numbered from `first` on."""
+    before = getattr(_here, "first", 0)
+    _here.first = first
+    try:
+        yield
+    finally:
+        _here.first = before
+
+
+@contextlib.contextmanager
+def _divided(rows, replica):
+    if replica is None:
+        yield
+        return
+    index, count = replica
+    own = ops.cast(ops.equal(ops.arange(count), index), "int32")
+    (sizes,) = primitives.replica_sum([own * ops.cast(rows, "int32")])  # (count,)
+    before = ops.cast(ops.less(ops.arange(count), index), "int32")
+    _here.offset = ops.sum(before * sizes)
+    share = ops.cast(ops.sum(own * sizes), "float32")
+    _here.share = share / ops.cast(ops.sum(sizes), "float32")
+    try:
+        yield
+    finally:
+        _here.offset, _here.share = 0, None
+
+
+def offset():
+    """The number of this part's first sample in the global batch."""
+    return getattr(_here, "offset", 0)
+
+
+def number():
+    """The number of this part's first sample among those of the update."""
+    return getattr(_here, "first", 0) + offset()
+
+
+def share():
+    """This part's share of the samples, a float32 scalar; None with one replica."""
+    return getattr(_here, "share", None)
+
+
+def samples(rows):
+    """The number of samples in the global batch, a float32 scalar.
+
+    Args:
+        rows: those in this part.
+    """
+    rows = ops.cast(rows, "float32")
+    return rows if share() is None else rows / share()
+
+
+@contextlib.contextmanager
+def counted(rows, weight=None):
+    """Opens a step whose batch counts by its samples' weights in means over the data.
+
+    Kept by thread, as a part is: one replica may leave its step before another.
+
+    Args:
+        rows: samples in this part.
+        weight: of each of them, or of other things that the batch counts by, such as
+            its tokens: a tensor, or None.
+    """
+    before = batch_samples()
+    if weight is None:
+        _here.samples = samples(rows)
+    else:
+        weight = ops.cast(ops.convert_to_tensor(weight), "float32")
+        (_here.samples,) = total([ops.sum(weight)])
+    try:
+        yield
+    finally:
+        _here.samples = before
+
+
+def batch_samples():
+    """What the global batch counts by inside `counted`, a float32 scalar; else None."""
+    return getattr(_here, "samples", None)
+
+
+def total(tensors):
+    """Sums tensors over the replicas, differentiably.
+
+    Args:
+        tensors: list of float tensors, of the same shapes on every replica.
+
+    Returns:
+        List of tensors: the sums, equal on every replica.
+    """
+    return tensors if share() is None else primitives.replica_sum(list(tensors))
+
+
+def mean(value):
+    """The mean over the global batch, from the mean over this part.
+
+    Args:
+        value: float tensor: a mean over the samples of the part.
+
+    Returns:
+        Tensor of the same shape, equal on every replica.
+    """
+    if share() is None:
+        return value
+    (value,) = total([value * ops.cast(share(), value.dtype)])
+    return value
+
+
+def normalizer(weight):
+    """What a part's weighted sum is divided by to be its mean.
+
+    With it, `mean(sum(w * x) / normalizer(sum(w)))` is the weighted mean over the
+    global batch, whatever the weights of the parts.
+
+    Args:
+        weight: scalar, the sum of the part's weights.
+
+    Returns:
+        Scalar; the argument itself with one replica.
+    """
+    if share() is None:
+        return weight
+    return total([weight])[0] * ops.cast(share(), weight.dtype)
