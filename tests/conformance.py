@@ -52,9 +52,26 @@ BACKEND_EXCEPTIONS = {
         "no_retrace": "PyTorch runs the step eagerly: there is nothing to retrace."
     }
 }
+# Of a variant of a model with a battery of its own, where a step is compiled: what
+# would compile it once more.
+_VARIANT = "The family's first battery compiles it; of this one by --thorough."
+VARIANT_EXCEPTIONS = {}
 if not THOROUGH:
     for _name in ("jax", "tensorflow"):
         BACKEND_EXCEPTIONS[_name] = {"phases": _UNCOMPILED, "gradients": _UNCOMPILED}
+    if BACKEND != "torch":
+        VARIANT_EXCEPTIONS = dict.fromkeys(
+            (
+                "run_eagerly",
+                "no_retrace",
+                "generate_does_not_retrace",
+                "optimizer_settings",
+                "evaluate",
+                "mixed_float16",
+                "mixed_bfloat16",
+            ),
+            _VARIANT,
+        )
 
 
 # Golden files
@@ -846,6 +863,7 @@ def battery(
     value_range=(-1.0, 1.0),
     sample_dtype="float32",
     sample=None,
+    variant=False,
 ):
     """The class of checks of one model, for pytest to collect.
 
@@ -863,6 +881,8 @@ def battery(
         sample_dtype: type of a sample.
         sample: function (model, seed) -> array: what stands for `generate` with that
             seed, for a model that reads and makes nothing by itself.
+        variant: whether another battery is of the same class: where steps are
+            compiled, an ordinary run then checks what needs one compiled step.
 
     Returns:
         A class; its name in the test module must begin with `Test`.
@@ -890,7 +910,11 @@ def battery(
         {
             "runs": runs,
             "golden": golden,
-            "exceptions": {**BACKEND_EXCEPTIONS.get(BACKEND, {}), **exceptions},
+            "exceptions": {
+                **(VARIANT_EXCEPTIONS if variant else {}),
+                **BACKEND_EXCEPTIONS.get(BACKEND, {}),
+                **exceptions,
+            },
             "prepare_gradients": staticmethod(prepare_gradients)
             if prepare_gradients
             else None,

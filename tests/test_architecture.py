@@ -55,6 +55,7 @@ def imported_names(node):
     return []
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "source, found",
     [
@@ -74,6 +75,7 @@ def test_the_search_sees_every_form_of_import(source, found):
     assert (len(seen) if isinstance(found, int) else seen) == found
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.name))
 def test_only_its_folder_names_a_backend(path):
     part, *rest = path.relative_to(PACKAGE).parts
@@ -112,6 +114,7 @@ def dependencies():
 IMPORTS = dependencies()
 
 
+@pytest.mark.once
 def test_no_module_imports_itself_by_way_of_others():
     assert "keras_genai.backend" in IMPORTS["keras_genai.layers.dense"]
     assert "keras_genai.backend.random" in IMPORTS["keras_genai.gans.gan"]
@@ -128,6 +131,7 @@ def test_no_module_imports_itself_by_way_of_others():
 FLOORS = ("utils", "backend", "losses", "layers", "metrics", "training")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("floor", FLOORS)
 def test_floors_stand_on_lower_ones_alone(floor):
     above = {*FLOORS[FLOORS.index(floor) + 1 :], *FAMILIES}
@@ -145,6 +149,7 @@ def test_a_backend_keeps_to_the_interface(name):
     assert own.__module__.startswith("keras_genai.backend")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.name))
 def test_no_family_imports_another(path):
     part, *rest = path.relative_to(PACKAGE).parts
@@ -155,6 +160,7 @@ def test_no_family_imports_another(path):
                 assert ".".join(name.split(".")[:2]) not in others, f"{path}: {name}"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.name))
 def test_every_public_module_says_what_it_is(path):
     names = path.relative_to(PACKAGE).with_suffix("").parts

@@ -17,6 +17,8 @@ from keras_genai.diffusion import dit
 from keras_genai.dream import pretrained
 from keras_genai.vaes import vqvae
 
+pytestmark = pytest.mark.once
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 # Names in the README's prose that are no attributes of the package or of Keras: of

@@ -18,7 +18,7 @@ import pytest
 
 import keras_genai as kg
 from keras_genai.backend import programs
-from keras_genai.training.generation import Sampling
+from keras_genai.training.inference import Inference
 from tests.conformance import BACKEND, THOROUGH
 
 ROOTS = {"compiled_once", "run_compiled", "run_in_batches"}  # and `stream`, a method
@@ -425,7 +425,7 @@ def public_models():
     return {
         name: item
         for name, item in vars(kg).items()
-        if isinstance(item, type) and issubclass(item, Sampling)
+        if isinstance(item, type) and issubclass(item, Inference)
     }
 
 
@@ -472,7 +472,14 @@ def test_every_method_that_compiles_has_rows():
         assert set(rows) == found(cls) | (set(rows) & {"generate"}), name
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+# What is kept is Python's: where compiling takes long, a few show that the backend
+# keeps to it.
+RUN = sorted(MODELS)
+if BACKEND == "tensorflow" and not THOROUGH:
+    RUN = ["DCGAN", "GPT", "VAE"]
+
+
+@pytest.mark.parametrize("name", RUN)
 def test_the_second_call(name, monkeypatch, capsys):
     if BACKEND == "torch":  # recorded at once, so that recordings are run, too
         from keras_genai.backend.torch.recorder import steps as _torch_steps

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.once
+
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 
 

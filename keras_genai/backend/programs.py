@@ -162,8 +162,8 @@ class Traits:
     Numbers, strings, tuples and other plain values count by their values, layers and
     frozen dataclasses by those that they hold, and anything else (a function, a
     variable, a large array) by being the same object. Attributes whose names begin with
-    an underscore are Keras's own or the engine's and are passed over, but for whether a
-    layer trains, and in which dtype.
+    an underscore are of Keras or of this package and are passed over, but for whether
+    a layer trains, and in which dtype.
 
     Args:
         *objects: layers, models, optimizers or plain values.

@@ -1,4 +1,4 @@
-"""Group normalization through the engine's fused kernel."""
+"""Group normalization through the backend's fused kernel."""
 
 import keras
 from keras import ops

@@ -1,4 +1,4 @@
-"""Batch normalization through the engine's fused kernel, plain and conditional."""
+"""Batch normalization through the backend's fused kernel, plain and conditional."""
 
 import keras
 from keras import ops

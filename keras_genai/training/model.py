@@ -65,7 +65,7 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
         players: dict name -> network.
         noise: `backend.random.Noise`; its `step` counts the training steps. Under
             gradient accumulation the batches of one update are one step.
-        ema: the `backend.EMA` of `set_players(..., ema=...)`, or None.
+        ema: the `EMA` of `set_players(..., ema=...)`, or None.
     """
 
     @checked()
@@ -809,7 +809,7 @@ class _Traced:
 
 
 class Group:
-    """What the engine reads of a player, of several networks together.
+    """What a model reads of a player, of several networks together.
 
     Not a layer: the networks stay what they are, attributes of their model.
 

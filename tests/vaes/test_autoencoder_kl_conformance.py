@@ -71,4 +71,5 @@ TestAutoencoderKLPlain = conformance.battery(
         seed=2,
     ),
     images("autoencoder_kl_plain"),
+    variant=True,
 )

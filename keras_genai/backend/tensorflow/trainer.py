@@ -45,7 +45,7 @@ def _after_its_data(step):
 
 
 class Trainer(interface.Trainer):
-    """Lets Keras's TensorFlow trainer run the engine's steps."""
+    """Lets Keras's TensorFlow trainer run this package's steps."""
 
     def devices(self):
         """How the batches of arrays are divided: an `backend.devices.Devices`."""

@@ -11,7 +11,7 @@ from keras_genai.utils.interrupts import stepped
 
 
 class Trainer(interface.Trainer):
-    """Lets Keras's PyTorch trainer run the engine's steps."""
+    """Lets Keras's PyTorch trainer run this package's steps."""
 
     def devices(self):
         rank, count = process()
@@ -45,7 +45,7 @@ class Trainer(interface.Trainer):
 
 
 def _with_step(model, make, kind):
-    """Keras's own step function, made while the engine's step stands in the model's.
+    """Keras's own step function, made while this package's stands in the model's.
 
     Keras looks the step up when it is called, so it is bound here by name.
     """
