@@ -345,7 +345,6 @@ def gpt_rows():
             lambda m: list(m.generate([5, 6], 3, stream=True)),
             changed(write(), stop_token=7),
         ],
-        "generate_batches": None,  # of images
         "score": [call("score", [[5, 6, 7], [8, 9]]), call("score", [[5, 6]])],
         "embed": [call("embed", [[5, 6, 7], [8, 9]]), call("embed", [[5, 6]])],
     }
@@ -358,7 +357,6 @@ def bert():
 def bert_rows():
     texts = np.array([[5, 6, 7], [8, 9, 4]])
     return {
-        "generate_batches": None,  # of images
         "embed": [call("embed", texts), call("embed", texts, normalize=False)],
         "classify": [call("classify", texts), call("classify", texts, batch_size=1)],
     }
@@ -372,7 +370,7 @@ def vit_rows():
     return {
         name: [call(name, IMAGES), call(name, IMAGES, batch_size=2)]
         for name in ("embed", "classify", "attention_maps")
-    } | {"generate_batches": None, "paint": None}  # of images; of a masked autoencoder
+    } | {"paint": None}  # of a masked autoencoder
 
 
 def translator():
@@ -384,7 +382,6 @@ def translator_rows():
     texts = np.array([[5, 6, 1], [8, 1, 2]])
     return {
         "generate": None,  # `translate`
-        "generate_batches": None,  # of images
         "translate": [
             call("translate", texts, beam_size=1, max_length=4),
             call("translate", texts, beam_size=2, max_length=4),

@@ -8,7 +8,7 @@ step of the whole: the loss of a part counts by its share of the samples, gradie
 and batch statistics are summed over the replicas, and noise is numbered by the
 sample's place in the global batch.
 
-All of it holds inside `part(rows)`, which `GenerativeModel` opens around each step;
+All of it holds inside `part(rows)`, which `Model` opens around each step;
 outside, and with one replica, every function here changes nothing.
 """
 

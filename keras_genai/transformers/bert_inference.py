@@ -146,13 +146,6 @@ class BERTInference:
         arrays = self._arrays_of(texts, pairs)
         return self._run("classify", run, arrays, batch_size)
 
-    def generate(self, *args, **kwargs):
-        """Raises: BERT reads texts and writes none."""
-        raise ValueError(
-            "BERT does not generate: it has embed, classify and its heads. For texts "
-            "that are written take kg.GPT or kg.Translator."
-        )
-
     def input_ranges(self):
         return {
             **super().input_ranges(),

@@ -17,7 +17,7 @@ from keras_genai.backend.precision import dtype_policy
 from keras_genai.layers import lora
 from keras_genai.layers.transformer_block import GATED
 from keras_genai.losses.reduction import weighted_mean
-from keras_genai.training import GenerativeModel
+from keras_genai.training import Model
 from keras_genai.training.optimizer import decaying
 from keras_genai.transformers.checks import check_rate, check_tokens, row_of
 from keras_genai.transformers.gpt_inference import GPTInference
@@ -48,7 +48,7 @@ STOP = 50_256  # <|endoftext|>
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class GPT(Tuning, GPTInference, GenerativeModel):
+class GPT(Tuning, GPTInference, Model):
     """A language model that learns the next token, weight for weight GPT-2 or Llama.
 
     `fit(tokens)` takes token ids `(N, T)` and minimises the mean negative

@@ -8,7 +8,7 @@ from keras_genai import backend
 from keras_genai.backend import replicas
 from keras_genai.backend.precision import dtype_policy
 from keras_genai.losses.reduction import weighted_mean
-from keras_genai.training import GenerativeModel
+from keras_genai.training import Model
 from keras_genai.transformers.checks import check_rate, check_tokens, row_of
 from keras_genai.transformers.seq2seq_network import Seq2SeqNetwork
 from keras_genai.transformers.translation import Translation
@@ -55,7 +55,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class Translator(Tuning, Translation, GenerativeModel):
+class Translator(Tuning, Translation, Model):
     """The encoder-decoder of 1706.03762, and Marian's weight for weight.
 
     `fit({"source": ids, "target": ids})` takes two arrays of token ids, filled up with

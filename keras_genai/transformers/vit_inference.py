@@ -136,12 +136,6 @@ class ViTInference:
         both = self.run_in_batches("paint", run, variables, arrays, batch_size)
         return both[..., :-1], both[..., -1:]
 
-    def generate(self, *args, **kwargs):
-        """Raises: a ViT looks at images and makes none."""
-        raise ValueError(
-            "ViT does not generate: it has embed, classify and, with mae=True, paint."
-        )
-
     @checked()
     def fine_tuned(self, num_classes, image_shape=None, **arguments):
         """A classifier that begins with this model's weights, for a fit of its own.
