@@ -422,7 +422,9 @@ def public_models():
     return {
         name: item
         for name, item in vars(kg).items()
-        if isinstance(item, type) and issubclass(item, Inference)
+        if isinstance(item, type)
+        and issubclass(item, Inference)
+        and item not in (kg.Model, kg.GenerativeModel)
     }
 
 

@@ -106,6 +106,7 @@ def models():
     return gpt(), gpt(seed=5)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("way", WAYS)
 def test_a_text_is_the_same_alone_and_among_others(models, way):
     model, draft = models
