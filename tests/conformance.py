@@ -334,9 +334,9 @@ def record_phases(model, monkeypatch):
         ]
         apply(optimizer, gradients_, variables)
 
-    def recording_minimize(player, loss_fn):
+    def recording_minimize(player, loss_fn, *batch):
         before = values(model.variables)
-        loss = minimize(player, loss_fn)
+        loss = minimize(player, loss_fn, *batch)
         phases.append(Phase(player, before, values(model.variables), gradients[:]))
         return loss
 
@@ -394,7 +394,8 @@ def gradient_errors(model, data, prepare=None):
         prepare(model)
     errors = {}
 
-    def probe(player, loss_fn):
+    def probe(player, loss_fn, *batch):
+        loss_fn = functools.partial(loss_fn, *batch)
         variables = model.players[player].trainable_variables
         # The loss moves statistics and noise; each evaluation begins with the same.
         point = values(model.variables)

@@ -8,6 +8,9 @@ step of the whole: the loss of a part counts by its share of the samples, gradie
 and batch statistics are summed over the replicas, and noise is numbered by the
 sample's place in the global batch.
 
+A step may cut its batch into parts once more (`compile(accumulate=k)`), one after the
+other; `Parts` is to them what the sums over replicas are to those.
+
 All of it holds inside `part(rows)`, which `Model` opens around each step;
 outside, and with one replica, every function here changes nothing.
 """
@@ -15,9 +18,11 @@ outside, and with one replica, every function here changes nothing.
 import contextlib
 import threading
 
+import keras
 from keras import ops
 
 from keras_genai.backend import primitives
+from keras_genai.backend.scope import with_values
 
 # TensorFlow traces the replicas of one process in threads.
 _here = threading.local()
@@ -157,6 +162,95 @@ def normalizer(weight):
     Returns:
         Scalar; the argument itself with one replica.
     """
-    if share() is None:
-        return weight
-    return total([weight])[0] * ops.cast(share(), weight.dtype)
+    parts = getattr(_here, "parts", None)
+    if parts is not None:
+        return parts.normalizer(weight)
+    return _normalizer(total([weight])[0], weight.dtype)
+
+
+def _normalizer(whole, dtype):
+    return whole if share() is None else whole * ops.cast(share(), dtype)
+
+
+class Parts:
+    """A batch that is cut into parts, one after the other in the same step.
+
+    The loss of a part counts by its share of the samples; what its weighted sums are
+    divided by (`normalizer`) is the sum of the weights of all parts. So the mean of the
+    parts' losses is the loss of the whole batch, whatever the weights, and so are the
+    gradients.
+
+    Args:
+        batch: list of tensors or trees of them, of one row a sample; None stays None.
+        count: number of parts.
+    """
+
+    def __init__(self, batch, count):
+        self.batch, self.count = batch, count
+        leaves = [x for x in keras.tree.flatten(batch) if x is not None]
+        self.rows = ops.shape(leaves[0])[0]
+        self.totals = self.asked = None
+
+    def cut(self, index):
+        """The tensors of one part."""
+        start, stop = self._ends(index)
+        return keras.tree.map_structure(
+            lambda x: None if x is None else x[start:stop], self.batch
+        )
+
+    def _ends(self, index):
+        return index * self.rows // self.count, (index + 1) * self.rows // self.count
+
+    def share(self, index):
+        """A part's share of the samples, a float32 scalar or a float."""
+        start, stop = self._ends(index)
+        if isinstance(self.rows, int):
+            return (stop - start) / self.rows
+        return ops.cast(stop - start, "float32") / ops.cast(self.rows, "float32")
+
+    @contextlib.contextmanager
+    def part(self, index):
+        """Opens a part: its samples are numbered and counted as in the whole batch."""
+        before, whole = getattr(_here, "parts", None), batch_samples()
+        self.index, self.asked = index, 0
+        _here.parts = self
+        if whole is not None:
+            _here.samples = whole * self.share(index)
+        first = getattr(_here, "first", 0)
+        try:
+            with numbered(first + self._ends(index)[0]):
+                yield
+        finally:
+            _here.parts, _here.samples = before, whole
+
+    def normalizer(self, weight):
+        """See `replicas.normalizer`."""
+        if self.totals is None:  # `weigh` asks
+            self.weights.append(weight)
+            return weight
+        whole = self.totals[self.asked]
+        self.asked += 1
+        return _normalizer(whole, weight.dtype) * ops.cast(
+            self.share(self.index), weight.dtype
+        )
+
+    def weigh(self, loss_fn):
+        """Finds the sums of weights that the losses of the parts are divided by.
+
+        The function is called with each part for that alone, without gradients and
+        without updates: where it is compiled, only what the weights need is computed.
+        One that divides by no weights is called with the first part only.
+
+        Args:
+            loss_fn: function of a part's tensors.
+        """
+        sums = []
+        for index in range(self.count):
+            self.weights = []
+            part = self.cut(index)
+            with self.part(index), primitives.without_gradients():
+                with_values((), lambda part=part: loss_fn(*part))
+            if not self.weights:
+                break
+            sums.append(self.weights)
+        self.totals = [total([sum(each)])[0] for each in zip(*sums, strict=True)]

@@ -297,12 +297,12 @@ class DDPM(Editing, Inference, GenerativeModel):
             condition = self.conditions.dropped(condition, keep)
         t = self._times(u)
 
-        def loss():
+        def loss(images, condition, t, u, noise, weight):
             losses = self.losses(images, condition, t, noise, training=True)
             self._track_parts(u, ops.stop_gradient(losses), weight)
             return mean_over_samples(losses, weight)
 
-        self.minimize("network", loss)
+        self.minimize("network", loss, images, condition, t, u, noise, weight)
 
     def _track_parts(self, u, losses, weight):
         """The losses of the samples whose time lies in each part."""

@@ -276,7 +276,7 @@ class CNN(GenerativeModel):
         return mean_over_samples(losses, weight)
 
     def train_step(self, data):
-        self.minimize("network", lambda: self._loss(data, training=True))
+        self.minimize("network", lambda *data: self._loss(data, training=True), *data)
 
     def test_step(self, data):
         self.track("network", self._loss(data, training=False))

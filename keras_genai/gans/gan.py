@@ -234,24 +234,27 @@ class GAN(GenerativeModel):
     def train_step(self, data):
         real, labels, weight = tensors(data)
         batch = ops.shape(real)[0]
+
+        def discriminator_loss(real, labels, weight, latents):
+            with backend.without_gradients():
+                fake = backend.with_values(
+                    (),
+                    lambda: self.generator(
+                        self.with_labels(latents, labels), training=True
+                    ),
+                )
+            fake = ops.stop_gradient(widen(fake))
+            return self.discriminator_loss(real, labels, weight, fake)
+
         latents = self._latents("discriminator", batch)
-        with backend.without_gradients():
-            fake = backend.with_values(
-                (),
-                lambda: self.generator(
-                    self.with_labels(latents, labels), training=True
-                ),
-            )
-        fake = ops.stop_gradient(widen(fake))
         self.minimize(
-            "discriminator",
-            lambda: self.discriminator_loss(real, labels, weight, fake),
+            "discriminator", discriminator_loss, real, labels, weight, latents
         )
 
         def generator_update(turn):
             latents = self._latents(f"generator/{turn}", batch)
             return self.minimize(
-                "generator", lambda: self.generator_loss(latents, labels, weight)
+                "generator", self.generator_loss, latents, labels, weight
             )
 
         def generator_turn():

@@ -85,12 +85,24 @@ def from_arrays(
         steps_per_epoch,
         model.devices(),
     )
+    last = dataset.size % dataset.batch_size or dataset.batch_size
+    check_parts(model, min(last, dataset.size), "the last batch")
     held_out = data_lib.unpack(validation_data)
     if data_lib.is_arrays(held_out[0]):
         validation_data = in_order(
             model, arrays_of(model, *held_out), validation_batch_size or batch_size
         )
     return dataset, validation_data
+
+
+def check_parts(model, size, which):
+    """Refuses a batch of fewer samples than the parts that it is cut into."""
+    if size < model.accumulate:
+        raise ValueError(
+            f"accumulate={model.accumulate} cuts each batch into as many parts; "
+            f"{which} has {size} samples. Give a batch_size that leaves more, or leave "
+            f"the last {size} samples out."
+        )
 
 
 def in_order(model, arrays, batch_size):

@@ -77,6 +77,7 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
         self.ema = None
         self.gathered = None
         self.accumulation = 1
+        self.accumulate = 1
         self._names = ()
         self._skip = 0
 
@@ -162,12 +163,15 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
         )
 
     @checked(
-        steps_per_execution=integer(1), jit_compile=either(flag, one_of("auto", None))
+        accumulate=integer(1),
+        steps_per_execution=integer(1),
+        jit_compile=either(flag, one_of("auto", None)),
     )
     def compile(
         self,
         optimizer=None,
         *,
+        accumulate=1,
         run_eagerly=False,
         steps_per_execution=1,
         jit_compile="auto",
@@ -185,6 +189,10 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
                 gradients count alike, so that equal batches make the update of the
                 whole; what a batch is normalized by remains its own. Players with
                 other k count batches as steps; their averages count updates.
+            accumulate: into how many parts a step cuts each batch, one after the other:
+                a batch that does not fit into memory at once. The gradients are those
+                of the whole batch, with one step of each optimizer; what a batch is
+                normalized by (batch normalization) is a part's own.
             run_eagerly: run the step without compiling it.
             steps_per_execution: steps in one call (TensorFlow and JAX).
             jit_compile: as in Keras.
@@ -202,6 +210,13 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
             scaled = {
                 n: with_loss_scaling(o, self.players[n]) for n, o in chosen.items()
             }
+        found = {accumulation(item) for item in scaled.values()}
+        if accumulate > 1 and found != {1}:
+            raise ValueError(
+                f"accumulate={accumulate} cuts each batch into parts, and "
+                "gradient_accumulation_steps of an optimizer gathers batches: give one "
+                "of them."
+            )
         for item in scaled.values():
             schedule_by_updates(item)
         variables = {n: net.trainable_variables for n, net in self.players.items()}
@@ -220,8 +235,10 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
             auto_scale_loss=False,
         )
         self._loss_tracker = None  # "loss" is the sum of the players' own trackers
-        self._set_accumulation({accumulation(item) for item in scaled.values()})
+        self._set_accumulation(found)
+        self.accumulate = accumulate
         self._compile_arguments = {
+            "accumulate": accumulate,
             "run_eagerly": run_eagerly,
             "steps_per_execution": steps_per_execution,
             "jit_compile": jit_compile,
@@ -422,7 +439,9 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
             batch_size = steps_per_epoch = None
         else:
             batch, x = data_lib.peek(x)
-            self.check_data(*map(data_lib.to_numpy, data_lib.unpack(batch)))
+            batch = [*map(data_lib.to_numpy, data_lib.unpack(batch))]
+            self.check_data(*batch)
+            fitting.check_parts(self, data_lib.rows(batch), "the first batch")
             if validation_split:
                 kwargs["validation_split"] = validation_split
         if isinstance(callbacks, keras.callbacks.Callback):
@@ -560,26 +579,34 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
 
     # One step
 
-    def minimize(self, player, loss_fn):
+    def minimize(self, player, loss_fn, *batch):
         """One step of one player: its weights alone, down the gradient of the loss.
 
         A player whose weights are all frozen stays as it is; its loss is computed.
         Its average moves where its weights did: not at a batch whose gradient is only
         gathered, nor where a loss scale was too large.
 
+        Under `compile(accumulate=k)` the batch is cut into k parts, one after the
+        other: the mean of their gradients over the samples makes one step.
+
         Args:
             player: its name.
-            loss_fn: function of no arguments that returns a scalar. Regularizers
-                of the player's layers are added to it.
+            loss_fn: function of the tensors of `batch` that returns a scalar, a mean
+                over the samples. Regularizers of the player's layers are added to it.
+            *batch: tensors, or trees of them, of one row a sample; None stays None. All
+                that the loss needs of the batch must be here for it to be cut.
 
         Returns:
             The loss.
+
+        Raises:
+            ValueError: `accumulate` is set, and there are no tensors to cut.
         """
         variables = self.players[player].trainable_variables
         optimizer = self.optimizers[player]
 
-        def whole_loss():
-            loss = widen(loss_fn())
+        def whole_loss(*batch):
+            loss = widen(loss_fn(*batch))
             for variable in variables:
                 if variable.regularizer is not None:
                     loss = loss + widen(variable.regularizer(variable))
@@ -590,7 +617,14 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
         def scale(loss):
             return optimizer.scale_loss(loss if share is None else share * loss)
 
-        loss, gradients = backend.value_and_gradients(whole_loss, variables, scale)
+        if self.accumulate == 1:
+            loss, gradients = backend.value_and_gradients(
+                lambda: whole_loss(*batch), variables, scale
+            )
+        else:
+            loss, gradients = self._in_parts(
+                player, whole_loss, batch, variables, scale
+            )
         loss = replicas.mean(loss)
         if variables:
             gradients = replicas.total(gradients)
@@ -603,6 +637,37 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
         self._metric_of(player).update_state(loss, sample_weight=samples)
         self._watch(player, loss)
         return loss
+
+    def _in_parts(self, player, loss_fn, batch, variables, scale):
+        """The loss and the gradients of a batch from those of its parts."""
+        if all(x is None for x in keras.tree.flatten(batch)):
+            raise ValueError(
+                f"accumulate={self.accumulate} cuts the batch: {type(self).__name__}"
+                f".train_step must give minimize({player!r}, loss_fn, ...) the tensors "
+                "that the loss needs, one row a sample."
+            )
+        parts = replicas.Parts(list(batch), self.accumulate)
+        parts.weigh(loss_fn)
+        before = self._layers_steps()
+        whole, gradients = 0.0, None
+        for index in range(self.accumulate):
+            if index:
+                for step, old in before:
+                    step.assign(old)
+            share, part = parts.share(index), parts.cut(index)
+            with parts.part(index):
+                loss, found = backend.value_and_gradients(
+                    lambda part=part: loss_fn(*part),
+                    variables,
+                    lambda loss, share=share: scale(share * loss),
+                )
+            whole = whole + share * loss
+            gradients = (
+                found
+                if gradients is None
+                else [a + b for a, b in zip(gradients, found, strict=True)]
+            )
+        return whole, gradients
 
     def track(self, name, value, samples=None):
         """Adds a mean over the batch to the mean that the logs show.

@@ -331,13 +331,13 @@ class BERT(Tuning, BERTInference, Model):
     def train_step(self, data):
         key = self.noise.key("mask")
 
-        def loss_fn():
+        def loss_fn(*data):
             loss, parts = self.objective(data, key, replicas.number(), training=True)
             parts.pop("network", None)  # `minimize` tracks it
             self._track_parts(parts)
             return loss
 
-        self.minimize("network", loss_fn)
+        self.minimize("network", loss_fn, *data)
 
     def test_step(self, data):
         # The hidden words follow from the text's place in the data.

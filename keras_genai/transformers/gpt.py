@@ -280,14 +280,14 @@ class GPT(Tuning, GPTInference, Model):
     def train_step(self, data):
         tokens, _, weight = data
 
-        def loss():
+        def loss(tokens, weight):
             losses, weights = self.token_losses(tokens, weight, training=True)
             whole = replicas.normalizer(ops.sum(weights))
             return weighted_mean(losses, weights, whole)
 
         weights = self._token_weights(ops.cast(tokens, "int32"), weight)
         with replicas.counted(ops.shape(tokens)[0], weights):  # by its tokens
-            self.minimize("network", loss)
+            self.minimize("network", loss, tokens, weight)
 
     def test_step(self, data):
         tokens, _, weight = data

@@ -295,8 +295,8 @@ class Translator(Tuning, Translation, Model):
             self.track(name, ops.stop_gradient(value), count)
 
     def train_step(self, data):
-        def loss_fn():
-            loss, parts = self.objective(data, training=True)
+        def loss_fn(x, weight):
+            loss, parts = self.objective((x, None, weight), training=True)
             del parts["network"]  # `minimize` tracks it
             self._track_parts(parts)
             return loss
@@ -304,7 +304,7 @@ class Translator(Tuning, Translation, Model):
         x, _, weight = data
         counted = self._counted(ops.cast(x["target"], "int32"), weight)
         with replicas.counted(ops.shape(counted)[0], counted):  # by its tokens
-            self.minimize("network", loss_fn)
+            self.minimize("network", loss_fn, x, weight)
 
     def test_step(self, data):
         _, parts = self.objective(data, training=False)

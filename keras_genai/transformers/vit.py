@@ -276,13 +276,13 @@ class ViT(Tuning, ViTInference, Model):
             shape = (ops.shape(images)[0], tokens)
             draw = self.noise.uniform("mask", shape, dtype="float32")
 
-        def loss_fn():
+        def loss_fn(images, labels, weight, draw):
             loss, accuracy = self.objective(images, labels, weight, draw, training=True)
             if accuracy is not None:
                 self.track("accuracy", ops.stop_gradient(accuracy))
             return loss
 
-        self.minimize("vit", loss_fn)
+        self.minimize("vit", loss_fn, images, labels, weight, draw)
 
     def test_step(self, data):
         images, labels, weight = tensors(data)

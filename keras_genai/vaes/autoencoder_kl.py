@@ -360,11 +360,11 @@ class AutoencoderKL(KLChecks, LatentImages, GenerativeModel):
 
     def train_step(self, data):
         x, _, weight = tensors(data)
-        self.minimize("autoencoder", lambda: self.autoencoder_loss(x, weight))
+        self.minimize("autoencoder", self.autoencoder_loss, x, weight)
         if self.discriminator is None:
             return
 
-        def turn():
+        def loss_fn(x, weight):
             with backend.without_gradients():
                 posterior = backend.with_values((), lambda: self.posterior(x))
                 noise = self.noise.normal(
@@ -374,9 +374,10 @@ class AutoencoderKL(KLChecks, LatentImages, GenerativeModel):
                     posterior.sample(noise=ops.cast(noise, posterior.mean.dtype))
                 )
             fake = ops.stop_gradient(widen(fake))
-            return self.minimize(
-                "discriminator", lambda: self.discriminator_loss(x, fake, weight)
-            )
+            return self.discriminator_loss(x, fake, weight)
+
+        def turn():
+            return self.minimize("discriminator", loss_fn, x, weight)
 
         self._from_start(turn, lambda: ops.zeros(()))
 

@@ -151,11 +151,11 @@ class PixelCNN(GenerativeModel):
         codes, labels, weight = tensors(data)
         codes = ops.cast(codes, "int32")
 
-        def loss():
+        def loss(codes, labels, weight):
             losses = self.negative_log_likelihood(codes, labels, training=True)
             return mean_over_samples(losses, weight)
 
-        self.minimize("network", loss)
+        self.minimize("network", loss, codes, labels, weight)
 
     def test_step(self, data):
         codes, labels, weight = tensors(data)

@@ -315,12 +315,12 @@ class VAE(Checks, Inference, PriorSampling, GenerativeModel):
         shape = (ops.shape(x)[0], self.importance_samples, self.latent_dim)
         noise = self.noise.normal("latents", shape)
 
-        def loss_fn():
+        def loss_fn(x, labels, weight, noise):
             loss, parts = self.objective(x, labels, weight, noise, training=True)
             self._track_parts(parts, weight)
             return loss
 
-        self.minimize("vae", loss_fn)
+        self.minimize("vae", loss_fn, x, labels, weight, noise)
 
     def test_step(self, data):
         x, labels, weight = tensors(data)

@@ -250,7 +250,10 @@ class VQVAE(CodeImages, GenerativeModel):
     def train_step(self, data):
         images, _, weight = tensors(data)
         self.minimize(
-            "autoencoder", lambda: self.autoencoder_loss(images, weight, True)
+            "autoencoder",
+            lambda *data: self.autoencoder_loss(*data, True),
+            images,
+            weight,
         )
 
     def test_step(self, data):

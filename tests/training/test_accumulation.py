@@ -128,9 +128,11 @@ def whole():
     return run
 
 
-# What is asked of a backend is in the last two.
-@pytest.mark.parametrize("batches", [2, 3, 4] if BACKEND == "torch" else [3])
-@pytest.mark.parametrize("make", list(DATA) if BACKEND == "torch" else [vae, dcgan])
+ALL = BACKEND == "torch" or conformance.THOROUGH
+
+
+@pytest.mark.parametrize("batches", [2, 3, 4] if ALL else [3])
+@pytest.mark.parametrize("make", list(DATA) if ALL else [vae])
 def test_it_is_the_whole_batch(whole, make, batches):
     """Weights, averages, noise and logs."""
     reference, values, history = whole(make)
@@ -144,6 +146,131 @@ def test_it_is_the_whole_batch(whole, make, batches):
         turns = EPOCHS * (2 if make is dcgan else 2)
         assert int(conformance.host(model.ema.updates.value)) == turns
     assert reference.gathered is None
+
+
+# `compile(accumulate=k)`: the parts of one batch in one step.
+
+
+def bert():
+    """Two heads, of which one counts by hidden words and the other by pairs."""
+    sizes = {"depth": 1, "hidden": 8, "heads": 2, "context": 8, "vocabulary_size": 20}
+    return kg.BERT(**sizes, mask_token=3, next_sentence=True, dropout=0.2)
+
+
+def cgan():
+    """Labels and weights go with their images into the parts."""
+    model = dcgan()
+    inputs = [keras.Input((4,)), keras.Input((), dtype="int32")]
+    joined = keras.layers.Concatenate()(
+        [inputs[0], dense(2, "l")(keras.ops.one_hot(inputs[1], 3))]
+    )
+    generator = keras.Model(inputs, model.generator(dense(4, "j")(joined)))
+    inputs = [keras.Input((4, 4, 1)), keras.Input((), dtype="int32")]
+    score = model.discriminator(inputs[0])
+    score += dense(1, "s")(keras.ops.one_hot(inputs[1], 3))
+    discriminator = keras.Model(inputs, score)
+    return kg.CGAN(
+        (4, 4, 1),
+        3,
+        4,
+        generator=generator,
+        discriminator=discriminator,
+        penalties={"r1": 1.0},
+        penalty_interval=2,
+        generator_steps=2,
+        ema_decay=0.9,
+    )
+
+
+TEXTS = conformance.integers("accumulation/texts", (COUNT, 8), 16) + 4
+PARTS = {
+    gpt: DATA[gpt],
+    ddpm: DATA[ddpm],
+    vae: DATA[vae],
+    dcgan: DATA[dcgan],
+    bert: (
+        {"tokens": TEXTS, "token_types": np.arange(8)[None].repeat(COUNT, 0) // 4},
+        np.arange(COUNT) % 2,
+    ),
+    cgan: (IMAGES, np.arange(COUNT) % 3),
+}
+
+
+def in_parts(make, parts, weighted):
+    """A model after steps on batches of 10, 10 and 4, each cut into so many parts."""
+    model = make()
+    names = list(model.players)
+    one = len(names) == 1
+    model.compile(
+        **{
+            "optimizer" if one else f"{name}_optimizer": keras.optimizers.Adam(
+                1e-2, clipnorm=1.0, epsilon=1e-3
+            )
+            for name in names
+        },
+        accumulate=parts,
+    )
+    weight = conformance.uniform("accumulation/weights", (COUNT,), 0.1, 3.0)
+    weight[3:6] = 0.0
+    data = PARTS[make]
+    history = model.fit(
+        *data,
+        sample_weight=weight if weighted else None,
+        batch_size=10,
+        epochs=2,
+        verbose=0,
+    ).history
+    values = [conformance.host(v.value) for v in conformance.state(model)]
+    return model, values, history
+
+
+CASES = [(make, weighted) for make in PARTS for weighted in (False, True)]
+if not ALL:
+    CASES = [(vae, True)]
+
+
+@pytest.mark.parametrize("make,weighted", CASES)
+def test_the_parts_of_a_step_are_the_whole_batch(make, weighted):
+    """Weights, averages, optimizers, noise and logs, whatever the samples' weights."""
+    _, values, history = in_parts(make, 1, weighted)
+    for parts in (2, 3) if ALL else (3,):
+        model, others, logs = in_parts(make, parts, weighted)
+        for one, other in zip(values, others, strict=True):
+            np.testing.assert_allclose(other, one, rtol=1e-5, atol=1e-5)
+        for name, value in history.items():
+            np.testing.assert_allclose(logs[name], value, rtol=1e-5, atol=1e-5)
+        assert model.get_compile_config()["accumulate"] == parts
+
+
+def test_parts_that_cannot_be_cut_are_refused():
+    model = vae()
+    model.compile(accumulate=5)
+    with pytest.raises(ValueError, match="accumulate=5.*the last batch has 4 samples"):
+        model.fit(*DATA[vae], batch_size=10)
+    with pytest.raises(ValueError, match="accumulate=5.*the first batch has 4 samples"):
+        model.fit(iter([DATA[vae][0][:4]]))
+    with pytest.raises(ValueError, match="give one of them"):
+        model.compile(
+            keras.optimizers.Adam(gradient_accumulation_steps=2), accumulate=2
+        )
+    with pytest.raises(ValueError, match="accumulate must be"):
+        model.compile(accumulate=0)
+
+    class Whole(type(model)):
+        def train_step(self, data):
+            self.minimize("vae", lambda: keras.ops.sum(self.decoder.weights[0] ** 2))
+
+    model = Whole(image_shape=(4, 4, 1), latent_dim=4, hidden_units=(8,))
+    model.compile(accumulate=2)
+    with pytest.raises(ValueError, match=r"must give minimize\('vae'"):
+        model.fit(*DATA[vae], verbose=0)
+
+
+def test_a_file_keeps_the_parts(tmp_path):
+    model = vae()
+    model.compile(accumulate=2)
+    model.save(tmp_path / "model.keras")
+    assert kg.load_model(tmp_path / "model.keras").accumulate == 2
 
 
 def test_a_file_keeps_what_was_gathered(tmp_path):
