@@ -28,7 +28,6 @@ class TestMixedFloat16(OnDevices):
     """The first ten of them under float16, then five whose gradients overflow."""
 
     tolerance = 0.01
-    every_way = True
 
     @staticmethod
     def on_devices():
