@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_genai import backend
+from keras_genai.backend.precision import widen
 from keras_genai.layers.attention import Attention, normalization
 from keras_genai.layers.dropout import Dropout
 from keras_genai.layers.image_blocks import Block
@@ -320,3 +321,20 @@ class TransformerBlock(Block):
 
     def compute_output_shape(self, x_shape, context_shape=None):
         return x_shape
+
+
+def tied_logits(x, table):
+    """`x . table` for each row of the table.
+
+    As one product of matrices, however many axes `x` has: TensorFlow's gradient of a
+    broadcast product holds one table for each of its tokens.
+
+    Args:
+        x: `(..., C)`.
+        table: `(V, C)`, of the same type.
+
+    Returns:
+        `(..., V)`, float32 or wider.
+    """
+    rows = ops.einsum("nc,vc->nv", ops.reshape(x, (-1, x.shape[-1])), table)
+    return widen(ops.reshape(rows, (*ops.shape(x)[:-1], table.shape[0])))

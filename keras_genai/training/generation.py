@@ -129,10 +129,6 @@ class Sampling(Inference):
             )
         return labels, n
 
-    def with_labels(self, x, labels):
-        """What a network is called with: `[x, labels]`, or x of a model without."""
-        return x if self.num_classes is None else [x, labels]
-
     def seeded_signature(self):
         """The export of `generate`: `seed` with `labels` or `n` -> `images`."""
 

@@ -841,6 +841,10 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
             return True
         return False
 
+    def with_labels(self, x, labels):
+        """What a network is called with: `[x, labels]`, or x of a model without."""
+        return x if self.num_classes is None else [x, labels]
+
     # Averages
 
     def averaged(self, player):

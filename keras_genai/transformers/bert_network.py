@@ -7,7 +7,7 @@ from keras_genai import backend
 from keras_genai.backend.precision import widen
 from keras_genai.layers import Dropout, TransformerBlock
 from keras_genai.layers.normal_block import INITIAL_STD, NormalBlock
-from keras_genai.layers.tied import tied_logits
+from keras_genai.layers.transformer_block import tied_logits
 from keras_genai.transformers.checks import check_length
 from keras_genai.utils.serialization import PACKAGE
 

@@ -8,8 +8,7 @@ from keras_genai.layers.attention import normalization
 from keras_genai.layers.dropout import Dropout
 from keras_genai.layers.normal_block import INITIAL_STD, NormalBlock
 from keras_genai.layers.positions import PositionEmbedding
-from keras_genai.layers.tied import tied_logits
-from keras_genai.layers.transformer_block import TransformerBlock
+from keras_genai.layers.transformer_block import TransformerBlock, tied_logits
 from keras_genai.transformers.checks import check_length
 from keras_genai.utils.checks import check_positive
 from keras_genai.utils.serialization import PACKAGE

@@ -17,7 +17,13 @@ from keras_genai.losses import elbo
 from keras_genai.training import GenerativeModel
 from keras_genai.training.data import tensors
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.checks import check_image_shape, check_positive
+from keras_genai.utils.checks import (
+    check_image_shape,
+    check_images,
+    check_labels,
+    check_positive,
+    check_sample_weight,
+)
 from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import (
     either,
@@ -28,16 +34,17 @@ from keras_genai.utils.validation import (
 )
 from keras_genai.vaes import likelihoods
 from keras_genai.vaes.active_units import ActiveUnits, LatentMeans
-from keras_genai.vaes.checks import Checks
 from keras_genai.vaes.inference import Inference
 from keras_genai.vaes.mixture import Mixture
 from keras_genai.vaes.networks import Shape
 from keras_genai.vaes.prior_sampling import PriorSampling
 from keras_genai.vaes.schedules import check_weight
 
+ESTIMATORS = ("reparameterized", "dreg")
+
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class VAE(Checks, Inference, PriorSampling, GenerativeModel):
+class VAE(Inference, PriorSampling, GenerativeModel):
     """Variational autoencoder (1312.6114): images, their codes, and their likelihood.
 
     It minimises `-E_q log p(x|z) + beta KL(q(z|x) || N(0, I))`; with
@@ -306,6 +313,77 @@ class VAE(Checks, Inference, PriorSampling, GenerativeModel):
         parts.pop("latent_kl")
         for name, value in parts.items():
             self.track(name, ops.stop_gradient(value))
+
+    # Checks
+
+    def _check_objective(self):
+        if self.estimator not in ESTIMATORS:
+            raise ValueError(
+                f"estimator must be one of {', '.join(ESTIMATORS)}; got "
+                f"{self.estimator!r}."
+            )
+        bits = self.free_bits
+        number = isinstance(bits, (int, float)) and not isinstance(bits, bool)
+        if not (number and 0.0 <= bits < float("inf")):
+            raise ValueError(
+                f"free_bits must be a number of nats of at least 0; got {bits!r}."
+            )
+        if self.free_bits and self.capacity is not None:
+            raise ValueError(
+                "free_bits and capacity both say how large the KL may be: give one."
+            )
+        own_kl = self.beta == 1.0 and not self.free_bits and self.capacity is None
+        if self.by_weights and not own_kl:
+            raise ValueError(
+                "The importance-weighted bound (importance_samples > 1, or "
+                "estimator='dreg') has no KL of its own: beta must be 1.0, free_bits 0 "
+                f"and capacity None; got {self.beta!r}, {self.free_bits!r}, "
+                f"{self.capacity!r}."
+            )
+        if self.binarize not in (None, "dynamic"):
+            raise ValueError(
+                f"binarize must be 'dynamic' or None; got {self.binarize!r}."
+            )
+        if self.binarize and self.likelihood_name != "bernoulli":
+            raise ValueError(
+                "binarize='dynamic' makes black and white images, which need "
+                f"likelihood='bernoulli'; got {self.likelihood_name!r}."
+            )
+
+    def _check_networks(self):
+        images = keras.KerasTensor((None, *self.image_shape))
+        latents = keras.KerasTensor((None, self.latent_dim))
+        labels = keras.KerasTensor((None,), dtype="int32")
+        moments = self.encoder(self.with_labels(images, labels))
+        if tuple(moments.shape[1:]) != (2 * self.latent_dim,):
+            raise ValueError(
+                f"The encoder must return (B, {2 * self.latent_dim}): the mean and the "
+                f"log-variance of latent_dim={self.latent_dim} latents; it returns "
+                f"{tuple(moments.shape)}."
+            )
+        output = self.decoder(self.with_labels(latents, labels))
+        if tuple(output.shape[1:]) != self.likelihood.output_shape:
+            raise ValueError(
+                f"The decoder must return {('B', *self.likelihood.output_shape)}, the "
+                f"parameters of likelihood={self.likelihood_name!r} with scale="
+                f"{self.scale!r}; it returns {tuple(output.shape)}."
+            )
+
+    def check_data(self, x, condition, weight):
+        check_images(x, self.image_shape, self.value_range)
+        self._check_labels(condition, len(x))
+        check_sample_weight(weight, len(x))
+
+    def _check_labels(self, labels, count):
+        check_labels(
+            labels,
+            self.num_classes,
+            count,
+            type(self).__name__,
+            "Leave them out, or make it with num_classes=.",
+        )
+
+    # Steps
 
     def train_step(self, data):
         x, labels, weight = tensors(data)
