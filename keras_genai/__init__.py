@@ -4,7 +4,7 @@ Written once in `keras.ops`: the same numbers on TensorFlow, JAX and PyTorch. Se
 `KERAS_BACKEND` before the first import.
 """
 
-from keras_genai import engine  # isort: skip (before anything imports Keras)
+from keras_genai import backend  # isort: skip (before anything imports Keras)
 from keras_genai import (
     callbacks,
     datasets,
@@ -19,9 +19,10 @@ from keras_genai import (
 )
 from keras_genai.diffusion import DDPM, DiT, UNet, guidance, samplers, schedules
 from keras_genai.dream import CNN, DeepDream
-from keras_genai.engine.saving import load_model
 from keras_genai.gans import CGAN, DCGAN
+from keras_genai.training import EMA, GenerativeModel, Model
 from keras_genai.transformers import BERT, GPT, Tokenizer, Translator, ViT
+from keras_genai.utils.serialization import load_model
 from keras_genai.vaes import VAE, VQVAE, AutoencoderKL, PixelCNN
 
 __version__ = "0.1.0.dev0"
@@ -35,7 +36,10 @@ __all__ = [
     "DDPM",
     "DeepDream",
     "DiT",
+    "EMA",
     "GPT",
+    "GenerativeModel",
+    "Model",
     "PixelCNN",
     "Tokenizer",
     "Translator",
@@ -43,11 +47,11 @@ __all__ = [
     "VAE",
     "VQVAE",
     "ViT",
+    "backend",
     "callbacks",
     "datasets",
     "diffusion",
     "dream",
-    "engine",
     "gans",
     "guidance",
     "layers",

@@ -16,7 +16,7 @@ def main() -> None:
 
     import keras_genai as kg
 
-    devices = kg.engine.list_devices()
+    devices = kg.backend.list_devices()
     rows = [
         ("keras_genai", kg.__version__),
         ("Python", f"{platform.python_version()} on {platform.platform()}"),

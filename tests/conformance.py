@@ -4,7 +4,7 @@
 
 `factory()` makes a fresh, uncompiled model with fewer than 50,000 parameters,
 `batch(n)` the first n samples `(x, condition)` as NumPy arrays (drawn by
-`engine.random` on the host, which is the same everywhere). pytest then reports each
+`backend.random` on the host, which is the same everywhere). pytest then reports each
 check of each model by name. A check that a model cannot meet is listed with its
 reason, `exceptions={"gradients": "..."}`, and shown as skipped with that reason.
 
@@ -29,7 +29,7 @@ import pytest
 from keras.src.backend.common import dtypes
 
 import keras_genai as kg
-from keras_genai import engine
+from keras_genai import backend
 
 BACKEND = keras.backend.backend()
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -52,9 +52,26 @@ BACKEND_EXCEPTIONS = {
         "no_retrace": "PyTorch runs the step eagerly: there is nothing to retrace."
     }
 }
+# Of a variant of a model with a battery of its own, where a step is compiled: what
+# would compile it once more.
+_VARIANT = "The family's first battery compiles it; of this one by --thorough."
+VARIANT_EXCEPTIONS = {}
 if not THOROUGH:
     for _name in ("jax", "tensorflow"):
         BACKEND_EXCEPTIONS[_name] = {"phases": _UNCOMPILED, "gradients": _UNCOMPILED}
+    if BACKEND != "torch":
+        VARIANT_EXCEPTIONS = dict.fromkeys(
+            (
+                "run_eagerly",
+                "no_retrace",
+                "generate_does_not_retrace",
+                "optimizer_settings",
+                "evaluate",
+                "mixed_float16",
+                "mixed_bfloat16",
+            ),
+            _VARIANT,
+        )
 
 
 # Golden files
@@ -104,6 +121,28 @@ class Golden:
             name: np.array(item["values"], "float64").reshape(item["shape"])
             for name, item in stored["arrays"].items()
         }
+
+    def sign(self):
+        """Writes the present configuration's hash beside the committed numbers.
+
+        Returns:
+            Whether it is another.
+
+        Raises:
+            AssertionError: computed now, a number misses the committed one.
+        """
+        text = self.path.read_text("utf-8")
+        stored = json.loads(text)
+        before, now = stored["configuration"], self.digest()
+        if before == now:
+            return False
+        made = self.compute()
+        assert set(made) == set(stored["arrays"]), f"{self.name} has other arrays"
+        for name, item in stored["arrays"].items():
+            committed = np.array(item["values"], "float64").reshape(item["shape"])
+            assert_golden(made[name], committed, f"{self.name}: {name}")
+        self.path.write_text(text.replace(before, now), "utf-8")
+        return True
 
     def write(self):
         """Computes the arrays and writes the file."""
@@ -177,19 +216,19 @@ def _plain(item):
 
 def host(x):
     """A copy in NumPy."""
-    return np.array(engine.to_host(x))
+    return np.array(backend.to_host(x))
 
 
 def uniform(name, shape, low=-1.0, high=1.0):
     """Data for a battery: uniform numbers that are the same everywhere."""
-    key = engine.random.key(0, f"conformance/{name}")
-    return engine.random.uniform(key, shape, low, high, host=True)
+    key = backend.random.key(0, f"conformance/{name}")
+    return backend.random.uniform(key, shape, low, high, host=True)
 
 
 def integers(name, shape, high):
     """Data for a battery: integers in [0, high) that are the same everywhere."""
-    key = engine.random.key(0, f"conformance/{name}")
-    return host(engine.random.randint(key, shape, 0, high))
+    key = backend.random.key(0, f"conformance/{name}")
+    return host(backend.random.randint(key, shape, 0, high))
 
 
 def state(model):
@@ -291,7 +330,7 @@ def noise_steps(model):
     counters = [
         layer.step
         for layer in model._flatten_layers()
-        if isinstance(layer, engine.random.Noise)
+        if isinstance(layer, backend.random.Noise)
     ]
     return {id(v) for v in counters} - players
 
@@ -309,7 +348,7 @@ class Phase:
 def record_phases(model, monkeypatch):
     """Makes `minimize` record a `Phase` at each call; returns the growing list."""
     phases, gradients = [], []
-    minimize, apply = model.minimize, engine.backend_ops.apply_gradients
+    minimize, apply = model.minimize, backend.apply_gradients
 
     def recording_apply(optimizer, gradients_, variables):
         gradients[:] = [
@@ -317,13 +356,13 @@ def record_phases(model, monkeypatch):
         ]
         apply(optimizer, gradients_, variables)
 
-    def recording_minimize(player, loss_fn):
+    def recording_minimize(player, loss_fn, *batch):
         before = values(model.variables)
-        loss = minimize(player, loss_fn)
+        loss = minimize(player, loss_fn, *batch)
         phases.append(Phase(player, before, values(model.variables), gradients[:]))
         return loss
 
-    monkeypatch.setattr(engine.backend_ops, "apply_gradients", recording_apply)
+    monkeypatch.setattr(backend, "apply_gradients", recording_apply)
     monkeypatch.setattr(model, "minimize", recording_minimize)
     return phases
 
@@ -377,7 +416,8 @@ def gradient_errors(model, data, prepare=None):
         prepare(model)
     errors = {}
 
-    def probe(player, loss_fn):
+    def probe(player, loss_fn, *batch):
+        loss_fn = functools.partial(loss_fn, *batch)
         variables = model.players[player].trainable_variables
         # The loss moves statistics and noise; each evaluation begins with the same.
         point = values(model.variables)
@@ -388,7 +428,7 @@ def gradient_errors(model, data, prepare=None):
                 v.assign(point[id(v)] + step * d)
             return float(host(loss_fn()))
 
-        loss, gradients = engine.value_and_gradients(loss_fn, variables)
+        loss, gradients = backend.value_and_gradients(loss_fn, variables)
         gradients = [host(g) for g in gradients]
         assert all(g.dtype == "float64" for g in gradients), "computed in less"
         errors[player] = []
@@ -846,6 +886,7 @@ def battery(
     value_range=(-1.0, 1.0),
     sample_dtype="float32",
     sample=None,
+    variant=False,
 ):
     """The class of checks of one model, for pytest to collect.
 
@@ -863,6 +904,8 @@ def battery(
         sample_dtype: type of a sample.
         sample: function (model, seed) -> array: what stands for `generate` with that
             seed, for a model that reads and makes nothing by itself.
+        variant: whether another battery is of the same class: where steps are
+            compiled, an ordinary run then checks what needs one compiled step.
 
     Returns:
         A class; its name in the test module must begin with `Test`.
@@ -890,7 +933,11 @@ def battery(
         {
             "runs": runs,
             "golden": golden,
-            "exceptions": {**BACKEND_EXCEPTIONS.get(BACKEND, {}), **exceptions},
+            "exceptions": {
+                **(VARIANT_EXCEPTIONS if variant else {}),
+                **BACKEND_EXCEPTIONS.get(BACKEND, {}),
+                **exceptions,
+            },
             "prepare_gradients": staticmethod(prepare_gradients)
             if prepare_gradients
             else None,

@@ -25,6 +25,16 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("way", metafunc.cls.ways(name))
 
 
+def pytest_collection_modifyitems(items):
+    """What has nothing to do with a backend is run with one."""
+    from tests.conformance import BACKEND, THOROUGH
+
+    skipped = pytest.mark.skip(reason="Run with PyTorch; elsewhere by --thorough.")
+    for item in items:
+        if item.get_closest_marker("once") and BACKEND != "torch" and not THOROUGH:
+            item.add_marker(skipped)
+
+
 def _process_seconds():
     """The processors' time of this process and of its children that have ended."""
     return time.process_time() + sum(os.times()[2:4])

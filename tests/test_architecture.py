@@ -1,6 +1,7 @@
 """The rules that hold the package together, checked on its source."""
 
 import ast
+import inspect
 import os
 import subprocess
 import sys
@@ -9,10 +10,18 @@ from pathlib import Path
 import keras
 import pytest
 
+from keras_genai import backend
+from keras_genai.backend import interface
+
 PACKAGE = Path(__file__).resolve().parent.parent / "keras_genai"
 BACKENDS = {"tensorflow", "jax", "torch"}
 FAMILIES = {"gans", "vaes", "diffusion", "transformers", "dream"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
+PRIMITIVES = [
+    name
+    for name, fn in vars(interface).items()
+    if inspect.isfunction(fn) and not name.startswith("_")
+]
 
 
 def imported_backends(tree):
@@ -46,6 +55,7 @@ def imported_names(node):
     return []
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "source, found",
     [
@@ -56,7 +66,7 @@ def imported_names(node):
         ("class A:\n    import jax", [(2, "jax", False)]),
         ("if 1:\n    import importlib\n    importlib.import_module('jax.numpy')", 1),
         ("torch = __import__('torch')", 1),
-        ("from keras_genai.engine import torch\nfrom .torch import x", []),
+        ("from keras_genai.backend import torch\nfrom .torch import x", []),
         ("from keras import ops\nprint('import torch')", []),
     ],
 )
@@ -65,20 +75,81 @@ def test_the_search_sees_every_form_of_import(source, found):
     assert (len(seen) if isinstance(found, int) else seen) == found
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.name))
-def test_only_the_engine_names_a_backend(path):
-    part = path.relative_to(PACKAGE).parts[0]
-    if part == "engine":
-        return
-    for line, backend, lazy in imported_backends(ast.parse(path.read_text("utf-8"))):
+def test_only_its_folder_names_a_backend(path):
+    part, *rest = path.relative_to(PACKAGE).parts
+    for line, name, lazy in imported_backends(ast.parse(path.read_text("utf-8"))):
         # Converting and exporting exist for another library's files.
-        assert part in ("weights", "export") and lazy, (
-            f"{path}:{line} imports {backend}. Backends are named in "
-            "keras_genai/engine/ alone (weights/ and export/ may import one inside "
+        own = part == "backend" and rest[0] == name
+        assert own or (part in ("weights", "export") and lazy), (
+            f"{path}:{line} imports {name}. A backend is named in its folder of "
+            "keras_genai/backend/ alone (weights/ and export/ may import one inside "
             "a function)."
         )
 
 
+def dependencies():
+    """Module -> the modules of the package that it imports, in functions too."""
+    names = {
+        ".".join((PACKAGE.name, *path.relative_to(PACKAGE).with_suffix("").parts)): path
+        for path in MODULES
+    }
+    names = {n.removesuffix(".__init__"): path for n, path in names.items()}
+    found = {}
+    for name, path in names.items():
+        found[name] = set()
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            for module in imported_names(node):
+                aliases = getattr(node, "names", [])
+                parts = [f"{module}.{alias.name}" for alias in aliases]
+                within = [part for part in parts if part in names]
+                if module in names and len(within) < max(1, len(parts)):
+                    within.append(module)
+                found[name].update(within)
+        found[name].discard(name)
+    return found
+
+
+IMPORTS = dependencies()
+
+
+@pytest.mark.once
+def test_no_module_imports_itself_by_way_of_others():
+    assert "keras_genai.backend" in IMPORTS["keras_genai.layers.dense"]
+    assert "keras_genai.backend.random" in IMPORTS["keras_genai.gans.gan"]
+    waiting = IMPORTS
+    while True:  # takes away what imports nothing that is left
+        done = {n for n, needs in waiting.items() if not needs & waiting.keys()}
+        if not done:
+            break
+        waiting = {n: needs for n, needs in waiting.items() if n not in done}
+    assert not waiting, f"a circle of imports among {sorted(waiting)}"
+
+
+# Lower floors know nothing of higher ones.
+FLOORS = ("utils", "backend", "losses", "layers", "metrics", "training")
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("floor", FLOORS)
+def test_floors_stand_on_lower_ones_alone(floor):
+    above = {*FLOORS[FLOORS.index(floor) + 1 :], *FAMILIES}
+    for name, needs in IMPORTS.items():
+        if name.startswith(f"keras_genai.{floor}"):
+            wrong = [n for n in sorted(needs) if {*n.split(".")[1:2]} & above]
+            assert not wrong, f"{name} imports {wrong}, of a higher floor"
+
+
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_a_backend_keeps_to_the_interface(name):
+    described, own = getattr(interface, name), getattr(backend, name)
+    assert str(inspect.signature(own)) == str(inspect.signature(described))
+    assert own.__doc__ == described.__doc__ and own.__doc__
+    assert own.__module__.startswith("keras_genai.backend")
+
+
+@pytest.mark.once
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.name))
 def test_no_family_imports_another(path):
     part, *rest = path.relative_to(PACKAGE).parts
@@ -89,6 +160,7 @@ def test_no_family_imports_another(path):
                 assert ".".join(name.split(".")[:2]) not in others, f"{path}: {name}"
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.name))
 def test_every_public_module_says_what_it_is(path):
     names = path.relative_to(PACKAGE).with_suffix("").parts

@@ -16,6 +16,8 @@ import pytest
 import keras_genai as kg
 from keras_genai.utils import arguments, validation
 
+pytestmark = pytest.mark.once
+
 SAMPLE = 1_800
 
 

@@ -10,6 +10,8 @@ import pytest
 
 from keras_genai import gans
 
+pytestmark = pytest.mark.once
+
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 
 

@@ -15,6 +15,8 @@ import pytest
 
 from tests.test_tools import TOOLS, tool
 
+pytestmark = pytest.mark.once
+
 sys.modules.setdefault("_sources", tool("_sources"))
 fetch_data = tool("fetch_data")
 sources = fetch_data.sources

@@ -6,6 +6,8 @@ import pytest
 
 from tests.test_tools import tool
 
+pytestmark = pytest.mark.once
+
 for package in ("jupytext", "nbclient", "ipykernel"):
     pytest.importorskip(package)
 

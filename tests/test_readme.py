@@ -17,6 +17,8 @@ from keras_genai.diffusion import dit
 from keras_genai.dream import pretrained
 from keras_genai.vaes import vqvae
 
+pytestmark = pytest.mark.once
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 # Names in the README's prose that are no attributes of the package or of Keras: of
@@ -77,13 +79,13 @@ def test_names_of_the_package_exist():
     for name in set(re.findall(r"\bkg(?:\.[A-Za-z_]\w*)+", README)):
         resolved(name)
     # Names in prose alone: of the package, of its classes, of Keras or of PyTorch.
-    places = [kg, kg.callbacks, kg.datasets, kg.metrics, kg.layers, kg.engine]
+    places = [kg, kg.callbacks, kg.datasets, kg.metrics, kg.layers, kg.backend]
     places += [thing for thing in vars(kg).values() if inspect.isclass(thing)]
     places += [
         keras.callbacks,
         keras.utils,
         keras.optimizers,
-        kg.engine.GenerativeModel,
+        kg.GenerativeModel,
     ]
     prose = re.sub(r"^```.*?^```", "", README, **LINES)
     for name in set(re.findall(r"`([A-Za-z]\w*)(?:\([^`]*\))?`", prose)) - ELSEWHERE:
@@ -174,7 +176,7 @@ def shorten(monkeypatch, folder):
 
     load, text = kg.datasets.load, kg.datasets.text
     ddpm = kg.DDPM
-    fit, read = kg.engine.GenerativeModel.fit, _files.read_cached
+    fit, read = kg.GenerativeModel.fit, _files.read_cached
     folders = tiny_models(folder)
 
     def few_images(name, *args):
@@ -214,7 +216,7 @@ def shorten(monkeypatch, folder):
     monkeypatch.setattr(kg.datasets, "load", few_images)
     monkeypatch.setattr(kg.datasets, "text", short_texts)
     monkeypatch.setattr(_files, "read_cached", fetched)
-    monkeypatch.setattr(kg.engine.GenerativeModel, "fit", short_fit)
+    monkeypatch.setattr(kg.GenerativeModel, "fit", short_fit)
     monkeypatch.setitem(dit.SIZES, "S", (1, 16, 2))
     table = tuple((1, 4, *rest) for _, _, *rest in pretrained.MOBILENET_V2)
     monkeypatch.setattr(pretrained, "MOBILENET_V2", table)

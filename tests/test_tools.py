@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.once
+
 TOOLS = Path(__file__).resolve().parent.parent / "tools"
 
 
@@ -104,7 +106,7 @@ def test_a_profile_finds_where_the_time_went(tmp_path):
         tmp_path,
         case.format("tests.gans.test_cgan", "test_a[1]", 200)
         + case.format("tests.gans.test_cgan.TestB", "test_a[2]", 90)
-        + case.format("tests.engine.test_data", "test_c", 5000),
+        + case.format("tests.training.test_data", "test_c", 5000),
     )
     spent = profile.of_report(path, "jax", total=5291.0)
     spent.append(profile.Spent("no tests", "01_dcgan.py", "01_dcgan.py", 9.0))
@@ -395,3 +397,32 @@ def test_the_first_of_each_class_in_file_order():
 def test_the_same_arrays_give_the_same_bytes():
     arrays = {"x": np.arange(1000, dtype="uint8"), "y": np.zeros((3, 2), "uint8")}
     assert make_fashion_mnist.pack(arrays) == make_fashion_mnist.pack(arrays)
+
+
+# Golden files -------------------------------------------------------------------
+
+
+def test_a_golden_file_is_signed_anew_only_where_its_numbers_hold(tmp_path):
+    from tests import conformance
+
+    names, numbers = ["hidden"], [1.0, 2.0]
+
+    class Golden(conformance.Golden):
+        path = tmp_path / "line.json"
+
+        def __post_init__(self):
+            """It is not one of the tests' own."""
+
+    golden = Golden("line", lambda: names, lambda: {"y": np.array(numbers)})
+    golden.write()
+    written = golden.path.read_text()
+    assert not golden.sign() and golden.path.read_text() == written
+    names[0] = "hidden_dim"
+    numbers[0] += 5e-5  # another backend's rounding
+    assert golden.sign()
+    np.testing.assert_array_equal(golden.read()["y"], [1.0, 2.0])
+    names[0], numbers[0] = "width", 1.1
+    written = golden.path.read_text()
+    with pytest.raises(AssertionError, match="line: y: off by 0.1"):
+        golden.sign()
+    assert golden.path.read_text() == written

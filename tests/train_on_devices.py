@@ -115,7 +115,7 @@ def _free_ports(count):
 
 def main(way, path, *jobs):
     scope = _divided(way)
-    from keras_genai import engine
+    from keras_genai import backend
 
     results = {}
     for job in jobs:
@@ -124,7 +124,7 @@ def main(way, path, *jobs):
                 results[job] = _plain(find(job).on_devices())
         except Exception:
             results[job] = traceback.format_exc()
-    if engine.is_main_process():
+    if backend.is_main_process():
         pathlib.Path(path).write_text(json.dumps(results))
 
 

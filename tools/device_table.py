@@ -10,7 +10,7 @@ and 2 workers on TensorFlow, 2 processes under torchrun on PyTorch. Then prints 
 step's losses and, by way, the largest difference from one device of the losses and of
 all else (sums of weights and of the optimizers' state, samples). A difference counts
 relative to the value where that is above 1. The test suite asserts the same
-(`tests/engine/test_devices.py`).
+(`tests/backend/test_devices.py`).
 
 Makes or reuses `.venv`; `--python` names another environment's Python instead. A few
 minutes on two cores.
@@ -29,7 +29,7 @@ sys.path.insert(0, str(environment.ROOT))
 
 from tests.train_on_devices import WAYS, run
 
-JOB = "tests.engine.test_devices:TestTwentySteps"
+JOB = "tests.backend.test_devices:TestTwentySteps"
 LOSSES = ("discriminator_loss", "generator_loss")
 
 

@@ -130,7 +130,7 @@ def picture(axis, tracks, title):
     axis.set(title=title, xlabel="step, from noise to data", ylim=(-3, 3))
 
 
-noise = kg.samplers.keyed_noise(kg.engine.random.key(0))
+noise = kg.samplers.keyed_noise(kg.backend.random.key(0))
 figure, axes = plt.subplots(1, 2, figsize=(13, 4), sharey=True)
 still = walk(kg.samplers.ddim(path), path.start(start))
 few = path.start(start[::6])
@@ -149,14 +149,14 @@ plt.show()
 
 # %%
 count = 2_000 if FAST else 20_000
-normal = kg.engine.random.normal(kg.engine.random.key(1), (count, 1))
+normal = kg.backend.random.normal(kg.backend.random.key(1), (count, 1))
 grid = np.linspace(-2.5, 2.5, 400)[:, None]
 figure, axes = plt.subplots(1, 3, figsize=(13, 3), sharey=True)
 for axis, (name, options) in zip(
     axes, (("ddim", {}), ("ddpm", {}), ("dpmpp_2m_sde", {})), strict=True
 ):
     sampler = kg.samplers.get(name)(kg.samplers.path(schedule, 40), **options)
-    run = kg.engine.jit(lambda x, s=sampler: s(denoise, x, noise))
+    run = kg.backend.jit(lambda x, s=sampler: s(denoise, x, noise))
     samples = ops.convert_to_numpy(run(normal))[:, 0]
     axis.hist(samples, 80, range=(-2.5, 2.5), density=True, color="lightsteelblue")
     axis.plot(grid, density(grid), color="black", linewidth=1)
@@ -195,7 +195,7 @@ def smooth(name, steps):
 
 def solve(name, steps):
     sampler = kg.samplers.get(name)(smooth(name, steps))
-    run = kg.engine.jit(lambda x: sampler(denoise, x))
+    run = kg.backend.jit(lambda x: sampler(denoise, x))
     end = run(ops.convert_to_tensor(x))
     return ops.convert_to_numpy(end), sampler.evaluations
 
@@ -266,7 +266,7 @@ def conditional(x, t, labels):
 count = 400 if FAST else 1500
 path = kg.samplers.path(schedule, 40)
 sampler = kg.samplers.dpmpp_2m(path)
-normal = kg.engine.random.normal(kg.engine.random.key(2), (count, 2))
+normal = kg.backend.random.normal(kg.backend.random.key(2), (count, 2))
 labels, none = np.full(count, 2, "int32"), np.full(count, 3, "int32")
 times = schedule.time(-2 * np.log(np.array([0.2, 0.8])))
 
@@ -275,7 +275,7 @@ def sample(scale, interval=None):
     guided = kg.guidance.classifier_free(
         conditional, labels, none, scale, interval=interval
     )
-    run = kg.engine.jit(lambda x: sampler(guided, x))
+    run = kg.backend.jit(lambda x: sampler(guided, x))
     return ops.convert_to_numpy(run(path.start(normal)))
 
 
@@ -324,7 +324,7 @@ def likelihood(**options):
             everything, schedule, x, steps=40, **options
         )[0]
 
-    return kg.engine.jit(whole)(ops.convert_to_tensor(points))
+    return kg.backend.jit(whole)(ops.convert_to_tensor(points))
 
 
 rows = [

@@ -465,7 +465,7 @@ for _ in stream:
     times.append(time.perf_counter())
 cached = 1000 * np.diff(times)
 sizes = (32, 64) if FAST else (16, 32, 64, 128, 256, 384, 500)
-call = kg.engine.jit(lambda tokens: model(tokens))
+call = kg.backend.jit(lambda tokens: model(tokens))
 again = []
 for n in sizes:
     tokens = keras.ops.convert_to_tensor(train[:4].reshape(1, -1)[:, :n])

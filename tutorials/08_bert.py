@@ -147,7 +147,7 @@ MASK_RATE = 0.3
 one = tokenizer.batch([example])
 masked, chosen = kg.transformers.masking.mask_tokens(
     *(keras.ops.convert_to_tensor(one[name]) for name in ("tokens", "words")),
-    kg.engine.random.key(2),
+    kg.backend.random.key(2),
     tokenizer.mask_id,
     tokenizer.vocabulary_size,
     MASK_RATE,

@@ -10,7 +10,7 @@ import warnings
 import keras
 import numpy as np
 
-from keras_genai import engine
+from keras_genai import backend
 from keras_genai.callbacks.runs import check_folder
 from keras_genai.utils.archives import DAMAGED, opened_arrays
 from keras_genai.utils.arguments import EPOCHS, checked
@@ -158,7 +158,7 @@ class Resume(keras.callbacks.Callback):
 
     def _rate_numbers(self):
         rates = self._rate_variables()
-        return {n: engine.to_host(rate.value) for n, rate in rates.items()}
+        return {n: backend.to_host(rate.value) for n, rate in rates.items()}
 
     def _choose_rates(self, stored):
         """Which rates training goes on with; what is to be said of them."""
@@ -218,10 +218,10 @@ class Resume(keras.callbacks.Callback):
 
     def _write(self, epoch, batch):
         self._written = time.monotonic()
-        if not engine.is_main_process():
+        if not backend.is_main_process():
             return
         variables = self._variables()
-        arrays = [engine.to_host(v.value) for v in variables]
+        arrays = [backend.to_host(v.value) for v in variables]
         wrong = [v.path for v, a in zip(variables, arrays, strict=True) if _wild(a)]
         if wrong:
             if not self._warned:

@@ -5,7 +5,7 @@ import pathlib
 import re
 import warnings
 
-from keras_genai import engine
+from keras_genai import backend
 from keras_genai.utils.files import check_writable
 
 _NAME = "keras_genai run folders"
@@ -26,7 +26,7 @@ def warned(what):
 
 def check_folder(folder):
     """Makes a folder and raises a `ValueError` if no file can be written in it."""
-    if engine.is_main_process():
+    if backend.is_main_process():
         check_writable(folder)
 
 
@@ -45,7 +45,7 @@ def run_folder(callback, folder, epoch):
     Returns:
         The folder, made; None in all processes of a run but the one that writes.
     """
-    if not engine.is_main_process():
+    if not backend.is_main_process():
         return None
     folder = pathlib.Path(folder)
     # Keras hands one and the same dict to every callback of a fit.

@@ -12,8 +12,8 @@ import numpy as np
 from keras_genai.callbacks.pictures import ANIMATIONS, image_grid, save_animation
 from keras_genai.callbacks.runs import check_folder, run_folder, warned
 from keras_genai.callbacks.tensorboard import TensorBoard
-from keras_genai.engine.checks import check_integer
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_integer
 from keras_genai.utils.files import written_beside
 from keras_genai.utils.validation import either, flag, integer, text
 

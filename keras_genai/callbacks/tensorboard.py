@@ -12,10 +12,10 @@ import weakref
 import keras
 import numpy as np
 
-from keras_genai import engine
+from keras_genai import backend
 from keras_genai.callbacks.runs import check_folder, run_folder, warned
-from keras_genai.engine.checks import check_integer
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_integer
 from keras_genai.utils.files import os_error
 from keras_genai.utils.validation import integer
 
@@ -97,7 +97,7 @@ class TensorBoard(keras.callbacks.Callback):
         check_folder(self.folder)
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self._file is None and engine.is_main_process():
+        if self._file is None and backend.is_main_process():
             # Only here are epoch and step known: another callback may have resumed.
             self._open(epoch)
 
@@ -122,7 +122,7 @@ class TensorBoard(keras.callbacks.Callback):
             if not name.endswith("learning_rate")
         }
         for name, optimizer in self.model.optimizers.items():
-            scalars[f"learning_rate/{name}"] = engine.to_host(optimizer.learning_rate)
+            scalars[f"learning_rate/{name}"] = backend.to_host(optimizer.learning_rate)
         self._scalars(scalars)
         if self.histograms and (epoch + 1) % self.histograms == 0:
             self._add(*(_histogram(*weight) for weight in self._weights()))
@@ -168,7 +168,7 @@ class TensorBoard(keras.callbacks.Callback):
             self.add_image(*image)
 
     def _step(self):
-        return int(engine.to_host(self.model.noise.step.value))
+        return int(backend.to_host(self.model.noise.step.value))
 
     def _scalars(self, values):
         from tensorboard.compat.proto import summary_pb2
@@ -212,7 +212,7 @@ class TensorBoard(keras.callbacks.Callback):
             values = self.model.ema.shadow if averaged else network.variables
             for variable, value in zip(network.variables, values, strict=True):
                 if keras.backend.is_float_dtype(variable.dtype):
-                    value = engine.to_host(value.value).astype("float64")
+                    value = backend.to_host(value.value).astype("float64")
                     yield f"weights/{player}/{variable.path}", value
 
 

@@ -14,8 +14,8 @@ from keras_genai.diffusion.schedule import (
     sigmoid,
     softplus,
 )
-from keras_genai.engine.checks import check_positive
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_positive
 from keras_genai.utils.validation import integer, number, text
 
 

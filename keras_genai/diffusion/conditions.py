@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai.engine.checks import check_labels, check_positive
+from keras_genai.utils.checks import check_labels, check_positive
 
 NAMES = ("labels", "vector", "context")
 

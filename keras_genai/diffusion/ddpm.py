@@ -13,7 +13,9 @@ import numpy as np
 from keras import ops
 from keras.src.models.functional import Functional
 
-from keras_genai import engine
+from keras_genai import backend
+from keras_genai.backend import random
+from keras_genai.backend.precision import dtype_policy
 from keras_genai.diffusion import samplers, schedules
 from keras_genai.diffusion.conditions import Conditions
 from keras_genai.diffusion.denoiser import (
@@ -26,19 +28,17 @@ from keras_genai.diffusion.denoiser import (
 from keras_genai.diffusion.editing import Editing
 from keras_genai.diffusion.inference import Inference
 from keras_genai.diffusion.unet import UNet
-from keras_genai.engine import random
-from keras_genai.engine.checks import (
+from keras_genai.losses.reduction import mean_over_samples, weighted_mean
+from keras_genai.training import GenerativeModel
+from keras_genai.training.data import tensors
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import (
     check_image_shape,
     check_images,
     check_positive,
     check_sample_weight,
 )
-from keras_genai.engine.data import tensors
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import dtype_policy
-from keras_genai.engine.saving import configuration
-from keras_genai.losses.reduction import mean_over_samples, weighted_mean
-from keras_genai.utils.arguments import checked
+from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import (
     either,
     function,
@@ -56,7 +56,7 @@ _PARTS = ("loss_0_25", "loss_25_50", "loss_50_75", "loss_75_100")
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class DDPM(Editing, Inference, engine.GenerativeModel):
+class DDPM(Editing, Inference, GenerativeModel):
     """A diffusion model of images (2006.11239), or of latents.
 
     `fit(images)` minimises, over times t and noise eps, the weighted squared error of
@@ -297,12 +297,12 @@ class DDPM(Editing, Inference, engine.GenerativeModel):
             condition = self.conditions.dropped(condition, keep)
         t = self._times(u)
 
-        def loss():
+        def loss(images, condition, t, u, noise, weight):
             losses = self.losses(images, condition, t, noise, training=True)
             self._track_parts(u, ops.stop_gradient(losses), weight)
             return mean_over_samples(losses, weight)
 
-        self.minimize("network", loss)
+        self.minimize("network", loss, images, condition, t, u, noise, weight)
 
     def _track_parts(self, u, losses, weight):
         """The losses of the samples whose time lies in each part."""
@@ -317,7 +317,7 @@ class DDPM(Editing, Inference, engine.GenerativeModel):
         """Each sample at one time of each part of the training's times."""
         images, condition, weight = self._batch(data)
         batch = ops.shape(images)[0]
-        first = self.samples_seen() + engine.replicas.offset()
+        first = self.samples_seen() + backend.replicas.offset()
         whole = 0.0
         for k, name in enumerate(_PARTS):
             key = random.key(self.seed, f"evaluate/{name}")

@@ -22,10 +22,10 @@ from collections.abc import Callable
 import numpy as np
 from keras import ops
 
+from keras_genai.backend.precision import widen
 from keras_genai.diffusion import variance
 from keras_genai.diffusion.schedule import Schedule, expand
 from keras_genai.diffusion.schedules import Discrete, RectifiedFlow
-from keras_genai.engine.precision import widen
 
 PARAMETERIZATIONS = ("epsilon", "x0", "v", "flow", "edm")
 WEIGHTINGS = ("uniform", "min_snr", "edm", "sigmoid")

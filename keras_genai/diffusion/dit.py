@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_genai.backend import random
 from keras_genai.diffusion.dit_blocks import (
     MODULATION_EPSILON,
     Condition,
@@ -11,13 +12,11 @@ from keras_genai.diffusion.dit_blocks import (
     normalization,
     zero_dense,
 )
-from keras_genai.engine import random
-from keras_genai.engine.checks import check_image_shape, check_positive
-from keras_genai.engine.initializers import VarianceScaling
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.saving import Saving, configuration, deserialized
+from keras_genai.layers.initializers import VarianceScaling
 from keras_genai.layers.positions import sinusoidal_grid
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_image_shape, check_positive
+from keras_genai.utils.serialization import PACKAGE, Saving, configuration, deserialized
 from keras_genai.utils.validation import either, integer, number, text
 
 # Table 1: depth, hidden channels, heads.

@@ -3,14 +3,14 @@
 import keras
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine.checks import check_positive
-from keras_genai.engine.initializers import Normal, VarianceScaling, Zeros
-from keras_genai.engine.optimizer import PACKAGE
+from keras_genai import backend
 from keras_genai.layers.embedding import Embedding
 from keras_genai.layers.image_blocks import Block
+from keras_genai.layers.initializers import Normal, VarianceScaling, Zeros
 from keras_genai.layers.time_embedding import TimeEmbedding
 from keras_genai.layers.transformer import Attention
+from keras_genai.utils.checks import check_positive
+from keras_genai.utils.serialization import PACKAGE
 
 FREQUENCIES = 256  # channels of the sinusoidal embedding of t
 MODULATION_EPSILON = 1e-6  # of the normalizations,
@@ -146,10 +146,10 @@ class DiTBlock(_Glorot, Block):
         parts = ops.expand_dims(self.modulation(c), 1)  # (B, 1, 6D)
         shift1, scale1, gate1, shift2, scale2, gate2 = ops.split(parts, 6, axis=-1)
         y = gate1 * self.attention(modulate(self.norm1(x), shift1, scale1))
-        x = engine.materialized(x + y)
+        x = backend.materialized(x + y)
         y = self.mlp1(modulate(self.norm2(x), shift2, scale2))  # (B, T, 4D)
         y = self.mlp2(ops.gelu(y, approximate=True))
-        return engine.materialized(x + gate2 * y)
+        return backend.materialized(x + gate2 * y)
 
     def compute_output_shape(self, x_shape, c_shape):
         return x_shape

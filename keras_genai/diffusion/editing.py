@@ -4,13 +4,13 @@ import math
 
 import numpy as np
 
+from keras_genai.backend import random
 from keras_genai.diffusion import likelihood, samplers
 from keras_genai.diffusion.inference import Plan
 from keras_genai.diffusion.repaint import check_repaintable, repaint, resampled
-from keras_genai.engine import random
-from keras_genai.engine.checks import check_integer, check_positive
-from keras_genai.engine.interpolation import check_kind, interpolate
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_integer, check_positive
+from keras_genai.utils.interpolation import check_kind, interpolate
 from keras_genai.utils.validation import array, number, text
 
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
-from keras_genai import engine
+from keras_genai import backend
+from keras_genai.backend.precision import widen
 from keras_genai.diffusion.denoiser import Denoiser, split
 from keras_genai.diffusion.schedule import expand
-from keras_genai.engine.precision import widen
 
 
 def _join(x_0, v):
@@ -176,7 +176,7 @@ def classifier(denoise, log_probability: Callable, schedule, scale):
 
     def guided(x, t):
         x_0, v = split(denoise(x, t))
-        gradient = engine.gradients(lambda y: ops.sum(log_probability(y, t)), x)
+        gradient = backend.gradients(lambda y: ops.sum(log_probability(y, t)), x)
         gradient = ops.stop_gradient(ops.cast(widen(gradient), x.dtype))
         t = ops.cast(t, x.dtype)
         shift = schedule.sigma(t) ** 2 / schedule.alpha(t)

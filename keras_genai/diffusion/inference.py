@@ -6,13 +6,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai import engine
+from keras_genai import backend
+from keras_genai.backend import random
 from keras_genai.diffusion import guidance, samplers
 from keras_genai.diffusion.denoiser import split
-from keras_genai.engine import random
-from keras_genai.engine.checks import check_positive
-from keras_genai.engine.sampling import Range
+from keras_genai.training.inference import Range
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_positive
 from keras_genai.utils.validation import (
     array,
     either,
@@ -52,14 +52,14 @@ class Plan:
     @property
     def form(self):
         """Hashable: what a compiled trajectory depends on."""
-        if not engine.COMPILES:
+        if not backend.COMPILES:
             return self.key
         options = self.guided, self.interval is None, self.rescale == 0, self.clip
         return self.sampler.form, *options
 
     def numbers(self):
         """The inputs of a compiled trajectory: dict name -> NumPy float32."""
-        if not engine.COMPILES:
+        if not backend.COMPILES:
             return {}
         path = self.path
         begin = [path.alphas[0], path.sigmas[0], path.prior_std]
@@ -466,7 +466,7 @@ class Inference:
             x = begin(plan, key, size, first, inputs)
             walk = samplers.driven(plan.sampler, run)
             x = walk(x, *inputs.values(), key=key, first=first, bar=bar)
-            yield engine.to_host(self._ended(x))[: n - first]
+            yield backend.to_host(self._ended(x))[: n - first]
 
     def sampling_variables(self):
         return self.averaged_variables("network")

@@ -15,9 +15,9 @@ import math
 import numpy as np
 from keras import ops
 
-from keras_genai import engine
+from keras_genai import backend
 from keras_genai.diffusion.denoiser import split
-from keras_genai.engine.checks import check_positive
+from keras_genai.utils.checks import check_positive
 
 PROBES = ("rademacher", "gaussian", "exact")
 
@@ -59,7 +59,7 @@ def log_likelihood(
             vectors (Hutchinson's estimator, unbiased), or "exact", with as many
             gradients as there are dimensions.
         probes: how many vectors are averaged; they stay the same along the path.
-        key: pair of words of `engine.random.key`, for the vectors.
+        key: pair of words of `backend.random.key`, for the vectors.
         first: number of the first sample: its vectors depend on the key and on it.
         method: "rk4" (fourth order) or "heun" (second).
         t_range: least and largest time; by default the schedule's own. Alpha must be
@@ -152,12 +152,12 @@ def _tables(schedule, steps, t_range):
 def _vectors(probe, probes, key, first, x):
     vectors = []
     for k in range(probes):
-        probe_key = engine.random.subkey(key, "probe", k)
+        probe_key = backend.random.subkey(key, "probe", k)
         shape = ops.shape(x)
         if probe == "gaussian":
-            v = engine.random.normal(probe_key, shape, offset=first)
+            v = backend.random.normal(probe_key, shape, offset=first)
         else:
-            v = engine.random.bernoulli(probe_key, shape, dtype="int32", offset=first)
+            v = backend.random.bernoulli(probe_key, shape, dtype="int32", offset=first)
             v = 2 * v - 1
         vectors.append(ops.cast(v, x.dtype))
     return vectors
@@ -165,7 +165,7 @@ def _vectors(probe, probes, key, first, x):
 
 def _product(clean, y, v):
     """`v^T dD/dy`, like y."""
-    return engine.gradients(lambda y: ops.sum(clean(y) * v), y)
+    return backend.gradients(lambda y: ops.sum(clean(y) * v), y)
 
 
 def _exact_trace(clean, y, size):

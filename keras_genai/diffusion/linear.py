@@ -15,9 +15,9 @@ import dataclasses
 import numpy as np
 from keras import ops
 
+from keras_genai.backend.threefry import concrete
 from keras_genai.diffusion.denoiser import split
 from keras_genai.diffusion.variance import log_variance
-from keras_genai.engine.threefry import concrete
 
 _TABLES = ("times", "inputs", "updates", "log_variances")
 

@@ -7,8 +7,8 @@ from keras import ops
 
 from keras_genai.diffusion import schedules
 from keras_genai.diffusion.schedule import Schedule
-from keras_genai.engine.checks import check_positive
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_positive
 from keras_genai.utils.validation import either, flag, having, integer, number, text
 
 SPACINGS = ("leading", "trailing", "linspace", "karras", "exponential", "lcm")

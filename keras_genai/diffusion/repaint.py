@@ -3,10 +3,10 @@
 import numpy as np
 from keras import ops
 
+from keras_genai.backend import random
+from keras_genai.backend.threefry import concrete
 from keras_genai.diffusion import samplers
-from keras_genai.engine import random
-from keras_genai.engine.checks import check_integer, check_positive
-from keras_genai.engine.threefry import concrete
+from keras_genai.utils.checks import check_integer, check_positive
 
 
 def resampled(steps, jump_length, resamplings):

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai import engine
+from keras_genai import backend
 from keras_genai.diffusion.linear import Sampler, tabulate
 from keras_genai.diffusion.multistep import dpmpp_2m, dpmpp_2m_sde, lms, pndm, unipc
 from keras_genai.diffusion.paths import ENDS, SPACINGS, Path, at, path
@@ -95,7 +95,7 @@ def keyed_noise(key, first=0):
     """The noise of a sampler, keyed by (key, evaluation, sample).
 
     Args:
-        key: pair of words of `engine.random.key`, integers or int32 scalars.
+        key: pair of words of `backend.random.key`, integers or int32 scalars.
         first: number of the first sample, an integer or int32 scalar tensor.
 
     Returns:
@@ -103,9 +103,9 @@ def keyed_noise(key, first=0):
     """
 
     def noise(i, x):
-        step_key = engine.random.subkey(key, "sampler", i)
+        step_key = backend.random.subkey(key, "sampler", i)
         dtype = keras.backend.standardize_dtype(x.dtype)
-        return engine.random.normal(step_key, ops.shape(x), dtype=dtype, offset=first)
+        return backend.random.normal(step_key, ops.shape(x), dtype=dtype, offset=first)
 
     return noise
 
@@ -138,7 +138,7 @@ def stepped(sampler, denoiser, variables=(), compiled=True):
         noise = keyed_noise((key[0], key[1]), first)
         return sampler.step(denoiser(*inputs), i, state, noise)
 
-    return driven(sampler, engine.jit(step, list(variables), compiled=compiled))
+    return driven(sampler, backend.jit(step, list(variables), compiled=compiled))
 
 
 def driven(sampler, run):

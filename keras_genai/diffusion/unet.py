@@ -8,13 +8,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_genai.backend import random
+from keras_genai.backend.precision import wide
 from keras_genai.diffusion.unet_layers import make_layers
-from keras_genai.engine import random
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import wide
-from keras_genai.engine.saving import Saving, configuration, deserialized
 from keras_genai.layers import CrossAttention2D, ResNetBlock
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.serialization import PACKAGE, Saving, configuration, deserialized
 from keras_genai.utils.validation import (
     either,
     flag,

@@ -2,7 +2,6 @@
 
 import keras
 
-from keras_genai.engine.initializers import Normal, Zeros
 from keras_genai.layers import (
     Conv2D,
     CrossAttention2D,
@@ -15,6 +14,7 @@ from keras_genai.layers import (
     Upsample2D,
 )
 from keras_genai.layers.image_blocks import torch_uniform
+from keras_genai.layers.initializers import Normal, Zeros
 
 
 def make_layers(unet):

@@ -9,8 +9,8 @@ import math
 import numpy as np
 from keras import ops
 
+from keras_genai.backend.precision import widen
 from keras_genai.diffusion.schedule import expand
-from keras_genai.engine.precision import widen
 
 
 def posterior(alpha_t, sigma_t, alpha_s, sigma_s):

@@ -3,13 +3,13 @@
 import numpy as np
 from keras import ops
 
-from keras_genai import engine
+from keras_genai import backend
+from keras_genai.backend import random
+from keras_genai.backend.precision import widen
 from keras_genai.dream import ascent
 from keras_genai.dream.features import preprocessed
 from keras_genai.dream.pictures import check_pictures
 from keras_genai.dream.tiles import parts
-from keras_genai.engine import random
-from keras_genai.engine.precision import widen
 from keras_genai.utils.validation import integer
 
 STEPS = integer(1, 10**6)  # each is run in turn
@@ -38,7 +38,7 @@ class Climbing:
         """The output of one objective's layer for a picture of the user's."""
         x, _ = check_pictures(image, self.channels, "image")
         self.features.check_size(*x.shape[1:3], "The objective's picture")
-        with engine.without_gradients():
+        with backend.without_gradients():
             return self.features(self._prepared(ops.convert_to_tensor(x)))[place]
 
     def call(self, images):
@@ -69,7 +69,7 @@ class Climbing:
 
     def gradient(self, x):
         """The mean of the objectives of pictures, and each one's gradient."""
-        value, gradient = engine.value_and_gradient(lambda x: ops.sum(self(x)), x)
+        value, gradient = backend.value_and_gradient(lambda x: ops.sum(self(x)), x)
         return value / ops.cast(ops.shape(x)[0], value.dtype), widen(gradient)
 
     def move(self, x, gradient, number, rate, *state):
@@ -135,7 +135,7 @@ class Climbing:
         Returns:
             `(x, values)`: NumPy, and the objective before each step.
         """
-        shifts = np.asarray(engine.to_host(shifts), "int32")
+        shifts = np.asarray(backend.to_host(shifts), "int32")
         run = self._parts_step if self.is_tiled(*x.shape[1:3]) else self._whole_step
         step = run(x.shape)
         rate = ops.convert_to_tensor(np.float32(rate))
@@ -147,7 +147,7 @@ class Climbing:
             value, x, *state = step(x, shift, number, rate, *state)
             values.append(float(value))
             bar.add(1, [("objective", values[-1])])
-        return engine.to_host(x), values
+        return backend.to_host(x), values
 
     def _compiled(self, name, fn, shape):
         size = "x".join(map(str, shape))
@@ -166,12 +166,12 @@ class Climbing:
         move = self._compiled("move", self.move, shape)
 
         def step(x, shift, number, rate, *state):
-            picture = np.roll(engine.to_host(x), shift, (1, 2))
+            picture = np.roll(backend.to_host(x), shift, (1, 2))
             gradient, total = np.empty_like(picture), 0.0
             for whole, place, inner in pieces:
                 piece = np.ascontiguousarray(picture[:, *whole])
                 value, found = gradient_of(ops.convert_to_tensor(piece))
-                gradient[:, *place] = engine.to_host(found)[:, *inner]
+                gradient[:, *place] = backend.to_host(found)[:, *inner]
                 total += float(value) / len(pieces)
             gradient = np.roll(gradient, -shift, (1, 2))
             return (

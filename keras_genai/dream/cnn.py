@@ -13,23 +13,23 @@ each 2 x 2, and repeated, it ends in dense layers that tell classes. The residua
 import keras
 from keras import ops
 
-from keras_genai import engine, layers
+from keras_genai import backend, layers
+from keras_genai.backend import random
+from keras_genai.backend.precision import dtype_policy, wide, widen
 from keras_genai.dream.ascent import normalized
-from keras_genai.engine import random
-from keras_genai.engine.checks import (
+from keras_genai.layers.initializers import VarianceScaling, streams
+from keras_genai.losses.reduction import mean_over_samples
+from keras_genai.training import GenerativeModel
+from keras_genai.training.data import tensors
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import (
     check_image_shape,
     check_images,
     check_integer,
     check_labels,
     check_sample_weight,
 )
-from keras_genai.engine.data import tensors
-from keras_genai.engine.initializers import VarianceScaling, streams
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import dtype_policy, wide, widen
-from keras_genai.engine.saving import configuration
-from keras_genai.losses.reduction import mean_over_samples
-from keras_genai.utils.arguments import checked
+from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import integer, integers, number, text
 
 ARCHITECTURES = ("plain", "residual")
@@ -104,7 +104,7 @@ def cnn_network(
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class CNN(engine.GenerativeModel):
+class CNN(GenerativeModel):
     """Convolutional classifier of images that also draws what it looks for.
 
     It minimises the cross-entropy of its logits; the logs show `loss` and `accuracy`.
@@ -266,7 +266,7 @@ class CNN(engine.GenerativeModel):
         losses = keras.losses.sparse_categorical_crossentropy(
             labels, logits, from_logits=True
         )
-        right = ops.equal(engine.argmax(logits), labels)
+        right = ops.equal(backend.argmax(logits), labels)
         return losses, ops.cast(ops.stop_gradient(right), losses.dtype)
 
     def _loss(self, data, training):
@@ -276,7 +276,7 @@ class CNN(engine.GenerativeModel):
         return mean_over_samples(losses, weight)
 
     def train_step(self, data):
-        self.minimize("network", lambda: self._loss(data, training=True))
+        self.minimize("network", lambda *data: self._loss(data, training=True), *data)
 
     def test_step(self, data):
         self.track("network", self._loss(data, training=False))
@@ -292,7 +292,7 @@ class CNN(engine.GenerativeModel):
                 logits = self(ops.cast(x, self.compute_dtype))  # (B, K)
                 return ops.sum(logits * ops.cast(wanted, logits.dtype))
 
-            _, gradient = engine.value_and_gradient(score, x)
+            _, gradient = backend.value_and_gradient(score, x)
             x = x + self.rate * (normalized(widen(gradient)) - self.decay * x)
             return ops.clip(x, *self.value_range)
 

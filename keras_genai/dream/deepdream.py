@@ -9,18 +9,17 @@ around its edge before each step (jitter), so that no grid of the network is see
 import keras
 import numpy as np
 
+from keras_genai.backend import random
 from keras_genai.dream import ascent
 from keras_genai.dream.climbing import STEPS, Climbing
 from keras_genai.dream.features import Features, find, network_of
 from keras_genai.dream.objectives import Layer, Objective
 from keras_genai.dream.pictures import check_pictures, resize, with_colours_of
 from keras_genai.dream.tiles import check_tiles
-from keras_genai.engine import random
-from keras_genai.engine.checks import check_positive
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.sampling import Sampling
-from keras_genai.engine.saving import Saving, deserialized
+from keras_genai.training.generation import Sampling
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_positive
+from keras_genai.utils.serialization import PACKAGE, Saving, deserialized
 from keras_genai.utils.validation import (
     array,
     integer,

@@ -4,13 +4,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai import engine
+from keras_genai import backend
+from keras_genai.backend import programs
+from keras_genai.backend.precision import widen
 from keras_genai.dream.features import Features, find, network_of, preprocessed
 from keras_genai.dream.pictures import check_pictures, resize
-from keras_genai.engine import programs
-from keras_genai.engine.checks import check_integer, check_labels, check_positive
-from keras_genai.engine.precision import widen
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_integer, check_labels, check_positive
 from keras_genai.utils.validation import array, integer, number, text
 
 
@@ -36,9 +36,9 @@ def saliency(model, images, labels=None, preprocess=None):
         def score(x):
             return ops.sum(_of_class(judge(x), labels))
 
-        return ops.max(ops.abs(widen(engine.gradients(score, x))), axis=-1)
+        return ops.max(ops.abs(widen(backend.gradients(score, x))), axis=-1)
 
-    found = engine.to_host(judge.compiled("saliency", gradient)(x, labels))
+    found = backend.to_host(judge.compiled("saliency", gradient)(x, labels))
     return found[0] if one else found
 
 
@@ -70,12 +70,12 @@ def grad_cam(model, images, labels=None, layer=None, preprocess=None):
             logits = upper(ops.cast(maps, judge.network.compute_dtype), training=False)
             return ops.sum(_of_class(widen(logits), labels))
 
-        gradient = engine.gradients(score, maps)
+        gradient = backend.gradients(score, maps)
         alpha = ops.mean(gradient, axis=(1, 2), keepdims=True)  # (B, 1, 1, K)
         return ops.relu(ops.sum(alpha * maps, axis=-1, keepdims=True))
 
     run = judge.compiled(("grad_cam", layer), cam)
-    found = engine.to_host(run(x, labels))
+    found = backend.to_host(run(x, labels))
     found = resize(found, *x.shape[1:3])[..., 0]
     found = found / np.maximum(found.max(axis=(1, 2), keepdims=True), 1e-12)
     return found[0] if one else found
@@ -135,7 +135,7 @@ def occlusion(
         return ops.softmax(judge(x))[:, label]
 
     run = judge.compiled(("occlusion", label), probability)
-    whole = float(engine.to_host(run(x))[0])
+    whole = float(backend.to_host(run(x))[0])
     total, count = np.zeros((height, width)), np.zeros((height, width))
     bar = keras.utils.Progbar(len(places), verbose=verbose, unit_name="part")
     batch = min(batch_size, len(places))
@@ -144,7 +144,7 @@ def occlusion(
         covered = np.repeat(x, batch, axis=0)
         for i, (row, column) in enumerate(here):
             covered[i, row : row + size, column : column + size] = value
-        found = engine.to_host(run(covered))
+        found = backend.to_host(run(covered))
         for (row, column), p in zip(here, found, strict=False):
             total[row : row + size, column : column + size] += p
             count[row : row + size, column : column + size] += 1
@@ -189,7 +189,7 @@ class _Judge:
         """The classes `(B,)`, given or named by the network."""
         if labels is None:
             logits = self.compiled("logits", self.__call__)(x)
-            return engine.to_host(logits).argmax(-1).astype("int32")
+            return backend.to_host(logits).argmax(-1).astype("int32")
         labels = np.asarray([labels] if one and np.ndim(labels) == 0 else labels)
         check_labels(labels, self.classes, len(x), "This network")
         return labels.reshape(-1).astype("int32")

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai.engine.checks import check_integer
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import wide, widen
+from keras_genai.backend.precision import wide, widen
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_integer
+from keras_genai.utils.serialization import PACKAGE
 from keras_genai.utils.validation import (
     array,
     integer,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_genai.engine.checks import check_images
+from keras_genai.utils.checks import check_images
 
 # Brightness and two differences of colours (the television's YIQ, FCC 1953).
 YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])

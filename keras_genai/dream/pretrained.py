@@ -12,9 +12,9 @@ import keras
 from keras import ops
 
 from keras_genai import layers
+from keras_genai.backend.precision import dtype_policy
 from keras_genai.datasets import _files
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import dtype_policy
+from keras_genai.utils.serialization import PACKAGE
 from keras_genai.weights import imagenet
 
 CLASSES = Path(__file__).resolve().parent / "imagenet_classes.json"

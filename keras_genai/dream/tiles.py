@@ -6,7 +6,7 @@ of the network is no larger than the overlap, the parts' gradients are those of 
 whole picture.
 """
 
-from keras_genai.engine.checks import check_integer
+from keras_genai.utils.checks import check_integer
 
 
 def check_tiles(tile, overlap):

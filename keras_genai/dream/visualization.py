@@ -7,7 +7,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai import engine
+from keras_genai import backend
+from keras_genai.backend import programs, random
+from keras_genai.backend.precision import widen
 from keras_genai.callbacks import image_grid
 from keras_genai.dream import ascent
 from keras_genai.dream.climbing import STEPS
@@ -16,8 +18,6 @@ from keras_genai.dream.features import Features, find, network_of, preprocessed
 from keras_genai.dream.objectives import Channel
 from keras_genai.dream.parametrization import PARAMETRIZATIONS, warped
 from keras_genai.dream.pictures import check_pictures
-from keras_genai.engine import programs, random
-from keras_genai.engine.precision import widen
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import array, integer, integers, number, text
 
@@ -110,12 +110,12 @@ def visualize(
             x = warped(x, shake[0], 1.0 + shake[1], ops.round(shake[2:]))
             return ops.sum(dreamer(x))
 
-        value, gradient = engine.value_and_gradient(score, z)
+        value, gradient = backend.value_and_gradient(score, z)
         gradient = ascent.normalized(widen(gradient))
         z, state = ascent.climbed(z, gradient, state, number, rate, "adam")
         return (value, z, *state)
 
-    step = engine.jit(step, dreamer.sampling_variables())
+    step = backend.jit(step, dreamer.sampling_variables())
     z = ops.convert_to_tensor(z)
     state = ascent.start_state(z, "adam")
     rate = ops.convert_to_tensor(np.float32(rate))
@@ -124,7 +124,7 @@ def visualize(
         at = ops.convert_to_tensor(np.int32(at))
         value, z, *state = step(z, ops.convert_to_tensor(shake), at, rate, *state)
         bar.add(1, [("objective", float(value) / n)])
-    return engine.to_host(form.image(z))
+    return backend.to_host(form.image(z))
 
 
 @checked(layer=text, images=array((3, 4), finite=False))
@@ -152,7 +152,7 @@ def feature_maps(model, layer, images, preprocess=None):
     run = programs.compiled_once(
         network, ("feature_maps", layer, preprocess), seen, features.variables
     )
-    maps = engine.to_host(run(x))
+    maps = backend.to_host(run(x))
     return maps[0] if one else maps
 
 

@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine.precision import widen
+from keras_genai import backend
+from keras_genai.backend.precision import widen
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import word
 
@@ -114,7 +114,7 @@ class DiffAugment(keras.layers.Layer):
             )
         self.policy = policy
         self.seed = seed
-        self.noise = engine.random.Noise(seed)
+        self.noise = backend.random.Noise(seed)
         self._parts = [part for name in names for part in _POLICIES[name]]
 
     def build(self, input_shape):

@@ -8,12 +8,12 @@ and into the discriminator by an inner product with its features (equation 3).
 import keras
 from keras import ops
 
-from keras_genai.engine.checks import check_image_shape
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import dtype_policy, wide
+from keras_genai.backend.precision import dtype_policy, wide
 from keras_genai.gans.dcgan import Part, downsample, judge, upsample
 from keras_genai.gans.gan import GAN
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_image_shape
+from keras_genai.utils.serialization import PACKAGE
 from keras_genai.utils.validation import either, optional, text, tuple_of
 
 GENERATOR_CONDITIONINGS = ("concatenation", "conditional_batch_norm")

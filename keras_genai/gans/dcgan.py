@@ -9,10 +9,7 @@ beta_1 = 0.5, images in [-1, 1]. Kernels are 4 x 4, as in the authors' code.
 
 import keras
 
-from keras_genai.engine.checks import check_image_shape
-from keras_genai.engine.initializers import Normal, VarianceScaling
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import dtype_policy, wide
+from keras_genai.backend.precision import dtype_policy, wide
 from keras_genai.gans.gan import GAN
 from keras_genai.layers import (
     BatchNormalization,
@@ -24,7 +21,10 @@ from keras_genai.layers import (
 )
 from keras_genai.layers.convolution import stages_of
 from keras_genai.layers.embedding import Embedding
+from keras_genai.layers.initializers import Normal, VarianceScaling
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_image_shape
+from keras_genai.utils.serialization import PACKAGE
 from keras_genai.utils.validation import optional, text
 
 NORMALIZATIONS = ("batch_norm", "spectral_norm", None)

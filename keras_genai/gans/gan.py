@@ -9,22 +9,23 @@ from collections.abc import Mapping
 import keras
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine import random
-from keras_genai.engine.checks import (
+from keras_genai import backend
+from keras_genai.backend import random
+from keras_genai.backend.precision import widen
+from keras_genai.losses import adversarial, penalties
+from keras_genai.training import GenerativeModel
+from keras_genai.training.data import tensors
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import (
     check_images,
     check_labels,
     check_sample_weight,
 )
-from keras_genai.engine.data import tensors
-from keras_genai.engine.precision import widen
-from keras_genai.engine.saving import configuration
-from keras_genai.losses import adversarial, penalties
-from keras_genai.utils.arguments import checked
+from keras_genai.utils.serialization import configuration
 from keras_genai.utils.validation import either, having, number, refuse, text
 
 
-class GAN(engine.GenerativeModel):
+class GAN(GenerativeModel):
     """A generator and a discriminator that train against each other with `fit()`.
 
     Where the optimizers accumulate the gradients of k batches, the generator learns
@@ -213,9 +214,9 @@ class GAN(engine.GenerativeModel):
                 else:  # 1705.07215, the perturbation of the authors' code
                     shape = (batch, *self.image_shape)
                     noise = self.noise.uniform("penalty/dragan/noise", shape)
-                    center = engine.replicas.mean(ops.mean(real))
+                    center = backend.replicas.mean(ops.mean(real))
                     variance = ops.mean(ops.square(real - center))
-                    spread = 0.5 * ops.sqrt(engine.replicas.mean(variance))
+                    spread = 0.5 * ops.sqrt(backend.replicas.mean(variance))
                     value = penalties.dragan(critic, real, spread * noise, alpha)
             total = total + weight * value
         return total
@@ -227,7 +228,7 @@ class GAN(engine.GenerativeModel):
             fake = layer(fake, training=True)
         # The discriminator's batch statistics are its own phase's.
         inputs = self.with_labels(fake, labels)
-        logits = engine.with_values(
+        logits = backend.with_values(
             (), lambda: self.discriminator(inputs, training=True)
         )
         return self.objective.generator(logits, weight=weight)
@@ -235,24 +236,27 @@ class GAN(engine.GenerativeModel):
     def train_step(self, data):
         real, labels, weight = tensors(data)
         batch = ops.shape(real)[0]
+
+        def discriminator_loss(real, labels, weight, latents):
+            with backend.without_gradients():
+                fake = backend.with_values(
+                    (),
+                    lambda: self.generator(
+                        self.with_labels(latents, labels), training=True
+                    ),
+                )
+            fake = ops.stop_gradient(widen(fake))
+            return self.discriminator_loss(real, labels, weight, fake)
+
         latents = self._latents("discriminator", batch)
-        with engine.without_gradients():
-            fake = engine.with_values(
-                (),
-                lambda: self.generator(
-                    self.with_labels(latents, labels), training=True
-                ),
-            )
-        fake = ops.stop_gradient(widen(fake))
         self.minimize(
-            "discriminator",
-            lambda: self.discriminator_loss(real, labels, weight, fake),
+            "discriminator", discriminator_loss, real, labels, weight, latents
         )
 
         def generator_update(turn):
             latents = self._latents(f"generator/{turn}", batch)
             return self.minimize(
-                "generator", lambda: self.generator_loss(latents, labels, weight)
+                "generator", self.generator_loss, latents, labels, weight
             )
 
         def generator_turn():
@@ -281,7 +285,7 @@ class GAN(engine.GenerativeModel):
         # Whatever the training has drawn, and however the data is cut into batches.
         key = random.key(self.seed, "evaluate/latents")
         shape = (ops.shape(real)[0], self.latent_dim)
-        first = self.samples_seen() + engine.replicas.offset()
+        first = self.samples_seen() + backend.replicas.offset()
         latents = random.normal(key, shape, offset=first)
         fake = self.generator(self.with_labels(latents, labels), training=False)
         fake_logits = self._judge(fake, labels, training=False)

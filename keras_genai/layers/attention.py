@@ -6,10 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine.checks import check_positive
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import widen
+from keras_genai import backend
+from keras_genai.backend.precision import widen
 from keras_genai.layers.dropout import Dropout
 from keras_genai.layers.normal_block import NormalBlock
 from keras_genai.layers.positions import (
@@ -20,6 +18,8 @@ from keras_genai.layers.positions import (
     rotate,
 )
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_positive
+from keras_genai.utils.serialization import PACKAGE
 from keras_genai.utils.validation import integer, mapping, number, text
 
 NORMS = ("layer", "rms")
@@ -342,7 +342,7 @@ class Attention(NormalBlock):
             *sizes, 0, mask, causal=self.causal and not causal, window=self.window
         )
         bias = self._bias(*sizes, 0)
-        return engine.attention(query, key, value, seen, bias, causal)
+        return backend.attention(query, key, value, seen, bias, causal)
 
     def _plain(self, query, key, value, mask, first, training):
         """Step by step, of keys `(B, K, S, d)`: `(y, probabilities)`."""
@@ -381,7 +381,7 @@ class Attention(NormalBlock):
 def _written(cache, values, index):
     """A cache `(B, K, S, d)` with `(B, K, T, d)` from place `index` on."""
     if isinstance(index, int) or not len(index.shape):
-        return engine.write(cache, values, index)
+        return backend.write(cache, values, index)
     count = ops.shape(values)[2]
     places = ops.arange(ops.shape(cache)[2], dtype="int32") - ops.expand_dims(index, -1)
     places = ops.expand_dims(places, (1, -1))  # (B, 1, S, 1)

@@ -1,11 +1,11 @@
-"""Convolutions through the engine's kernels."""
+"""Convolutions through the backend's kernels."""
 
 import keras
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine.optimizer import PACKAGE
+from keras_genai import backend
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.serialization import PACKAGE
 from keras_genai.utils.validation import either, integer, integers, text
 
 _SIZES = either(integer(1), integers(length=2))
@@ -17,40 +17,16 @@ def _padded(x, zeros):
     return ops.pad(x, ((0, 0), (zeros, zeros), (zeros, zeros), (0, 0)))
 
 
-def convolve(x, kernel, bias, strides, padding):
-    """The engine's convolution of tensors, or Keras's where it has none.
-
-    Args:
-        x: `(B, H, W, C)`.
-        kernel: `(h, w, C, F)`.
-        bias: `(F,)`.
-        strides: pair of integers.
-        padding: `"same"`, `"valid"`, or a number of zeros on every side.
-
-    Returns:
-        `(B, H', W', F)`.
-    """
-    kernel_of_engine = getattr(engine.backend_ops, "convolution", None)
-    if kernel_of_engine is not None:
-        return kernel_of_engine(x, kernel, bias, strides, padding)
-    if isinstance(padding, int):
-        x, padding = _padded(x, padding), "valid"
-    y = ops.conv(x, kernel, strides, padding, data_format="channels_last")
-    return y + bias
-
-
 class _Fused:
-    """Calls the engine's kernel in the common case, Keras's operation otherwise."""
+    """Calls the backend's kernel in the common case, Keras's operation otherwise."""
 
-    kernel_name = None
+    kernel_name = None  # of a function of `backend`
     paddings = ("same",)
     zeros = None  # on every side, where they are given by number
 
     def call(self, inputs):
-        kernel = getattr(engine.backend_ops, self.kernel_name, None)
         if (
-            kernel is None
-            or self.data_format != "channels_last"
+            self.data_format != "channels_last"
             or self.padding not in self.paddings
             or set(self.dilation_rate) != {1}
             or getattr(self, "groups", 1) != 1
@@ -64,11 +40,10 @@ class _Fused:
         weights.append(ops.convert_to_tensor(self.bias) if self.use_bias else None)
         how = (self.padding if self.zeros is None else self.zeros,)
         how = how if len(self.paddings) > 1 else ()
-        y = kernel(inputs, *weights, tuple(self.strides), *how)
-        if self.activation is None:
-            return y
-        activated = getattr(engine.backend_ops, "activated", None)
-        return activated(y, self.activation) if activated else self.activation(y)
+        y = getattr(backend, self.kernel_name)(
+            inputs, *weights, tuple(self.strides), *how
+        )
+        return y if self.activation is None else backend.activated(y, self.activation)
 
 
 class _Padded(_Fused):
@@ -107,7 +82,7 @@ class _Padded(_Fused):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Conv2D(_Padded, keras.layers.Conv2D):
-    """`keras.layers.Conv2D` through the engine's kernel.
+    """`keras.layers.Conv2D` through the backend's kernel.
 
     `padding` may also be a number of zeros on every side.
     """
@@ -127,7 +102,7 @@ class Conv2D(_Padded, keras.layers.Conv2D):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class DepthwiseConv2D(_Padded, keras.layers.DepthwiseConv2D):
-    """`keras.layers.DepthwiseConv2D` through the engine's kernel.
+    """`keras.layers.DepthwiseConv2D` through the backend's kernel.
 
     `padding` may also be a number of zeros on every side.
     """
@@ -142,7 +117,7 @@ class DepthwiseConv2D(_Padded, keras.layers.DepthwiseConv2D):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Conv2DTranspose(_Fused, keras.layers.Conv2DTranspose):
-    """`keras.layers.Conv2DTranspose` through the engine's kernel."""
+    """`keras.layers.Conv2DTranspose` through the backend's kernel."""
 
     kernel_name = "transposed_convolution"
 

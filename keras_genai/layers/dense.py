@@ -1,10 +1,10 @@
-"""Dense layers through the engine's kernel."""
+"""Dense layers through the backend's kernel."""
 
 import keras
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine.optimizer import PACKAGE
+from keras_genai import backend
+from keras_genai.utils.serialization import PACKAGE
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -16,12 +16,11 @@ class Dense(keras.layers.Dense):
     """
 
     def call(self, inputs, training=None):
-        linear = getattr(engine.backend_ops, "linear", None)
         plain = (
             not self.lora_enabled and getattr(self, "quantization_mode", None) is None
         )
-        if linear is None or not (plain and self.use_bias and len(inputs.shape) == 2):
+        if not (plain and self.use_bias and len(inputs.shape) == 2):
             return super().call(inputs, training=training)
         weights = map(ops.convert_to_tensor, (self.kernel, self.bias))
-        y = linear(inputs, *weights)
+        y = backend.linear(inputs, *weights)
         return y if self.activation is None else self.activation(y)

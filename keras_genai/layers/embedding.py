@@ -1,9 +1,32 @@
 """A table of vectors that refuses ids outside it."""
 
 import keras
+import numpy as np
 
-from keras_genai.engine.checks import check_ids
-from keras_genai.engine.optimizer import PACKAGE
+from keras_genai import backend
+from keras_genai.utils.serialization import PACKAGE
+
+
+def check_ids(name, ids, count):
+    """Refuses ids outside a table, where their values are known: not in a graph.
+
+    Backends do not agree on them: a row of another id, NaN or an error of their own.
+
+    Args:
+        name: what they are, the first word of the message.
+        ids: integers, a tensor or an array.
+        count: rows of the table.
+    """
+    if isinstance(ids, keras.KerasTensor):
+        return
+    values = ids if isinstance(ids, np.ndarray) else backend.known(ids)
+    if values is None or not values.size:
+        return
+    least, most = values.min(), values.max()
+    if not (least >= 0 and most < count):
+        raise ValueError(
+            f"{name} must lie in [0, {count}); got values from {least} to {most}."
+        )
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

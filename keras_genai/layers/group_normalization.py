@@ -1,13 +1,13 @@
-"""Group normalization through the engine's fused kernel."""
+"""Group normalization through the backend's fused kernel."""
 
 import keras
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine.checks import check_positive
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import widen
+from keras_genai import backend
+from keras_genai.backend.precision import widen
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_positive
+from keras_genai.utils.serialization import PACKAGE
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -57,7 +57,7 @@ class GroupNormalization(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs):
-        y = engine.group_normalization(
+        y = backend.group_normalization(
             widen(inputs),
             self.groups,
             self.gamma.value,

@@ -10,15 +10,15 @@ kernel of a block begins at zero, so that the block begins as its shortcut, as a
 import keras
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine import random
-from keras_genai.engine.checks import check_positive
-from keras_genai.engine.initializers import VarianceScaling, Zeros
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.layers.convolution import Conv2D, convolve
+from keras_genai import backend
+from keras_genai.backend import random
+from keras_genai.layers.convolution import Conv2D
 from keras_genai.layers.dropout import Dropout
 from keras_genai.layers.group_normalization import GroupNormalization
+from keras_genai.layers.initializers import VarianceScaling, Zeros
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_positive
+from keras_genai.utils.serialization import PACKAGE
 from keras_genai.utils.validation import integer, text
 
 
@@ -242,7 +242,7 @@ class SelfAttention2D(Block):
             ops.reshape(layer(positions), heads)  # (B, HW, heads, d)
             for layer in (self.query, self.key, self.value)
         )
-        y = engine.attention(query, key, value)
+        y = backend.attention(query, key, value)
         y = self.out(ops.reshape(y, (shape[0], -1, channels)))  # (B, HW, C)
         return x + ops.reshape(y, shape)
 
@@ -348,7 +348,7 @@ class Upsample2D(Block):
         kernel = ops.reshape(kernel, (2, 2, channels, 4 * filters))
         bias = ops.tile(ops.convert_to_tensor(self.conv.bias), 4)
         batch, height, width, _ = ops.shape(x)
-        y = convolve(x, kernel, bias, (1, 1), 1)  # (B, H + 1, W + 1, 4F)
+        y = backend.convolution(x, kernel, bias, (1, 1), 1)  # (B, H + 1, W + 1, 4F)
         y = [
             [
                 y[:, i : i + height, j : j + width, n * filters : (n + 1) * filters]

@@ -2,8 +2,8 @@
 
 import keras
 
-from keras_genai import engine
-from keras_genai.engine.optimizer import PACKAGE
+from keras_genai import backend
+from keras_genai.utils.serialization import PACKAGE
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -25,4 +25,4 @@ class LeakyReLU(keras.layers.LeakyReLU):
     """
 
     def call(self, inputs):
-        return engine.leaky_relu(inputs, self.negative_slope)
+        return backend.leaky_relu(inputs, self.negative_slope)

@@ -5,8 +5,8 @@ import gc
 import keras
 from keras import ops
 
-from keras_genai.engine.checks import check_positive
-from keras_genai.engine.initializers import VarianceScaling
+from keras_genai.layers.initializers import VarianceScaling
+from keras_genai.utils.checks import check_positive
 
 
 def dense_layers(network):

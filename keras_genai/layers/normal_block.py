@@ -2,9 +2,9 @@
 
 import keras
 
-from keras_genai.engine.initializers import Normal
 from keras_genai.layers.embedding import Embedding
 from keras_genai.layers.image_blocks import Block
+from keras_genai.layers.initializers import Normal
 
 INITIAL_STD = 0.02  # of the published trainings of GPT-2, BERT and ViT
 

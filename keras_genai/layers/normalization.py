@@ -1,13 +1,13 @@
-"""Batch normalization through the engine's fused kernel, plain and conditional."""
+"""Batch normalization through the backend's fused kernel, plain and conditional."""
 
 import keras
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine.checks import check_ids
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import widen
+from keras_genai import backend
+from keras_genai.backend.precision import widen
+from keras_genai.layers.embedding import check_ids
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.serialization import PACKAGE
 from keras_genai.utils.validation import flag, number
 
 
@@ -88,8 +88,8 @@ class BatchNormalization(keras.layers.Layer):
             beta = ops.zeros_like(self.moving_mean.value)
         if training and self.trainable:
             normalize = (
-                engine.batch_normalization
-                if engine.replicas.share() is None
+                backend.batch_normalization
+                if backend.replicas.share() is None
                 else _over_replicas
             )
             x, mean, variance = normalize(x, gamma, beta, self.epsilon)
@@ -120,13 +120,13 @@ class BatchNormalization(keras.layers.Layer):
 
 
 def _over_replicas(x, gamma, beta, epsilon):
-    """`engine.batch_normalization` by the statistics of the global batch."""
+    """`backend.batch_normalization` by the statistics of the global batch."""
     axes = tuple(range(len(x.shape) - 1))
     ones = ops.ones(ops.shape(x)[:-1], x.dtype)
-    sums, count = engine.replicas.total([ops.sum(x, axes), ops.sum(ones)])
+    sums, count = backend.replicas.total([ops.sum(x, axes), ops.sum(ones)])
     mean = sums / count  # (C,)
     centred = x - mean
-    (squares,) = engine.replicas.total([ops.sum(ops.square(centred), axes)])
+    (squares,) = backend.replicas.total([ops.sum(ops.square(centred), axes)])
     variance = squares / count  # (C,)
     return centred * (ops.rsqrt(variance + epsilon) * gamma) + beta, mean, variance
 

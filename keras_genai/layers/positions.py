@@ -4,13 +4,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai.engine.checks import check_ids, check_positive
-from keras_genai.engine.initializers import Normal
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import widen
+from keras_genai.backend.precision import widen
+from keras_genai.layers.embedding import check_ids
 from keras_genai.layers.image_blocks import Block
+from keras_genai.layers.initializers import Normal
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_positive
 from keras_genai.utils.memory import check_weight
+from keras_genai.utils.serialization import PACKAGE
 from keras_genai.utils.validation import number, text
 
 KINDS = ("learned", "sinusoidal", "sinusoidal_halves")

@@ -9,14 +9,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine import random
-from keras_genai.engine.checks import check_positive
-from keras_genai.engine.initializers import VarianceScaling
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import wide, widen
+from keras_genai import backend
+from keras_genai.backend import random
+from keras_genai.backend.precision import wide, widen
+from keras_genai.layers.initializers import VarianceScaling
 from keras_genai.losses.reduction import per_sample
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_positive
+from keras_genai.utils.serialization import PACKAGE
 from keras_genai.utils.validation import either, integer, integers, number, tuple_of
 
 
@@ -288,14 +288,14 @@ class GumbelQuantizer(Quantizer):
         log_q = ops.log_softmax(logits, axis=-1)  # (B, ..., K)
         kl = ops.sum(ops.exp(log_q) * log_q, axis=-1) + math.log(self.codebook_size)
         loss = self._cosine(0.0, self.kl_weight, self.kl_steps) * per_sample(kl)
-        indices = engine.argmax(logits)  # (B, ...)
+        indices = backend.argmax(logits)  # (B, ...)
         if not training:
             return self.lookup(indices), indices, loss
         gumbel = self.noise.gumbel(f"{self.stream}/gumbel", ops.shape(logits), wide())
         weights = ops.softmax((logits + gumbel) / self.tau(), axis=-1)
         self.noise.advance()
         if self.hard:
-            largest = engine.argmax(weights)
+            largest = backend.argmax(weights)
             one_hot = ops.one_hot(largest, self.codebook_size, dtype=weights.dtype)
             weights = straight_through(weights, one_hot)
         return ops.matmul(weights, self.codebook.value), indices, loss

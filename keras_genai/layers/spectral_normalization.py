@@ -5,9 +5,10 @@ import math
 import keras
 from keras import layers, ops
 
-from keras_genai import engine
-from keras_genai.engine.checks import check_integer
+from keras_genai import backend
+from keras_genai.layers.initializers import Normal
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_integer
 from keras_genai.utils.validation import network
 
 # Which axes of a kernel are its outputs. A subclass has the axes of its parent.
@@ -95,9 +96,7 @@ class SpectralNormalization(layers.Wrapper):
         self.u = self.add_weight(
             name="u",
             shape=(self._columns,),
-            initializer=engine.initializers.Normal(
-                1.0, seed=self.seed, stream="spectral_normalization"
-            ),
+            initializer=Normal(1.0, seed=self.seed, stream="spectral_normalization"),
             trainable=False,
             dtype="float64" if kernel.dtype == "float64" else "float32",
             # Every replica has the same kernel and so the same u.
@@ -134,7 +133,7 @@ class SpectralNormalization(layers.Wrapper):
     def call(self, inputs, training=False):
         kernel, _ = _kernel_and_outputs(self.layer)
         value = self.normalized_kernel(training)
-        return engine.with_values([(kernel, value)], lambda: self.layer(inputs))
+        return backend.with_values([(kernel, value)], lambda: self.layer(inputs))
 
     def compute_output_shape(self, input_shape):
         return self.layer.compute_output_shape(input_shape)

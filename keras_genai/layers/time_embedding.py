@@ -6,10 +6,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai.engine.checks import check_positive
-from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.layers.image_blocks import Block
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_positive
+from keras_genai.utils.serialization import PACKAGE
 from keras_genai.utils.validation import number
 
 

@@ -7,12 +7,12 @@ The blocks by which a text or another sequence reaches the U-Nets of 2112.10752
 import keras
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine.checks import check_positive
-from keras_genai.engine.optimizer import PACKAGE
+from keras_genai import backend
 from keras_genai.layers.attention import Attention
 from keras_genai.layers.image_blocks import Block
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_positive
+from keras_genai.utils.serialization import PACKAGE
 from keras_genai.utils.validation import integer
 
 
@@ -53,7 +53,7 @@ class GatedFeedForward(Block):
 
     def call(self, x):
         a, gate = ops.split(self.dense1(x), 2, axis=-1)  # (B, T, expansion C) twice
-        return self.dense2(a * engine.gelu(gate))
+        return self.dense2(a * backend.gelu(gate))
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -3,19 +3,20 @@
 import keras
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine.checks import check_positive
-from keras_genai.engine.optimizer import PACKAGE
+from keras_genai import backend
+from keras_genai.backend.precision import widen
 from keras_genai.layers.attention import Attention, normalization
 from keras_genai.layers.dropout import Dropout
 from keras_genai.layers.image_blocks import Block
 from keras_genai.layers.normal_block import NormalBlock
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_positive
+from keras_genai.utils.serialization import PACKAGE
 from keras_genai.utils.validation import integer, mapping, text
 
 ACTIVATIONS = {
     "relu": ops.relu,
-    "gelu": engine.gelu,
+    "gelu": backend.gelu,
     "gelu_tanh": lambda x: ops.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * ops.sigmoid(1.702 * x),
     "silu": ops.silu,
@@ -301,7 +302,7 @@ class TransformerBlock(Block):
 
         tensors = (x,) if context is None else (x, context)
         if self.remat and training and cache is None and not return_weights:
-            return engine.remat(run, *tensors)
+            return backend.remat(run, *tensors)
         y = run(*tensors)
         more = [found["cache"]] if cache_index is not None else []
         more += [found["weights"]] if return_weights else []
@@ -313,10 +314,27 @@ class TransformerBlock(Block):
             y = self.drop(y, training=training)
         if not self.norm_first:
             return norm(x + y)
-        return engine.materialized(x + y) if training else x + y
+        return backend.materialized(x + y) if training else x + y
 
     def compute_mask(self, inputs, previous_mask):
         """None: what follows is told what is padding, not left to find out."""
 
     def compute_output_shape(self, x_shape, context_shape=None):
         return x_shape
+
+
+def tied_logits(x, table):
+    """`x . table` for each row of the table.
+
+    As one product of matrices, however many axes `x` has: TensorFlow's gradient of a
+    broadcast product holds one table for each of its tokens.
+
+    Args:
+        x: `(..., C)`.
+        table: `(V, C)`, of the same type.
+
+    Returns:
+        `(..., V)`, float32 or wider.
+    """
+    rows = ops.einsum("nc,vc->nv", ops.reshape(x, (-1, x.shape[-1])), table)
+    return widen(ops.reshape(rows, (*ops.shape(x)[:-1], table.shape[0])))

@@ -3,15 +3,15 @@
 import keras
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine import random, replicas
-from keras_genai.engine.checks import check_positive
-from keras_genai.engine.initializers import VarianceScaling
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import widen
+from keras_genai import backend
+from keras_genai.backend import random, replicas
+from keras_genai.backend.precision import widen
+from keras_genai.layers.initializers import VarianceScaling
 from keras_genai.layers.quantizers import Quantizer, straight_through
 from keras_genai.losses.reduction import per_sample
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_positive
+from keras_genai.utils.serialization import PACKAGE
 from keras_genai.utils.validation import flag, number, text
 
 
@@ -167,7 +167,7 @@ class VectorQuantizer(Quantizer):
         if self.update == "gradient":
             loss = loss + per_sample(ops.square(ops.stop_gradient(z) - code))
         elif training:
-            with engine.without_gradients():
+            with backend.without_gradients():
                 self._follow(flat, nearest, ops.shape(z)[0], weight)
         return straight_through(z, code), indices, loss
 
@@ -251,7 +251,7 @@ def _nearest(z, codes):
     """The row of `codes` (K, D) nearest to each row of `z` (N, D): int32 `(N,)`."""
     # |z - e|^2 = |z|^2 - 2 z.e + |e|^2, of which the first is the same for all codes.
     squares = ops.sum(ops.square(codes), axis=1)  # (K,)
-    return engine.argmax(2.0 * ops.matmul(z, ops.transpose(codes)) - squares)
+    return backend.argmax(2.0 * ops.matmul(z, ops.transpose(codes)) - squares)
 
 
 def _unit(x):

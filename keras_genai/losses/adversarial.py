@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from keras import ops
 
-from keras_genai.engine.precision import widen
+from keras_genai.backend.precision import widen
 from keras_genai.losses.reduction import mean_over_samples as _mean
 from keras_genai.utils.arguments import checked
 

@@ -15,7 +15,7 @@ import math
 
 from keras import ops
 
-from keras_genai.engine.precision import widen
+from keras_genai.backend.precision import widen
 
 LOG_2PI = math.log(2.0 * math.pi)
 

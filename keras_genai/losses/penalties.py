@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine.precision import widen
+from keras_genai import backend
+from keras_genai.backend.precision import widen
 from keras_genai.losses.reduction import per_sample
 
 
@@ -27,7 +27,7 @@ def _squared_norms(critic, x):
     def total(x):
         return ops.sum(per_sample(critic(x)))
 
-    gradient = widen(engine.gradients(total, x))  # (B, ...)
+    gradient = widen(backend.gradients(total, x))  # (B, ...)
     axes = tuple(range(1, len(gradient.shape)))
     return ops.sum(ops.square(gradient), axis=axes)  # (B,)
 

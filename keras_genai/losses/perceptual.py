@@ -2,7 +2,7 @@
 
 from keras import ops
 
-from keras_genai.engine.precision import widen
+from keras_genai.backend.precision import widen
 
 EPSILON = 1e-10
 

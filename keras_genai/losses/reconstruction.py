@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from keras import ops
 
-from keras_genai.engine.precision import widen
+from keras_genai.backend.precision import widen
 
 # The logit-Laplace density is on (0, 1); pixels are moved into (EPSILON, 1 - EPSILON)
 # (2102.12092, appendix A.3).

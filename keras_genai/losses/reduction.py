@@ -2,8 +2,8 @@
 
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine.precision import widen
+from keras_genai import backend
+from keras_genai.backend.precision import widen
 
 
 def per_sample(values):
@@ -25,7 +25,7 @@ def mean_over_samples(losses, weight=None):
             "weight must hold one number per sample: expected shape "
             f"{tuple(losses.shape)}, got {tuple(weight.shape)}."
         )
-    return weighted_mean(losses, weight, engine.replicas.normalizer(ops.sum(weight)))
+    return weighted_mean(losses, weight, backend.replicas.normalizer(ops.sum(weight)))
 
 
 def weighted_mean(values, weights, total=None):
@@ -34,7 +34,7 @@ def weighted_mean(values, weights, total=None):
     Args:
         values, weights: tensors of one shape.
         total: by default the sum of the weights; for a loss
-            `engine.replicas.normalizer` of it, that of the whole batch.
+            `backend.replicas.normalizer` of it, that of the whole batch.
     """
     total = ops.sum(weights) if total is None else total
     one = ops.ones_like(total)

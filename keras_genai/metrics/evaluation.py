@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 import keras
 import numpy as np
 
-from keras_genai.engine.checks import check_integer
 from keras_genai.metrics.metric import Metric
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_integer
 from keras_genai.utils.validation import array
 
 

@@ -12,8 +12,8 @@ import keras
 import numpy as np
 
 from keras_genai import layers
+from keras_genai.backend.precision import dtype_policy
 from keras_genai.datasets._files import checked_bytes
-from keras_genai.engine.precision import dtype_policy
 
 FILE = Path(__file__).resolve().parent / "fashion_mnist.npz"
 SHA256 = "9b9a2d73831fcbd3b074b5674ecf86f62b3d5fce49229f2920ce632f9553912e"

@@ -11,10 +11,10 @@ import numpy as np
 from keras import ops
 
 from keras_genai import layers
+from keras_genai.backend.precision import dtype_policy
 from keras_genai.datasets import cache_folder
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import dtype_policy
 from keras_genai.utils.archives import DAMAGED, opened_arrays
+from keras_genai.utils.serialization import PACKAGE
 
 FILE = "inception_v3_fid.npz"
 SIZE = 299

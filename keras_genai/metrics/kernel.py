@@ -4,9 +4,9 @@ import warnings
 
 import numpy as np
 
-from keras_genai.engine.checks import check_integer
 from keras_genai.metrics.metric import SampledMetric, checked_pair
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_integer
 from keras_genai.utils.validation import array
 
 

@@ -6,9 +6,9 @@ as large as the distance to the k-th nearest neighbour in its own set.
 
 import numpy as np
 
-from keras_genai.engine.checks import check_integer
 from keras_genai.metrics.metric import SampledMetric, checked_pair
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_integer
 from keras_genai.utils.validation import array
 
 _BLOCK_BYTES = 32 * 2**20  # of a block of distances; a few are alive at once

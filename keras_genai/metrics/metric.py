@@ -4,10 +4,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine import programs
-from keras_genai.engine.checks import check_integer
+from keras_genai import backend
+from keras_genai.backend import programs
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_integer
 from keras_genai.utils.validation import array
 
 
@@ -110,7 +110,7 @@ class Metric:
         else:
             features = self.extractor(images)
         if not isinstance(features, np.ndarray):
-            features = engine.to_host(features)
+            features = backend.to_host(features)
         features = np.asarray(features)
         if features.shape[:1] != images.shape[:1]:
             raise ValueError(
@@ -121,7 +121,7 @@ class Metric:
 
     def _checked_images(self, images):
         if not isinstance(images, np.ndarray):
-            images = engine.to_host(ops.convert_to_tensor(images))
+            images = backend.to_host(ops.convert_to_tensor(images))
         if images.ndim != 4 or not np.issubdtype(images.dtype, np.floating):
             raise ValueError(
                 f"{self.name}: images must be floats (B, H, W, C) in [-1, 1]; got "

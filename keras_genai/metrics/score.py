@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from keras_genai.engine.checks import check_integer
 from keras_genai.metrics.metric import Metric, checked_features
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_integer
 from keras_genai.utils.validation import array
 
 

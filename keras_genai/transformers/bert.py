@@ -4,17 +4,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine import random, replicas
-from keras_genai.engine.checks import (
-    check_ids,
-    check_labels,
-    check_sample_weight,
-)
-from keras_genai.engine.optimizer import PACKAGE, decaying
-from keras_genai.engine.precision import dtype_policy
-from keras_genai.engine.saving import configuration
+from keras_genai import backend
+from keras_genai.backend import random, replicas
+from keras_genai.backend.precision import dtype_policy
+from keras_genai.layers.embedding import check_ids
 from keras_genai.losses.reduction import weighted_mean
+from keras_genai.training import Model
+from keras_genai.training.optimizer import decaying
 from keras_genai.transformers.bert_inference import BERTInference, parts_of
 from keras_genai.transformers.bert_network import BERTNetwork
 from keras_genai.transformers.checks import check_tokens, row_of
@@ -26,6 +22,11 @@ from keras_genai.transformers.masking import (
 )
 from keras_genai.transformers.tuning import Tuning
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import (
+    check_labels,
+    check_sample_weight,
+)
+from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import integer, number, text, tuple_of
 
 # Layers, channels, heads: base and large of 1810.04805, the others of 1908.08962.
@@ -42,7 +43,7 @@ SPECIAL = (0, 101, 102, 103)  # and its [PAD], [CLS], [SEP] and [MASK]
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class BERT(Tuning, BERTInference, engine.GenerativeModel):
+class BERT(Tuning, BERTInference, Model):
     """BERT (1810.04805), weight for weight with transformers'.
 
     `fit` learns by hidden words, and with `next_sentence` by whether a second sentence
@@ -327,13 +328,13 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
     def train_step(self, data):
         key = self.noise.key("mask")
 
-        def loss_fn():
+        def loss_fn(*data):
             loss, parts = self.objective(data, key, replicas.number(), training=True)
             parts.pop("network", None)  # `minimize` tracks it
             self._track_parts(parts)
             return loss
 
-        self.minimize("network", loss_fn)
+        self.minimize("network", loss_fn, *data)
 
     def test_step(self, data):
         # The hidden words follow from the text's place in the data.
@@ -353,10 +354,10 @@ class BERT(Tuning, BERTInference, engine.GenerativeModel):
 
 def _entropy(labels, logits, weight):
     """The loss of the whole batch; (mean, weight) of this part's; of its accuracy."""
-    losses = engine.cross_entropy(labels, logits)
+    losses = backend.cross_entropy(labels, logits)
     weight = ops.cast(weight, losses.dtype)
     count = ops.sum(weight)
     loss = weighted_mean(losses, weight, replicas.normalizer(count))
-    right = ops.cast(engine.argmax(logits) == labels, losses.dtype)
+    right = ops.cast(backend.argmax(logits) == labels, losses.dtype)
     means = ((weighted_mean(value, weight), count) for value in (losses, right))
     return loss, *means

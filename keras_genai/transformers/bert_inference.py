@@ -3,9 +3,9 @@
 import numpy as np
 from keras import ops
 
-from keras_genai.engine.precision import widen
-from keras_genai.engine.sampling import Range
+from keras_genai.backend.precision import widen
 from keras_genai.layers import lora
+from keras_genai.training.inference import Range
 from keras_genai.transformers.checks import check_tokens, filled
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import (
@@ -156,13 +156,6 @@ class BERTInference:
 
         arrays = self._arrays_of(texts, pairs)
         return self._run("classify", run, arrays, batch_size)
-
-    def generate(self, *args, **kwargs):
-        """Raises: BERT reads texts and writes none."""
-        raise ValueError(
-            "BERT does not generate: it has embed, classify and its heads. For texts "
-            "that are written take kg.GPT or kg.Translator."
-        )
 
     def input_ranges(self):
         return {

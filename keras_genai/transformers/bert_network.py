@@ -3,13 +3,13 @@
 import keras
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import widen
+from keras_genai import backend
+from keras_genai.backend.precision import widen
 from keras_genai.layers import Dropout, TransformerBlock
 from keras_genai.layers.normal_block import INITIAL_STD, NormalBlock
-from keras_genai.layers.tied import tied_logits
+from keras_genai.layers.transformer_block import tied_logits
 from keras_genai.transformers.checks import check_length
+from keras_genai.utils.serialization import PACKAGE
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -133,7 +133,7 @@ class BERTNetwork(NormalBlock):
 
         The matrix is the table of the tokens.
         """
-        x = engine.gelu(self.transform(hidden))
+        x = backend.gelu(self.transform(hidden))
         x = self.transform_norm(x)
         table = ops.cast(self.tokens.embeddings, x.dtype)  # (V, C)
         return tied_logits(x, table) + widen(self.bias)

@@ -8,8 +8,8 @@ are in the graph, so that a whole decoding leaves as one function.
 
 from keras import ops, tree
 
-from keras_genai import engine
-from keras_genai.engine import random
+from keras_genai import backend
+from keras_genai.backend import random
 
 
 def is_stop(tokens, stops):
@@ -84,7 +84,7 @@ class Sampler:
         seen = seen_until(self.valid, self.prompt + i)
         logits = self.rules(logits, tokens, seen)
         if self.rules.greedy:
-            return engine.argmax(logits)
+            return backend.argmax(logits)
         key = random.subkey(self.key, "token", i)
         return random.categorical(key, logits, offset=self.first)
 
@@ -150,7 +150,7 @@ def while_loop(condition, body, state):
         )
 
     made = ops.while_loop(
-        lambda *arrays: condition(*packed(arrays)), engine.replayed(run), flat
+        lambda *arrays: condition(*packed(arrays)), backend.replayed(run), flat
     )
     return packed(made)
 

@@ -11,20 +11,21 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine import replicas
-from keras_genai.engine.optimizer import PACKAGE, decaying
-from keras_genai.engine.precision import dtype_policy
-from keras_genai.engine.saving import configuration
+from keras_genai import backend
+from keras_genai.backend import replicas
+from keras_genai.backend.precision import dtype_policy
 from keras_genai.layers import lora
 from keras_genai.layers.transformer_block import GATED
 from keras_genai.losses.reduction import weighted_mean
+from keras_genai.training import Model
+from keras_genai.training.optimizer import decaying
 from keras_genai.transformers.checks import check_rate, check_tokens, row_of
 from keras_genai.transformers.gpt_inference import GPTInference
 from keras_genai.transformers.gpt_network import GPTNetwork
 from keras_genai.transformers.masking import not_padding
 from keras_genai.transformers.tuning import Tuning
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import (
     either,
     integer,
@@ -47,7 +48,7 @@ STOP = 50_256  # <|endoftext|>
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class GPT(Tuning, GPTInference, engine.GenerativeModel):
+class GPT(Tuning, GPTInference, Model):
     """A language model that learns the next token, weight for weight GPT-2 or Llama.
 
     `fit(tokens)` takes token ids `(N, T)` and minimises the mean negative
@@ -260,7 +261,7 @@ class GPT(Tuning, GPTInference, engine.GenerativeModel):
         tokens = ops.cast(tokens, "int32")
         logits = self.network(tokens[:, :-1], training=training)  # (B, T - 1, V)
         targets = tokens[:, 1:]
-        losses = engine.cross_entropy(targets, logits)
+        losses = backend.cross_entropy(targets, logits)
         return losses, self._token_weights(tokens, weight, losses.dtype)
 
     def _token_weights(self, tokens, weight, dtype="float32"):
@@ -279,14 +280,14 @@ class GPT(Tuning, GPTInference, engine.GenerativeModel):
     def train_step(self, data):
         tokens, _, weight = data
 
-        def loss():
+        def loss(tokens, weight):
             losses, weights = self.token_losses(tokens, weight, training=True)
             whole = replicas.normalizer(ops.sum(weights))
             return weighted_mean(losses, weights, whole)
 
         weights = self._token_weights(ops.cast(tokens, "int32"), weight)
         with replicas.counted(ops.shape(tokens)[0], weights):  # by its tokens
-            self.minimize("network", loss)
+            self.minimize("network", loss, tokens, weight)
 
     def test_step(self, data):
         tokens, _, weight = data

@@ -2,9 +2,9 @@
 
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine import random
-from keras_genai.engine.sampling import Range
+from keras_genai import backend
+from keras_genai.backend import random
+from keras_genai.training.inference import Range
 from keras_genai.transformers.checks import check_tokens, filled
 from keras_genai.transformers.gpt_writing import GPTWriting, positions_of
 from keras_genai.transformers.prompts import Prompts
@@ -84,7 +84,7 @@ class GPTInference(GPTWriting):
 
     def _scores(self, tokens, lengths=None):
         tokens = ops.cast(tokens, "int32")
-        losses = engine.cross_entropy(tokens[:, 1:], self(tokens[:, :-1]))
+        losses = backend.cross_entropy(tokens[:, 1:], self(tokens[:, :-1]))
         if lengths is None:
             return -losses
         places = ops.arange(1, ops.shape(tokens)[1], dtype="int32")

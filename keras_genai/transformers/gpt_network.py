@@ -3,16 +3,15 @@
 import keras
 from keras import ops
 
-from keras_genai.engine.checks import check_positive
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import widen
+from keras_genai.backend.precision import widen
 from keras_genai.layers.attention import normalization
 from keras_genai.layers.dropout import Dropout
 from keras_genai.layers.normal_block import INITIAL_STD, NormalBlock
 from keras_genai.layers.positions import PositionEmbedding
-from keras_genai.layers.tied import tied_logits
-from keras_genai.layers.transformer_block import TransformerBlock
+from keras_genai.layers.transformer_block import TransformerBlock, tied_logits
 from keras_genai.transformers.checks import check_length
+from keras_genai.utils.checks import check_positive
+from keras_genai.utils.serialization import PACKAGE
 
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
 

@@ -3,7 +3,7 @@
 import numpy as np
 from keras import ops
 
-from keras_genai.engine import random
+from keras_genai.backend import random
 from keras_genai.transformers import generation, speculative
 from keras_genai.transformers.checks import filled
 from keras_genai.transformers.prompts import Prompts, stop_tokens

@@ -6,7 +6,7 @@ Pure functions (1810.04805, section 3.1): tensors, or lists of sentences, in and
 import numpy as np
 from keras import ops
 
-from keras_genai.engine import random
+from keras_genai.backend import random
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import tuple_of, word
 

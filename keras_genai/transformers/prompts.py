@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_genai.engine.threefry import is_integer
+from keras_genai.backend.threefry import is_integer
 from keras_genai.transformers.checks import check_tokens
 
 

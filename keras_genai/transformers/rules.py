@@ -7,7 +7,7 @@ import functools
 import numpy as np
 from keras import ops
 
-from keras_genai.engine.checks import check_positive
+from keras_genai.utils.checks import check_positive
 
 MINUS = -1e30  # of a token that is ruled out: finite, so that a softmax stays finite
 # The rules that are numbers: they can be the inputs of a compiled function.

@@ -4,20 +4,20 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine import replicas
-from keras_genai.engine.checks import check_sample_weight
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import dtype_policy
-from keras_genai.engine.saving import configuration
+from keras_genai import backend
+from keras_genai.backend import replicas
+from keras_genai.backend.precision import dtype_policy
 from keras_genai.layers.positions import KINDS as POSITIONS
 from keras_genai.losses.reduction import weighted_mean
+from keras_genai.training import Model
 from keras_genai.transformers.checks import check_tokens, row_of
 from keras_genai.transformers.seq2seq_network import Seq2SeqNetwork
 from keras_genai.transformers.translation import Translation
 from keras_genai.transformers.tuning import Tuning
 from keras_genai.transformers.writing_rules import Generation
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_sample_weight
+from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import integer, number, one_of, text
 
 # Table 3 of 1706.03762: layers, channels, heads, channels inside, dropout.
@@ -56,7 +56,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class Translator(Tuning, Translation, engine.GenerativeModel):
+class Translator(Tuning, Translation, Model):
     """The encoder-decoder of 1706.03762, and Marian's weight for weight.
 
     `fit({"source": ids, "target": ids})` takes two arrays of token ids, filled up with
@@ -263,7 +263,7 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
         before = self._before(target)
         logits = self.network(source, before, seen, training=training)  # (B, T, V)
         counted = self._counted(target, weight)  # (B, T)
-        entropy = engine.cross_entropy(target, logits)  # (B, T)
+        entropy = backend.cross_entropy(target, logits)  # (B, T)
         losses = entropy
         if self.label_smoothing:
             # The mean over all tokens of -log p, without a pass for each.
@@ -272,7 +272,7 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
         counted = ops.cast(counted, losses.dtype)
         count = ops.sum(counted)
         loss = weighted_mean(losses, counted, replicas.normalizer(count))
-        right = ops.cast(engine.argmax(logits) == target, losses.dtype)
+        right = ops.cast(backend.argmax(logits) == target, losses.dtype)
         parts = {
             name: (weighted_mean(value, counted), count)
             for name, value in (
@@ -295,8 +295,8 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
             self.track(name, ops.stop_gradient(value), count)
 
     def train_step(self, data):
-        def loss_fn():
-            loss, parts = self.objective(data, training=True)
+        def loss_fn(x, weight):
+            loss, parts = self.objective((x, None, weight), training=True)
             del parts["network"]  # `minimize` tracks it
             self._track_parts(parts)
             return loss
@@ -304,7 +304,7 @@ class Translator(Tuning, Translation, engine.GenerativeModel):
         x, _, weight = data
         counted = self._counted(ops.cast(x["target"], "int32"), weight)
         with replicas.counted(ops.shape(counted)[0], counted):  # by its tokens
-            self.minimize("network", loss_fn)
+            self.minimize("network", loss_fn, x, weight)
 
     def test_step(self, data):
         _, parts = self.objective(data, training=False)

@@ -5,13 +5,13 @@ import math
 import keras
 from keras import ops
 
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import widen
+from keras_genai.backend.precision import widen
 from keras_genai.layers import Dropout, TransformerBlock
 from keras_genai.layers.normal_block import NormalBlock
 from keras_genai.layers.positions import PositionEmbedding
-from keras_genai.layers.tied import tied_logits
+from keras_genai.layers.transformer_block import tied_logits
 from keras_genai.transformers.checks import check_length
+from keras_genai.utils.serialization import PACKAGE
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

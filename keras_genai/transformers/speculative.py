@@ -7,15 +7,15 @@ import math
 
 from keras import ops, tree
 
-from keras_genai import engine
-from keras_genai.engine import random
-from keras_genai.engine.checks import check_positive
+from keras_genai import backend
+from keras_genai.backend import random
 from keras_genai.transformers.generation import (
     ended,
     put,
     seen_until,
     while_loop,
 )
+from keras_genai.utils.checks import check_positive
 
 
 def check_contrastive(penalty, rules):
@@ -78,7 +78,7 @@ def contrastive_search(
         alike = ops.einsum("bkc,blc->bkl", x, past)
         alike = ops.where(ops.expand_dims(seen, 1), alike, ops.cast(-2.0, alike.dtype))
         alike = ops.cast(ops.max(alike, axis=-1), "float32")
-        best = engine.argmax((1.0 - penalty) * shares - penalty * alike)  # (B,)
+        best = backend.argmax((1.0 - penalty) * shares - penalty * alike)  # (B,)
         rows = ops.arange(batch, dtype="int32") * k + best
         token = ops.take_along_axis(chosen, ops.expand_dims(best, 1), axis=1)[:, 0]
         token = ops.where(done, fill, token)
@@ -169,7 +169,7 @@ def speculate(
 
     def draw(name, step, logits):
         if rules.greedy:
-            return engine.argmax(logits)
+            return backend.argmax(logits)
         noise = random.subkey(random.subkey(key, name), "round", step)
         return random.categorical(noise, logits, offset=first)
 
@@ -187,7 +187,7 @@ def speculate(
         proposed = ops.concatenate(fed[1:], axis=1)  # (B, count)
         q = ops.stack(q, axis=1)  # (B, count, V)
         if rules.greedy:
-            taken = ops.equal(proposed, engine.argmax(p)[:, :-1])
+            taken = ops.equal(proposed, backend.argmax(p)[:, :-1])
         else:
             taken = _taken(p, q, proposed, random.subkey(key, "take", i), first)
         taken = ops.cumprod(ops.cast(taken, "int32"), axis=1)

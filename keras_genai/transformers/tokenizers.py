@@ -5,12 +5,12 @@ import pathlib
 import keras
 import numpy as np
 
-from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.transformers import _tokenizer_files as files
 from keras_genai.transformers import _vocabularies as vocabularies
 from keras_genai.transformers._tokenizer_files import BERT_TOKENS, ROLES
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.files import written_into
+from keras_genai.utils.serialization import PACKAGE
 from keras_genai.utils.validation import (
     array,
     either,

@@ -3,9 +3,9 @@
 import numpy as np
 from keras import ops, tree
 
-from keras_genai import engine
-from keras_genai.engine.sampling import Range
+from keras_genai import backend
 from keras_genai.layers import lora
+from keras_genai.training.inference import Range
 from keras_genai.transformers import generation
 from keras_genai.transformers.checks import check_tokens, filled
 from keras_genai.transformers.rules import MINUS, Rules
@@ -330,7 +330,7 @@ class Translation:
 
     def _scores(self, source, target):
         logits = self(source, self._before(target))
-        losses = engine.cross_entropy(target, logits)
+        losses = backend.cross_entropy(target, logits)
         counted = ops.cast(target != self.pad_token, losses.dtype)
         return -ops.sum(losses * counted, axis=1)
 

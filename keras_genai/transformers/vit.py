@@ -4,18 +4,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine import random, replicas
-from keras_genai.engine.checks import (
-    check_image_shape,
-    check_labels,
-    check_sample_weight,
-)
-from keras_genai.engine.data import tensors
-from keras_genai.engine.optimizer import PACKAGE, decaying
-from keras_genai.engine.precision import dtype_policy, widen
-from keras_genai.engine.saving import configuration
+from keras_genai import backend
+from keras_genai.backend import random, replicas
+from keras_genai.backend.precision import dtype_policy, widen
 from keras_genai.losses.reduction import mean_over_samples
+from keras_genai.training import Model
+from keras_genai.training.data import tensors
+from keras_genai.training.optimizer import decaying
 from keras_genai.transformers.checks import row_of
 from keras_genai.transformers.tuning import Tuning
 from keras_genai.transformers.vit_inference import ViTInference, check_pixels
@@ -26,6 +21,12 @@ from keras_genai.transformers.vit_network import (
     patchify,
 )
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import (
+    check_image_shape,
+    check_labels,
+    check_sample_weight,
+)
+from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import integer, number, text
 
 # Layers, channels, heads: table 1 of 2010.11929; Ti and S of 2012.12877.
@@ -38,7 +39,7 @@ SIZES = {
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class ViT(Tuning, ViTInference, engine.GenerativeModel):
+class ViT(Tuning, ViTInference, Model):
     """The vision transformer (2010.11929), weight for weight with transformers'.
 
     Called on images it gives the logits of their classes, or, without classes, one
@@ -266,13 +267,13 @@ class ViT(Tuning, ViTInference, engine.GenerativeModel):
             shape = (ops.shape(images)[0], tokens)
             draw = self.noise.uniform("mask", shape, dtype="float32")
 
-        def loss_fn():
+        def loss_fn(images, labels, weight, draw):
             loss, accuracy = self.objective(images, labels, weight, draw, training=True)
             if accuracy is not None:
                 self.track("accuracy", ops.stop_gradient(accuracy))
             return loss
 
-        self.minimize("vit", loss_fn)
+        self.minimize("vit", loss_fn, images, labels, weight, draw)
 
     def test_step(self, data):
         images, labels, weight = tensors(data)
@@ -310,7 +311,7 @@ class ViT(Tuning, ViTInference, engine.GenerativeModel):
         share = self.label_smoothing
         smooth = (1.0 - share) * wanted + share / self.num_classes
         losses = ops.categorical_crossentropy(smooth, logits, from_logits=True)
-        right = ops.cast(engine.argmax(logits) == labels, losses.dtype)
+        right = ops.cast(backend.argmax(logits) == labels, losses.dtype)
         return mean_over_samples(losses, weight), mean_over_samples(right, weight)
 
     def painted(self, images, draw, training=False):

@@ -3,13 +3,14 @@
 import numpy as np
 from keras import ops
 
-from keras_genai.engine import backend_ops, random
-from keras_genai.engine.checks import check_positive
-from keras_genai.engine.precision import widen
-from keras_genai.engine.saving import deserialized
+from keras_genai import backend
+from keras_genai.backend import random
+from keras_genai.backend.precision import widen
 from keras_genai.layers import lora
 from keras_genai.transformers.vit_network import patchify, resized, unpatchify
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_positive
+from keras_genai.utils.serialization import deserialized
 from keras_genai.utils.validation import either, integer, text
 
 
@@ -135,12 +136,6 @@ class ViTInference:
         both = self.run_in_batches("paint", run, variables, arrays, batch_size)
         return both[..., :-1], both[..., -1:]
 
-    def generate(self, *args, **kwargs):
-        """Raises: a ViT looks at images and makes none."""
-        raise ValueError(
-            "ViT does not generate: it has embed, classify and, with mae=True, paint."
-        )
-
     @checked()
     def fine_tuned(self, num_classes, image_shape=None, **arguments):
         """A classifier that begins with this model's weights, for a fit of its own.
@@ -170,7 +165,7 @@ class ViTInference:
             if getattr(new, name) is not None and getattr(old, name) is not None:
                 _copy(getattr(old, name), getattr(new, name))
         if new.token is not None:
-            new.token.assign(backend_ops.to_host(old.token.value))
+            new.token.assign(backend.to_host(old.token.value))
         if new.table is not None and old.table is not None:
             new.table.assign(self._table_for(model))
         return model
@@ -252,7 +247,7 @@ def _copy(old, new):
     """
     pairs = zip(old.trainable_variables, new.trainable_variables, strict=True)
     for a, b in pairs:
-        b.assign(backend_ops.to_host(a.value))
+        b.assign(backend.to_host(a.value))
 
 
 def check_size(shape, image_shape, side):

@@ -6,11 +6,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import widen
+from keras_genai.backend.precision import widen
 from keras_genai.layers import Dropout, TransformerBlock
 from keras_genai.layers.normal_block import INITIAL_STD, NormalBlock
 from keras_genai.layers.positions import sinusoidal_grid
+from keras_genai.utils.serialization import PACKAGE
 
 POSITIONS = ("learned", "sinusoidal", "rotary")
 ROTARY_BASE = 100.0  # of small grids: 2403.13298, section 3.2

@@ -3,8 +3,8 @@
 import numpy as np
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine import random
+from keras_genai import backend
+from keras_genai.backend import random
 from keras_genai.transformers import generation
 from keras_genai.transformers.checks import filled
 from keras_genai.transformers.prompts import stop_tokens
@@ -84,8 +84,8 @@ class Written:
         state = begin(*how, ops.convert_to_tensor(filled(tokens, prompt, fill)))
         pieces, written = self.prompts.pieces(self.ends), []
         while True:
-            written.append(int(engine.to_host(state[1])[0]))
-            done = bool(engine.to_host(state[2])[0]) or len(written) == new
+            written.append(int(backend.to_host(state[1])[0]))
+            done = bool(backend.to_host(state[2])[0]) or len(written) == new
             yield from pieces.add(written[-1], done)
             if done or pieces.ended:
                 break

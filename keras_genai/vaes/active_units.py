@@ -3,10 +3,10 @@
 import keras
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import widen
+from keras_genai import backend
+from keras_genai.backend.precision import widen
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.serialization import PACKAGE
 from keras_genai.utils.validation import number
 
 
@@ -42,7 +42,9 @@ class ActiveUnits(keras.metrics.Metric):
         sums = [ops.sum(each)]
         sums += [ops.sum(each * x, axis=0) for x in (mean, ops.square(mean))]
         variables = (self.count, self.total, self.squares)
-        for variable, value in zip(variables, engine.replicas.total(sums), strict=True):
+        for variable, value in zip(
+            variables, backend.replicas.total(sums), strict=True
+        ):
             variable.assign(variable + ops.cast(value, variable.dtype))
 
     def variance(self):

@@ -10,16 +10,16 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine import random
-from keras_genai.engine.data import tensors
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import dtype_policy, widen
-from keras_genai.engine.saving import configuration
+from keras_genai import backend
+from keras_genai.backend import random
+from keras_genai.backend.precision import dtype_policy, widen
 from keras_genai.losses import adversarial
 from keras_genai.losses.perceptual import perceptual_distance
 from keras_genai.losses.reduction import mean_over_samples
+from keras_genai.training import GenerativeModel
+from keras_genai.training.data import tensors
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import (
     array,
     flag,
@@ -42,7 +42,7 @@ from keras_genai.vaes.posterior import DiagonalGaussian
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class AutoencoderKL(KLChecks, LatentImages, engine.GenerativeModel):
+class AutoencoderKL(KLChecks, LatentImages, GenerativeModel):
     """The KL autoencoder of latent diffusion, weight for weight.
 
     The default arguments make the network of Stable Diffusion 1.x; `from_pretrained`
@@ -252,7 +252,7 @@ class AutoencoderKL(KLChecks, LatentImages, engine.GenerativeModel):
 
     def _adversarial(self, fake, weight, training=True):
         # The discriminator's batch statistics are its own phase's.
-        logits = engine.with_values(
+        logits = backend.with_values(
             (), lambda: self.discriminator(fake, training=training)
         )
         return adversarial.critic_generator(logits, weight=weight)
@@ -322,15 +322,15 @@ class AutoencoderKL(KLChecks, LatentImages, engine.GenerativeModel):
             unit = ops.stop_gradient(by_images / size)
 
             def product(value):
-                images = engine.with_values(
+                images = backend.with_values(
                     [(kernel, value)], lambda: self._last(features)
                 )
                 return ops.sum(unit * widen(images))
 
-            _, gradient = engine.value_and_gradient(product, kernel.value)
+            _, gradient = backend.value_and_gradient(product, kernel.value)
             gradient = size * gradient
-            share = engine.replicas.share()
-            (gradient,) = engine.replicas.total(
+            share = backend.replicas.share()
+            (gradient,) = backend.replicas.total(
                 [gradient if share is None else share * gradient]
             )
             return ops.sqrt(ops.sum(ops.square(gradient)))
@@ -352,21 +352,21 @@ class AutoencoderKL(KLChecks, LatentImages, engine.GenerativeModel):
         if self.discriminator_start == 0:
             return fn()
         step = self.noise.step.value
-        if engine.replicas.share() is None:
-            return engine.cond(step >= self.discriminator_start, fn, otherwise)
+        if backend.replicas.share() is None:
+            return backend.cond(step >= self.discriminator_start, fn, otherwise)
         # Replicas meet in its sums, which a branch forbids: its weight is 0 before.
         active = ops.cast(step >= self.discriminator_start, "float32")
         return keras.tree.map_structure(lambda x: active * x, fn())
 
     def train_step(self, data):
         x, _, weight = tensors(data)
-        self.minimize("autoencoder", lambda: self.autoencoder_loss(x, weight))
+        self.minimize("autoencoder", self.autoencoder_loss, x, weight)
         if self.discriminator is None:
             return
 
-        def turn():
-            with engine.without_gradients():
-                posterior = engine.with_values((), lambda: self.posterior(x))
+        def loss_fn(x, weight):
+            with backend.without_gradients():
+                posterior = backend.with_values((), lambda: self.posterior(x))
                 noise = self.noise.normal(
                     "posterior/discriminator", ops.shape(posterior.mean)
                 )
@@ -374,9 +374,10 @@ class AutoencoderKL(KLChecks, LatentImages, engine.GenerativeModel):
                     posterior.sample(noise=ops.cast(noise, posterior.mean.dtype))
                 )
             fake = ops.stop_gradient(widen(fake))
-            return self.minimize(
-                "discriminator", lambda: self.discriminator_loss(x, fake, weight)
-            )
+            return self.discriminator_loss(x, fake, weight)
+
+        def turn():
+            return self.minimize("discriminator", loss_fn, x, weight)
 
         self._from_start(turn, lambda: ops.zeros(()))
 
@@ -387,7 +388,7 @@ class AutoencoderKL(KLChecks, LatentImages, engine.GenerativeModel):
         noise = random.normal(
             random.key(self.seed, "evaluate/posterior"),
             ops.shape(posterior.mean),
-            offset=self.samples_seen() + engine.replicas.offset(),
+            offset=self.samples_seen() + backend.replicas.offset(),
         )
         fake = widen(self.decoder(posterior.sample(noise=noise)))
         kl = mean_over_samples(posterior.kl(), weight)
@@ -418,10 +419,10 @@ def _value_and_gradient(loss_fn, x):
     The statistics of a batch lie in the losses of all parts: these add up to the
     whole's by their shares, before they are differentiated.
     """
-    share = engine.replicas.share()
+    share = backend.replicas.share()
     if share is None:
-        return engine.value_and_gradient(loss_fn, x)
-    value, gradient = engine.value_and_gradient(lambda x: share * loss_fn(x), x)
+        return backend.value_and_gradient(loss_fn, x)
+    value, gradient = backend.value_and_gradient(lambda x: share * loss_fn(x), x)
     return value / share, gradient / share
 
 

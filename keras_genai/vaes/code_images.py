@@ -3,9 +3,9 @@
 import keras
 import numpy as np
 
-from keras_genai.engine.checks import check_images
-from keras_genai.engine.sampling import Range
+from keras_genai.training.inference import Range
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_images
 from keras_genai.utils.validation import array, number
 from keras_genai.vaes.codes import check_codes, check_temperature
 

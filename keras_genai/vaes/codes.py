@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai.engine import replicas
+from keras_genai.backend import replicas
 
 
 def check_codes(codes, shape, num_values, name="Codes"):

@@ -5,11 +5,11 @@ import math
 import numpy as np
 from keras import ops
 
-from keras_genai.engine import random
-from keras_genai.engine.checks import check_images, check_integer, check_positive
-from keras_genai.engine.interpolation import check_kind, interpolate
+from keras_genai.backend import random
 from keras_genai.losses import elbo
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_images, check_integer, check_positive
+from keras_genai.utils.interpolation import check_kind, interpolate
 from keras_genai.utils.validation import array, integer, pair, text
 from keras_genai.vaes.likelihoods import LEVELS
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai.engine.checks import (
+from keras_genai.utils.checks import (
     check_image_shape,
     check_images,
     check_labels,

@@ -8,8 +8,6 @@ sides the halvings divide.
 import keras
 from keras import ops
 
-from keras_genai.engine.initializers import Normal
-from keras_genai.engine.optimizer import PACKAGE
 from keras_genai.layers import (
     BatchNormalization,
     Conv2D,
@@ -21,6 +19,8 @@ from keras_genai.layers import (
     Upsample2D,
 )
 from keras_genai.layers.image_blocks import torch_uniform
+from keras_genai.layers.initializers import Normal
+from keras_genai.utils.serialization import PACKAGE
 
 EPSILON = 1e-6
 

@@ -4,10 +4,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai.engine import random
-from keras_genai.engine.checks import check_positive
-from keras_genai.engine.precision import widen
+from keras_genai.backend import random
+from keras_genai.backend.precision import widen
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_positive
 from keras_genai.utils.validation import array, either, integer, number, text
 from keras_genai.vaes.posterior import DiagonalGaussian
 from keras_genai.vaes.tiling import tiled

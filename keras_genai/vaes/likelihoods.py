@@ -4,9 +4,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai.engine import random
-from keras_genai.engine.optimizer import PACKAGE
+from keras_genai.backend import random
 from keras_genai.losses import elbo
+from keras_genai.utils.serialization import PACKAGE
 
 NAMES = ("bernoulli", "gaussian", "discretized_logistic")
 SCALES = ("learned", "per_pixel")

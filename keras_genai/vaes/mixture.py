@@ -4,10 +4,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai.engine import random
-from keras_genai.engine.checks import check_positive
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.threefry import threefry2x32, to_int32
+from keras_genai.backend import random
+from keras_genai.backend.threefry import threefry2x32, to_int32
+from keras_genai.utils.checks import check_positive
+from keras_genai.utils.serialization import PACKAGE
 
 
 def branch(key, number):

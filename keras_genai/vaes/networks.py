@@ -3,12 +3,13 @@
 import keras
 from keras import ops
 
-from keras_genai.engine.checks import check_ids, check_image_shape
-from keras_genai.engine.initializers import streams
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import wide
+from keras_genai.backend.precision import wide
 from keras_genai.layers import Conv2D, Conv2DTranspose, Dense
 from keras_genai.layers.convolution import stages_of
+from keras_genai.layers.embedding import check_ids
+from keras_genai.layers.initializers import streams
+from keras_genai.utils.checks import check_image_shape
+from keras_genai.utils.serialization import PACKAGE
 
 ARCHITECTURES = ("mlp", "convolutional")
 

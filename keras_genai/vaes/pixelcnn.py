@@ -12,26 +12,25 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine import random
-from keras_genai.engine.checks import (
+from keras_genai.backend import random
+from keras_genai.backend.precision import dtype_policy
+from keras_genai.backend.threefry import threefry2x32, to_int32
+from keras_genai.losses.reduction import mean_over_samples
+from keras_genai.training import GenerativeModel
+from keras_genai.training.data import tensors
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import (
     check_labels,
     check_sample_weight,
 )
-from keras_genai.engine.data import tensors
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import dtype_policy
-from keras_genai.engine.saving import configuration
-from keras_genai.engine.threefry import threefry2x32, to_int32
-from keras_genai.losses.reduction import mean_over_samples
-from keras_genai.utils.arguments import checked
+from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import array, integer, integers, number
 from keras_genai.vaes.codes import check_codes, check_temperature
 from keras_genai.vaes.pixelcnn_network import pixelcnn_network
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class PixelCNN(engine.GenerativeModel):
+class PixelCNN(GenerativeModel):
     """The gated PixelCNN (1606.05328) over grids of integers.
 
     The prior over the codes of a `VQVAE`, or a model of small images with few grey
@@ -152,11 +151,11 @@ class PixelCNN(engine.GenerativeModel):
         codes, labels, weight = tensors(data)
         codes = ops.cast(codes, "int32")
 
-        def loss():
+        def loss(codes, labels, weight):
             losses = self.negative_log_likelihood(codes, labels, training=True)
             return mean_over_samples(losses, weight)
 
-        self.minimize("network", loss)
+        self.minimize("network", loss, codes, labels, weight)
 
     def test_step(self, data):
         codes, labels, weight = tensors(data)

@@ -3,11 +3,11 @@
 import keras
 from keras import layers, ops
 
-from keras_genai.engine.initializers import streams
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import wide
+from keras_genai.backend.precision import wide
 from keras_genai.layers import Dropout, Embedding
+from keras_genai.layers.initializers import streams
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.serialization import PACKAGE
 from keras_genai.utils.validation import integer, integers
 
 

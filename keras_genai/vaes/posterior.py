@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai.engine import random, to_host
+from keras_genai.backend import random, to_host
 from keras_genai.losses import elbo
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import array

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_genai.engine import random
+from keras_genai.backend import random
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import array, flag, number, one_of
 from keras_genai.vaes.mixture import Mixture, branch

@@ -10,15 +10,21 @@ importance-weighted autoencoder (1509.00519) are arguments.
 import keras
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine import random
-from keras_genai.engine.checks import check_image_shape, check_positive
-from keras_genai.engine.data import tensors
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import dtype_policy, widen
-from keras_genai.engine.saving import configuration
+from keras_genai import backend
+from keras_genai.backend import random
+from keras_genai.backend.precision import dtype_policy, widen
 from keras_genai.losses import elbo
+from keras_genai.training import GenerativeModel
+from keras_genai.training.data import tensors
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import (
+    check_image_shape,
+    check_images,
+    check_labels,
+    check_positive,
+    check_sample_weight,
+)
+from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import (
     either,
     function,
@@ -28,16 +34,17 @@ from keras_genai.utils.validation import (
 )
 from keras_genai.vaes import likelihoods
 from keras_genai.vaes.active_units import ActiveUnits, LatentMeans
-from keras_genai.vaes.checks import Checks
 from keras_genai.vaes.inference import Inference
 from keras_genai.vaes.mixture import Mixture
 from keras_genai.vaes.networks import Shape
 from keras_genai.vaes.prior_sampling import PriorSampling
 from keras_genai.vaes.schedules import check_weight
 
+ESTIMATORS = ("reparameterized", "dreg")
+
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class VAE(Checks, Inference, PriorSampling, engine.GenerativeModel):
+class VAE(Inference, PriorSampling, GenerativeModel):
     """Variational autoencoder (1312.6114): images, their codes, and their likelihood.
 
     It minimises `-E_q log p(x|z) + beta KL(q(z|x) || N(0, I))`; with
@@ -293,10 +300,10 @@ class VAE(Checks, Inference, PriorSampling, engine.GenerativeModel):
     def _kl_loss(self, kl):
         """The KL's part of the loss, from the batch's mean of each latent, `(D,)`."""
         if self.free_bits:
-            kl = elbo.free_bits(engine.replicas.mean(kl), self.free_bits)
+            kl = elbo.free_bits(backend.replicas.mean(kl), self.free_bits)
         elif self.capacity is not None:
             amount = ops.cast(self._weight(self.capacity), kl.dtype)
-            kl = elbo.capacity(engine.replicas.mean(ops.sum(kl)), amount)
+            kl = elbo.capacity(backend.replicas.mean(ops.sum(kl)), amount)
         else:
             kl = ops.sum(kl)
         return ops.cast(self._weight(self.beta), kl.dtype) * kl
@@ -307,6 +314,77 @@ class VAE(Checks, Inference, PriorSampling, engine.GenerativeModel):
         for name, value in parts.items():
             self.track(name, ops.stop_gradient(value))
 
+    # Checks
+
+    def _check_objective(self):
+        if self.estimator not in ESTIMATORS:
+            raise ValueError(
+                f"estimator must be one of {', '.join(ESTIMATORS)}; got "
+                f"{self.estimator!r}."
+            )
+        bits = self.free_bits
+        number = isinstance(bits, (int, float)) and not isinstance(bits, bool)
+        if not (number and 0.0 <= bits < float("inf")):
+            raise ValueError(
+                f"free_bits must be a number of nats of at least 0; got {bits!r}."
+            )
+        if self.free_bits and self.capacity is not None:
+            raise ValueError(
+                "free_bits and capacity both say how large the KL may be: give one."
+            )
+        own_kl = self.beta == 1.0 and not self.free_bits and self.capacity is None
+        if self.by_weights and not own_kl:
+            raise ValueError(
+                "The importance-weighted bound (importance_samples > 1, or "
+                "estimator='dreg') has no KL of its own: beta must be 1.0, free_bits 0 "
+                f"and capacity None; got {self.beta!r}, {self.free_bits!r}, "
+                f"{self.capacity!r}."
+            )
+        if self.binarize not in (None, "dynamic"):
+            raise ValueError(
+                f"binarize must be 'dynamic' or None; got {self.binarize!r}."
+            )
+        if self.binarize and self.likelihood_name != "bernoulli":
+            raise ValueError(
+                "binarize='dynamic' makes black and white images, which need "
+                f"likelihood='bernoulli'; got {self.likelihood_name!r}."
+            )
+
+    def _check_networks(self):
+        images = keras.KerasTensor((None, *self.image_shape))
+        latents = keras.KerasTensor((None, self.latent_dim))
+        labels = keras.KerasTensor((None,), dtype="int32")
+        moments = self.encoder(self.with_labels(images, labels))
+        if tuple(moments.shape[1:]) != (2 * self.latent_dim,):
+            raise ValueError(
+                f"The encoder must return (B, {2 * self.latent_dim}): the mean and the "
+                f"log-variance of latent_dim={self.latent_dim} latents; it returns "
+                f"{tuple(moments.shape)}."
+            )
+        output = self.decoder(self.with_labels(latents, labels))
+        if tuple(output.shape[1:]) != self.likelihood.output_shape:
+            raise ValueError(
+                f"The decoder must return {('B', *self.likelihood.output_shape)}, the "
+                f"parameters of likelihood={self.likelihood_name!r} with scale="
+                f"{self.scale!r}; it returns {tuple(output.shape)}."
+            )
+
+    def check_data(self, x, condition, weight):
+        check_images(x, self.image_shape, self.value_range)
+        self._check_labels(condition, len(x))
+        check_sample_weight(weight, len(x))
+
+    def _check_labels(self, labels, count):
+        check_labels(
+            labels,
+            self.num_classes,
+            count,
+            type(self).__name__,
+            "Leave them out, or make it with num_classes=.",
+        )
+
+    # Steps
+
     def train_step(self, data):
         x, labels, weight = tensors(data)
         if self.binarize:
@@ -315,29 +393,29 @@ class VAE(Checks, Inference, PriorSampling, engine.GenerativeModel):
         shape = (ops.shape(x)[0], self.importance_samples, self.latent_dim)
         noise = self.noise.normal("latents", shape)
 
-        def loss_fn():
+        def loss_fn(x, labels, weight, noise):
             loss, parts = self.objective(x, labels, weight, noise, training=True)
             self._track_parts(parts, weight)
             return loss
 
-        self.minimize("vae", loss_fn)
+        self.minimize("vae", loss_fn, x, labels, weight, noise)
 
     def test_step(self, data):
         x, labels, weight = tensors(data)
         # Whatever the training has drawn, and however the data is cut into batches.
-        first = self.samples_seen() + engine.replicas.offset()
+        first = self.samples_seen() + backend.replicas.offset()
         x = self._observed(x, first)
         key = random.key(self.seed, "evaluate/latents")
         shape = (ops.shape(x)[0], self.importance_samples, self.latent_dim)
         noise = random.normal(key, shape, offset=first)
         loss, parts = self.objective(x, labels, weight, noise, training=False)
-        kl = engine.replicas.mean(parts["latent_kl"])
+        kl = backend.replicas.mean(parts["latent_kl"])
         self._track_parts(parts, weight)
         if self.by_weights or not (self.free_bits or self.capacity is not None):
             self.track("vae", loss)
             return
         # The mean over the data is bent, not that of each batch.
-        self.latent_kl.update_state(kl, engine.replicas.batch_samples())
+        self.latent_kl.update_state(kl, backend.replicas.batch_samples())
         kl_loss = self._kl_loss(self.latent_kl.result())
         self.derive("vae", self.mean_so_far("reconstruction") + kl_loss)
 
@@ -382,7 +460,7 @@ def _shares(weight, values):
             ops.shape(values)[0], values.dtype
         )
     weight = ops.cast(ops.reshape(weight, (-1, 1)), values.dtype)
-    total = engine.replicas.normalizer(ops.sum(weight))
+    total = backend.replicas.normalizer(ops.sum(weight))
     # A batch whose weights are all zero has no say: a loss of 0, not 0 / 0.
     return weight / ops.where(total == 0, ops.ones_like(total), total)
 

@@ -9,21 +9,20 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai import engine
-from keras_genai.engine.checks import (
+from keras_genai.backend.precision import dtype_policy
+from keras_genai.layers import GumbelQuantizer
+from keras_genai.losses import reconstruction as reconstructions
+from keras_genai.losses.reduction import mean_over_samples, per_sample
+from keras_genai.training import GenerativeModel
+from keras_genai.training.data import tensors
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import (
     check_image_shape,
     check_images,
     check_labels,
     check_sample_weight,
 )
-from keras_genai.engine.data import tensors
-from keras_genai.engine.optimizer import PACKAGE
-from keras_genai.engine.precision import dtype_policy
-from keras_genai.engine.saving import configuration
-from keras_genai.layers import GumbelQuantizer
-from keras_genai.losses import reconstruction as reconstructions
-from keras_genai.losses.reduction import mean_over_samples, per_sample
-from keras_genai.utils.arguments import checked
+from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import either, network, text, word
 from keras_genai.vaes.code_images import CodeImages
 from keras_genai.vaes.codes import Perplexity
@@ -38,7 +37,7 @@ from keras_genai.vaes.vqvae_networks import (
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class VQVAE(CodeImages, engine.GenerativeModel):
+class VQVAE(CodeImages, GenerativeModel):
     """The vector-quantized autoencoder (1711.00937) and its relatives.
 
     `fit(images)` trains encoder, codebook and decoder; the logs show `loss`,
@@ -251,7 +250,10 @@ class VQVAE(CodeImages, engine.GenerativeModel):
     def train_step(self, data):
         images, _, weight = tensors(data)
         self.minimize(
-            "autoencoder", lambda: self.autoencoder_loss(images, weight, True)
+            "autoencoder",
+            lambda *data: self.autoencoder_loss(*data, True),
+            images,
+            weight,
         )
 
     def test_step(self, data):

@@ -6,8 +6,7 @@ The networks halve the sides of the images `halvings` times and make them whole 
 import keras
 from keras import layers
 
-from keras_genai.engine.initializers import streams
-from keras_genai.engine.precision import wide
+from keras_genai.backend.precision import wide
 from keras_genai.layers import (
     Conv2D,
     Conv2DTranspose,
@@ -16,6 +15,7 @@ from keras_genai.layers import (
     ResidualVectorQuantizer,
     VectorQuantizer,
 )
+from keras_genai.layers.initializers import streams
 from keras_genai.layers.quantizers import LEVELS, Quantizer
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import integer, integers

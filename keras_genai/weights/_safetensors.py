@@ -14,8 +14,8 @@ from collections.abc import Callable
 import keras
 import numpy as np
 
-from keras_genai.engine.deferred import deferred, fill, finish
 from keras_genai.export.child import check_installed
+from keras_genai.utils.deferred import deferred, fill, finish
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
 

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from keras_genai.engine import to_host
+from keras_genai.backend import to_host
 from keras_genai.export.child import check_installed
 from keras_genai.utils.files import written_into
 from keras_genai.weights._safetensors import write_json

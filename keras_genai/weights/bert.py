@@ -1,10 +1,7 @@
 """BERT's weights and configuration, as transformers stores them."""
 
 import dataclasses
-import pathlib
-import tempfile
 
-from keras_genai.datasets import _files
 from keras_genai.transformers.tokenizers import Tokenizer
 from keras_genai.weights import _keys, _transformers, _writing
 from keras_genai.weights._keys import NULL, RATE, SIZE
@@ -240,39 +237,6 @@ def load(cls, source, subfolder=None, variant=None, **arguments):
         return name in BESIDE or name.startswith(("cls.", "classifier.", "pooler."))
 
     return _transformers.load(make, entries, source, subfolder, variant, ignored)
-
-
-def minilm(**arguments):
-    """all-MiniLM-L6-v2: a `BERT` whose `embed` gives near vectors to like sentences.
-
-    Six layers of 384 channels (2002.10957), trained on a thousand million pairs of
-    sentences. Not in the package: `python tools/fetch_data.py minilm` fetches it.
-
-    Args:
-        **arguments: of `BERT`.
-
-    Returns:
-        `BERT`, with its tokenizer.
-
-    Raises:
-        FileNotFoundError: it was not fetched.
-
-    Example:
-
-    ```python
-    vectors = kg.transformers.minilm().embed(["A man plays.", "Someone makes music."])
-    vectors[0] @ vectors[1]                           # their cosine
-    ```
-    """
-    from keras_genai.transformers import BERT
-
-    arrays = _files.read_cached("minilm")
-    if arrays is None:
-        raise _files.unavailable("minilm")
-    with tempfile.TemporaryDirectory() as folder:
-        for name, data in arrays.items():
-            (pathlib.Path(folder) / name).write_bytes(data.tobytes())
-        return BERT.from_pretrained(folder, variant="fp16", **arguments)
 
 
 def _head_of(entry):

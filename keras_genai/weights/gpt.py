@@ -5,9 +5,9 @@ import pathlib
 import numpy as np
 from keras import ops
 
-from keras_genai.engine.deferred import fill
 from keras_genai.layers.positions import SCALINGS
 from keras_genai.transformers.tokenizers import Tokenizer
+from keras_genai.utils.deferred import fill
 from keras_genai.weights import _generation, _keys, _transformers, _writing
 from keras_genai.weights import _safetensors as st
 from keras_genai.weights._keys import (

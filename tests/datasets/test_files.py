@@ -11,6 +11,8 @@ from keras_genai import datasets
 from keras_genai.datasets import _files
 from tests.datasets.test_texts import fetched
 
+pytestmark = pytest.mark.once
+
 ARRAYS = {
     "x_train": np.arange(6 * 4, dtype="uint8").reshape(6, 2, 2),
     "y_train": np.array([0, 1, 2, 3, 4, 9], "uint8"),

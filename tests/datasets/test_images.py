@@ -8,6 +8,8 @@ import pytest
 from keras_genai import datasets
 from keras_genai.datasets import _files
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(scope="module")
 def fashion():

@@ -6,6 +6,8 @@ import pytest
 from keras_genai import datasets
 from keras_genai.datasets import _files
 
+pytestmark = pytest.mark.once
+
 
 def fetched(name):
     """Skip by name where the data has not been fetched."""

@@ -95,6 +95,7 @@ TestLearnedVariance = conformance.battery(
     images("ddpm_learned_variance", (8, 8, 3)),
     compile=fast,
     prepare_gradients=frozen_mean(images("ddpm_learned_variance", (8, 8, 3))),
+    variant=True,
 )
 
 TestFlow = conformance.battery(
@@ -112,6 +113,7 @@ TestFlow = conformance.battery(
     ),
     labelled("ddpm_flow"),
     value_range=(-9.0, 9.0),  # of latents, say: nothing is clipped
+    variant=True,
 )
 
 TestEDM = conformance.battery(
@@ -129,6 +131,7 @@ TestEDM = conformance.battery(
     ),
     images("ddpm_edm"),
     compile=lambda: {"optimizer": keras.optimizers.Adam(1e-3)},
+    variant=True,
 )
 
 TestDDPMProcesses = processes.battery(

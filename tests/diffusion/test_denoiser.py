@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 from scipy.stats import norm
 
-from keras_genai import engine
+from keras_genai import backend
 from keras_genai.diffusion import (
     PARAMETERIZATIONS,
     Denoiser,
@@ -168,7 +168,7 @@ def test_loss_and_its_gradient():
     error = 0.5 * x - (alpha * EPS - sigma * X_0)
     weight = loss_weight("min_snr", "v", alpha, sigma, gamma=2.0)[:, 0]
     options = {"weighting": "min_snr", "gamma": 2.0}
-    value, (slope,) = engine.value_and_gradients(
+    value, (slope,) = backend.value_and_gradients(
         lambda: ops.sum(denoise.loss(x_0, noise, t, **options)), [w]
     )
     loss = numpy(denoise.loss(x_0, noise, t, **options))
@@ -244,7 +244,7 @@ def test_hybrid_loss():
     np.testing.assert_allclose(numpy(v), 0.1)
 
     def slopes(denoise, weight=1e-3):
-        return engine.value_and_gradients(
+        return backend.value_and_gradients(
             lambda: ops.mean(denoise.loss(x_0, noise, t, vlb_weight=weight)), [w, u]
         )[1]
 

@@ -68,7 +68,7 @@ def walk(sampler, denoise, start):
     for i in range(sampler.evaluations):
         state = sampler.step(denoise, i, state, noise)
         trajectory.append(ops.convert_to_numpy(state[0]))
-    loop = kg.engine.jit(lambda x: sampler(denoise, x, noise))
+    loop = kg.backend.jit(lambda x: sampler(denoise, x, noise))
     end = ops.convert_to_numpy(loop(ops.convert_to_tensor(start)))
     np.testing.assert_allclose(end, trajectory[-1], rtol=1e-4, atol=1e-4)
     return np.stack(trajectory)

@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 import keras_genai as kg
-from keras_genai import engine
+from keras_genai import backend
 from keras_genai.diffusion.dit import PATCHES, SIZES
 from keras_genai.layers.positions import sinusoidal_grid
 from keras_genai.weights import dit as weights
@@ -33,7 +33,7 @@ CASES = {
 
 
 def host(x):
-    return engine.to_host(x)
+    return backend.to_host(x)
 
 
 def make(**arguments):
@@ -112,7 +112,7 @@ def test_gradients_equal_diffusers(tmp_path, shared):
         return ops.sum(ops.square(dit(x, t, labels)))
 
     variables = dit.trainable_variables
-    value, gradients = engine.value_and_gradients(ours, variables)
+    value, gradients = backend.value_and_gradients(ours, variables)
     np.testing.assert_allclose(float(host(value)), loss.item(), rtol=1e-4)
     places = {id(v): i for i, v in enumerate(variables)}
     entries = weights.table(dit)
@@ -224,7 +224,7 @@ def test_it_is_a_layer_of_a_graph():
     graph = keras.Model(inputs, dit(*inputs))
     assert tuple(graph.output.shape) == (None, 8, 8, 4)
     arrays = batch(dit)
-    compiled = engine.jit(dit, dit.variables)
+    compiled = backend.jit(dit, dit.variables)
     wanted = host(dit(*arrays))
     for y in (graph(arrays), compiled(*map(ops.convert_to_tensor, arrays))):
         np.testing.assert_allclose(host(y), wanted, atol=1e-5)
@@ -242,7 +242,7 @@ def test_half_precision(policy):
     wanted = host(dit(x, t, labels))
     error = host(ops.cast(y, "float32")) - wanted
     assert np.std(error) < 0.02 * np.std(wanted)
-    _, gradients = engine.value_and_gradients(
+    _, gradients = backend.value_and_gradients(
         lambda: ops.mean(ops.square(ops.cast(half(x, t, labels), "float32"))),
         half.trainable_variables,
     )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_genai import engine
+from keras_genai import backend
 from keras_genai.diffusion import Denoiser, guidance, samplers, schedules
 from tests.diffusion.mixture import PLANE
 
@@ -64,7 +64,7 @@ def test_interval():
     strong = numpy(denoise(X, 900.0, LABELS))
     guided = guidance.classifier_free(denoise, LABELS, NULL, 3.0, interval=(200, 800))
     plain = guidance.classifier_free(denoise, LABELS, NULL, 3.0)
-    run = engine.jit(guided)
+    run = backend.jit(guided)
     for t, wanted in (
         (900.0, strong),
         (800.0, numpy(plain(x, 800.0))),
@@ -138,7 +138,7 @@ def test_classifier_guidance_is_bayes(t):
     )
     x = ops.convert_to_tensor(X)
     wanted = numpy(PLANE.denoise(SCHEDULE, [2])(x, t))
-    run = engine.jit(guided)
+    run = backend.jit(guided)
     got = numpy(run(x, ops.convert_to_tensor(t, dtype="float32")))
     np.testing.assert_allclose(got, wanted, rtol=2e-3, atol=2e-3)
 
@@ -147,14 +147,14 @@ def test_guided_samples():
     """In the loop in the graph: scale 1 gives the class, a large one its far side."""
     path = samplers.path(SCHEDULE, 20)
     labels, null = np.full(64, 1, "int32"), np.full(64, ALL, "int32")
-    start = path.start(engine.random.normal(engine.random.key(0), (64, 2)))
+    start = path.start(backend.random.normal(backend.random.key(0), (64, 2)))
     denoise = Conditional()
 
     def sample(x, scale):
         guided = guidance.classifier_free(denoise, labels, null, scale)
         return samplers.dpmpp_2m(path)(guided, x)
 
-    run = engine.jit(sample)
+    run = backend.jit(sample)
     one, four = (numpy(run(start, ops.convert_to_tensor(s))) for s in (1.0, 4.0))
     np.testing.assert_allclose(one.mean(0), PLANE.means[1], atol=0.25)
     others = PLANE.means[[0, 2]].mean(0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_genai import engine
+from keras_genai import backend
 from keras_genai.diffusion import bits_per_dim, likelihood, log_likelihood, schedules
 from tests.diffusion.mixture import PLANE
 
@@ -43,7 +43,7 @@ def test_exact_trace(schedule, t_range, method):
             t_range=t_range,
         )
 
-    got, latent = map(numpy, engine.jit(whole)(ops.convert_to_tensor(X)))
+    got, latent = map(numpy, backend.jit(whole)(ops.convert_to_tensor(X)))
     wanted = PLANE.log_density(X, float(schedule.noise_level(low)))
     np.testing.assert_allclose(got, wanted, atol=5e-3)
     assert latent.shape == X.shape and np.abs(latent).max() < 4
@@ -62,7 +62,7 @@ def test_hutchinson(probe):
         def whole(x):
             return log_likelihood(denoise, schedule, x, first=first, **options)[0]
 
-        return numpy(engine.jit(whole)(ops.convert_to_tensor(x)))
+        return numpy(backend.jit(whole)(ops.convert_to_tensor(x)))
 
     got = run(many).reshape(4, 400)
     exact, _ = log_likelihood(denoise, schedule, X, steps=15, probe="exact")

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 from scipy.integrate import solve_ivp
 
-from keras_genai import engine
+from keras_genai import backend
 from keras_genai.diffusion import samplers, schedules
 from tests.conformance import BACKEND, float64
 from tests.diffusion.mixture import LINE, PLANE
@@ -69,7 +69,7 @@ def exact(path, x):
 
 def run(sampler, denoise, x, noise=None):
     """The sampler, compiled: op by op a loop is slow on TensorFlow."""
-    return engine.jit(lambda x: sampler(denoise, x, noise))(ops.convert_to_tensor(x))
+    return backend.jit(lambda x: sampler(denoise, x, noise))(ops.convert_to_tensor(x))
 
 
 def test_orders():
@@ -159,19 +159,19 @@ def test_stochastic_samplers_by_their_moments(name, options, schedule):
     # The samples have the moments of the recursion.
     chosen, count = sampler(12), 20_000
     wanted, variance = gaussian_moments(chosen, schedule, mean, std)
-    key = engine.random.key(1, "start")
+    key = backend.random.key(1, "start")
     a, s = (
         float(schedule.alpha(chosen.times[0])),
         float(schedule.sigma(chosen.times[0])),
     )
-    x = a * mean + np.hypot(a * std, s) * engine.random.normal(key, (count, 1))
+    x = a * mean + np.hypot(a * std, s) * backend.random.normal(key, (count, 1))
 
     def denoise(x, t):
         a, s = schedule.alpha(t), schedule.sigma(t)
         shrink = a * std**2 / (a * a * std**2 + s * s)
         return mean + shrink * (x - a * mean)
 
-    noise = samplers.keyed_noise(engine.random.key(2))
+    noise = samplers.keyed_noise(backend.random.key(2))
     got = ops.convert_to_numpy(run(chosen, denoise, x, noise)).astype("float64")
     assert abs(got.mean() - wanted) < 5 * np.sqrt(variance / count)
     assert abs(got.var() / variance - 1) < 5 * np.sqrt(2 / count)
@@ -211,7 +211,7 @@ def test_lcm_holds_its_fixed_point():
     path = samplers.path(schedule, 4, "lcm")
     sampler = samplers.lcm(path)
     point = np.array([[0.3, -1.2]], "float32")
-    noise = samplers.keyed_noise(engine.random.key(0))
+    noise = samplers.keyed_noise(backend.random.key(0))
     for start in (path.start(point), path.start(-3.0 * point)):
         end = sampler(lambda x, t: ops.zeros_like(x) + point, start, noise)
         np.testing.assert_allclose(ops.convert_to_numpy(end), point, atol=1e-3)
@@ -270,8 +270,8 @@ def test_the_loop_is_in_the_graph(name):
         noise = samplers.keyed_noise((words[0], words[1]), first)
         return sampler(denoise, x, noise)
 
-    key = engine.random.key(3)
-    x = path.start(engine.random.normal(engine.random.key(4), (5, 2)))
+    key = backend.random.key(3)
+    x = path.start(backend.random.normal(backend.random.key(4), (5, 2)))
     words = ops.convert_to_tensor(np.array(key, "int32"))
 
     def number(n):
@@ -279,7 +279,7 @@ def test_the_loop_is_in_the_graph(name):
 
     eager = ops.convert_to_numpy(sampler(denoise, x, samplers.keyed_noise(key)))
     del traces[:]
-    compiled = engine.jit(whole, [w])
+    compiled = backend.jit(whole, [w])
     first = ops.convert_to_numpy(compiled(x, words, number(0)))
     if BACKEND != "torch":
         assert len(traces) <= 2, "the steps are unrolled in the graph"

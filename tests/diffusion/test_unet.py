@@ -9,7 +9,7 @@ from keras import ops
 from safetensors.numpy import load_file, save_file
 
 import keras_genai as kg
-from keras_genai import engine
+from keras_genai import backend
 from keras_genai.weights import unet as weights
 from tests.diffusion.tiny_unet import NETWORKS, inputs, make
 
@@ -21,7 +21,7 @@ FILE = "diffusion_pytorch_model.safetensors"
 
 
 def host(x):
-    return engine.to_host(x)
+    return backend.to_host(x)
 
 
 def to_torch(x):
@@ -74,8 +74,8 @@ def test_equals_diffusers_with_its_gradients(tmp_path, name):
     # The gradient by a factor of the output is the output: one pass gives both.
     factor = keras.Variable(factor.transpose(0, 2, 3, 1))
     variables = [factor, *(entry.variable for entry in entries)]
-    run = engine.jit(
-        lambda: engine.value_and_gradients(
+    run = backend.jit(
+        lambda: backend.value_and_gradients(
             lambda: ops.sum(factor.value * model(**values)), variables
         ),
         [factor, *model.variables],

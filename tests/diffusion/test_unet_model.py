@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_genai import engine
+from keras_genai import backend
 from tests.diffusion.tiny_unet import inputs, make
 
 PLAIN = {"block_channels": (4, 4), "groups": 2, "attention": False}
@@ -22,12 +22,12 @@ def randomized(**kwargs):
 
 
 def host(x):
-    return engine.to_host(x)
+    return backend.to_host(x)
 
 
 def compiled(model, training=False):
     """Its call as a function of a dict, compiled where the backend compiles."""
-    run = engine.jit(lambda v: model(**v, training=training), model.variables)
+    run = backend.jit(lambda v: model(**v, training=training), model.variables)
     return lambda values: host(
         run({k: ops.convert_to_tensor(v) for k, v in values.items()})
     )
@@ -112,7 +112,7 @@ def test_in_a_graph_of_unknown_sides():
         signature = [tf.TensorSpec(*kind) for kind in kinds]
         run = tf.function(lambda *args: graph(args), input_signature=signature)
     else:
-        run = engine.jit(lambda *args: graph(list(args)), graph.variables)
+        run = backend.jit(lambda *args: graph(list(args)), graph.variables)
     for sides in ((4, 6), (8, 2)):
         images = np.random.default_rng(0).normal(size=(2, *sides, 3)).astype("float32")
         args = [images, np.array([1.0, 500.0], "float32"), np.array([0, 3], "int32")]

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_genai import layers
-from keras_genai.engine.initializers import streams
+from keras_genai.layers.initializers import streams
 
 
 def network(image_shape=(4, 4, 1), num_classes=None, vector_dim=None, factor=1, seed=0):

@@ -4,15 +4,15 @@ import keras
 from keras import ops
 
 import keras_genai as kg
+from keras_genai.backend import random
 from keras_genai.diffusion import Denoiser, guidance, samplers, schedules, uniform_times
-from keras_genai.engine import random
-from keras_genai.engine.initializers import streams
+from keras_genai.layers.initializers import streams
 
 CLASSES = 2
 
 
 @keras.saving.register_keras_serializable("tests")
-class ToyDiffusion(kg.engine.GenerativeModel):
+class ToyDiffusion(kg.GenerativeModel):
     """Two classes of images (2, 2, 1); one dense layer on x, t and the label."""
 
     num_classes = CLASSES

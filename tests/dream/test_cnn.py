@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_genai as kg
-from keras_genai import engine, layers
+from keras_genai import backend, layers
 from tests import conformance
 from tests.conformance import host
 
@@ -64,8 +64,8 @@ def convolution_gradients():
             y = written_out(x, kernel, bias)
             return np.sum(y * look) + np.sum(y**2)
 
-        by_image = host(engine.gradients(score, x))
-        _, (by_kernel, _) = engine.value_and_gradients(
+        by_image = host(backend.gradients(score, x))
+        _, (by_kernel, _) = backend.value_and_gradients(
             lambda: score(keras.ops.convert_to_tensor(x)), layer.trainable_variables
         )
         h = 1e-5

@@ -45,6 +45,7 @@ TestResidual = conformance.battery(
     ),
     images("cnn_residual"),
     compile=lambda: {"optimizer": keras.optimizers.SGD(0.05)},
+    variant=True,
 )
 
 TestProcesses = processes.battery(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_genai import dream, engine
+from keras_genai import backend, dream
 from keras_genai.dream import ascent, objectives, pictures
 from keras_genai.dream.parametrization import Fourier, Pixels, warped
 from tests.conformance import host
@@ -42,7 +42,7 @@ def test_the_laplacian_is_minus_the_gradient_of_total_variation():
         down, right = x[:, 1:] - x[:, :-1], x[:, :, 1:] - x[:, :, :-1]
         return 0.5 * (ops.sum(ops.square(down)) + ops.sum(ops.square(right)))
 
-    gradient = host(engine.gradients(variation, tensor(x)))
+    gradient = host(backend.gradients(variation, tensor(x)))
     np.testing.assert_allclose(
         host(ascent.laplacian(tensor(x))), -gradient, rtol=1e-4, atol=1e-5
     )

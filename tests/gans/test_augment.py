@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_genai import engine
+from keras_genai import backend
 from keras_genai.gans import augment
 from keras_genai.gans.augment import DiffAugment
 
@@ -32,7 +32,7 @@ def images(*shape, seed=0):
 
 @functools.cache
 def compiled(layer):
-    return engine.jit(lambda x: layer(x, training=True), layer.variables)
+    return backend.jit(lambda x: layer(x, training=True), layer.variables)
 
 
 def at_step(layer, step, x):
@@ -54,7 +54,7 @@ def test_color_of_given_numbers():
         (augment._saturation, grey + (x - grey) * 2 * scale),
         (augment._contrast, mean + (x - mean) * (scale + 0.5)),
     ):
-        got = engine.jit(part)(tensor(x), tensor(u))
+        got = backend.jit(part)(tensor(x), tensor(u))
         np.testing.assert_allclose(numpy(got), expected, atol=1e-6)
     one_channel = tensor(x[..., :1])
     np.testing.assert_array_equal(
@@ -74,7 +74,7 @@ def test_translation_of_every_shift(sides):
     x = images(len(moves), height, width, 2)
     steps = np.array([2 * limit_y + 1, 2 * limit_x + 1])
     u = (np.array(moves) + [limit_y, limit_x] + 0.5) / steps
-    got = numpy(engine.jit(augment._translation)(tensor(x), tensor(u)))
+    got = numpy(backend.jit(augment._translation)(tensor(x), tensor(u)))
     for image, moved, (dy, dx) in zip(x, got, moves, strict=True):
         expected = np.zeros_like(image)
         ys, xs = np.arange(height) + dy, np.arange(width) + dx
@@ -94,7 +94,7 @@ def test_cutout_of_every_centre(side):
     centres = np.arange(side + 1 - size % 2)
     u = np.repeat((centres + 0.5)[:, None] / len(centres), 2, axis=1)
     x = ones(len(centres), side, side, 3)
-    got = numpy(engine.jit(augment._cutout)(x, tensor(u)))
+    got = numpy(backend.jit(augment._cutout)(x, tensor(u)))
     for image, centre in zip(got, centres, strict=True):
         expected = np.ones((side, side, 3))
         first, last = max(0, centre - size // 2), min(side, centre - size // 2 + size)
@@ -211,7 +211,7 @@ def affine():
     # The images of a batch do not depend on each other: all columns at once.
     basis = np.concatenate([np.zeros(shape), np.eye(n).reshape(n, *shape[1:])])
     rows = (
-        numpy(engine.jit(transform)(tensor(basis))).astype("float64").reshape(n + 1, n)
+        numpy(backend.jit(transform)(tensor(basis))).astype("float64").reshape(n + 1, n)
     )
     return transform, (rows[1:] - rows[0]).T, rows[0], x
 
@@ -222,10 +222,10 @@ def test_gradient(affine):
     t = a @ x.ravel() + b
 
     def gradient(x):
-        return engine.gradients(lambda x: ops.sum(transform(x) ** 3) / 3.0, x)
+        return backend.gradients(lambda x: ops.sum(transform(x) ** 3) / 3.0, x)
 
     def gradient_of_squared_norm(x):
-        return engine.gradients(lambda x: 0.5 * ops.sum(ops.square(gradient(x))), x)
+        return backend.gradients(lambda x: 0.5 * ops.sum(ops.square(gradient(x))), x)
 
     once = a.T @ t**2
     twice = a.T @ (2 * t * (a @ once))
@@ -234,7 +234,7 @@ def test_gradient(affine):
         (gradient, once),
         (gradient_of_squared_norm, twice),
     ):
-        got = numpy(engine.jit(function)(tensor(x))).ravel()
+        got = numpy(backend.jit(function)(tensor(x))).ravel()
         scale = np.abs(expected).max()
         assert scale > 0.1
         np.testing.assert_allclose(got, expected, atol=1e-4 * scale)
@@ -245,7 +245,7 @@ def test_mixed_precision():
     reference = at_step(DiffAugment(seed=0), 0, x)
     for dtype in ("mixed_float16", "mixed_bfloat16"):
         layer = DiffAugment(seed=0, dtype=dtype)
-        y = engine.jit(layer, layer.variables)(tensor(x))
+        y = backend.jit(layer, layer.variables)(tensor(x))
         assert keras.backend.standardize_dtype(y.dtype) == dtype[6:]
         np.testing.assert_allclose(numpy(ops.cast(y, "float32")), reference, atol=0.03)
 

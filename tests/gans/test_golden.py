@@ -12,7 +12,7 @@ import numpy as np
 
 import keras_genai as kg
 from keras_genai import layers
-from keras_genai.engine.initializers import Normal, VarianceScaling
+from keras_genai.layers.initializers import Normal, VarianceScaling
 from tests import conformance
 from tests.conformance import Golden, assert_golden, host
 

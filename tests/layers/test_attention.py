@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_genai import engine
+from keras_genai import backend
 from keras_genai.layers import Attention, alibi_slopes, attention_mask
 
 KINDS = {
@@ -230,7 +230,7 @@ def test_masks():
 
 
 @pytest.mark.parametrize("groups", [1, 3])
-def test_the_engine_s_attention_in_every_form(groups):
+def test_the_backend_s_attention_in_every_form(groups):
     query, bias = noise(2, 4, 6, 8), noise(1, 6, 4, 4, seed=2)
     key, value = (noise(2, 4, 6 // groups, 8, seed=i) for i in (3, 4))
     mask = noise(2, 1, 4, 4, seed=5) > 0
@@ -250,10 +250,10 @@ def test_the_engine_s_attention_in_every_form(groups):
             k: ops.convert_to_tensor(v) if k != "causal" else v
             for k, v in kwargs.items()
         }
-        got = host(engine.attention(*tensors, **given))
+        got = host(backend.attention(*tensors, **given))
         np.testing.assert_allclose(got, wanted, atol=1e-5)
     nothing = ops.convert_to_tensor(np.zeros((1, 1, 4, 4), bool))
-    got = host(engine.attention(*tensors, mask=nothing))
+    got = host(backend.attention(*tensors, mask=nothing))
     mean = np.repeat(value.mean(1, keepdims=True), groups, 2)
     np.testing.assert_allclose(got, np.repeat(mean, 4, 1), atol=1e-5)
 

@@ -1,11 +1,11 @@
-"""The engine's convolutions against Keras's, with first and second derivatives."""
+"""The backend's convolutions against Keras's, with first and second derivatives."""
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
-from keras_genai import engine, layers
+from keras_genai import backend, layers
 
 
 def host(x):
@@ -68,11 +68,11 @@ def test_equals_keras(name, padding, size, strides, sides):
             return ops.sum(ops.square(layer(x)))
 
         def penalty():
-            return ops.sum(ops.square(engine.gradients(fn, x)))
+            return ops.sum(ops.square(backend.gradients(fn, x)))
 
-        loss, gradients = engine.value_and_gradients(lambda: fn(x), layer.variables)
-        second, twice = engine.value_and_gradients(penalty, layer.variables)
-        return [layer(x), engine.gradients(fn, x), loss, *gradients, second, *twice]
+        loss, gradients = backend.value_and_gradients(lambda: fn(x), layer.variables)
+        second, twice = backend.value_and_gradients(penalty, layer.variables)
+        return [layer(x), backend.gradients(fn, x), loss, *gradients, second, *twice]
 
     for got, wanted in zip(everything(ours), everything(theirs), strict=True):
         scale = max(1.0, np.abs(host(wanted)).max())
@@ -91,7 +91,7 @@ def test_without_gradients_the_same(channels, use_bias):
         )
         trained = host(layer(x))
         layer.trainable = False
-        with engine.without_gradients():
+        with backend.without_gradients():
             found = host(layer(x))
         np.testing.assert_allclose(found, trained, atol=1e-5)
         assert found.min() == 0.0
@@ -130,7 +130,7 @@ def test_the_gradient_of_a_single_filter(policy):
     layer = layers.Conv2D(1, 3, dtype=policy)
     x = ops.ones((1, 5, 5, 2))
     layer.build(x.shape)
-    _, (gradient, _) = engine.value_and_gradients(
+    _, (gradient, _) = backend.value_and_gradients(
         lambda: ops.sum(ops.cast(layer(x), "float32")), layer.variables
     )
     np.testing.assert_allclose(host(gradient), np.full((3, 3, 2, 1), 9.0))

@@ -1,4 +1,4 @@
-"""Dense layers through the engine's kernel: Keras's layer, with its numbers."""
+"""Dense layers through the backend's kernel: Keras's layer, with its numbers."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import keras_genai as kg
-from keras_genai import engine
+from keras_genai import backend
 
 SMALL = {"rtol": 1e-6, "atol": 1e-6}
 X = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
@@ -52,7 +52,7 @@ def test_it_is_keras_s_with_its_gradients(x, arguments):
             return ops.sum(ops.square(ops.cast(layer(x), "float32")))
 
         variables = layer.trainable_variables
-        found.append(engine.value_and_gradients(loss, variables)[1])
+        found.append(backend.value_and_gradients(loss, variables)[1])
     for a, b in zip(*found, strict=True):
         a, b = (host(ops.cast(t, "float32")) for t in (a, b))
         np.testing.assert_allclose(

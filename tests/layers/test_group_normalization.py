@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_genai import engine
+from keras_genai import backend
 from keras_genai.layers import GroupNormalization
 
 
@@ -52,14 +52,14 @@ def test_derivatives_equal_keras():
             return ops.sum(ops.sin(layer(x)))
 
         def penalty():
-            return ops.sum(ops.square(engine.gradients(fn, x)))
+            return ops.sum(ops.square(backend.gradients(fn, x)))
 
-        _, gradients = engine.value_and_gradients(lambda: fn(x), layer.variables)
-        second, twice = engine.value_and_gradients(penalty, layer.variables)
-        by_input = engine.gradients(
-            lambda x: ops.sum(ops.square(engine.gradients(fn, x))), x
+        _, gradients = backend.value_and_gradients(lambda: fn(x), layer.variables)
+        second, twice = backend.value_and_gradients(penalty, layer.variables)
+        by_input = backend.gradients(
+            lambda x: ops.sum(ops.square(backend.gradients(fn, x))), x
         )
-        first = engine.gradients(fn, x)
+        first = backend.gradients(fn, x)
         return [layer(x), first, *gradients, second, *twice, by_input]
 
     for got, wanted in zip(everything(ours), everything(theirs), strict=True):

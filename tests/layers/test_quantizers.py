@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_genai import engine, layers
+from keras_genai import backend, layers
 from keras_genai.layers.quantizers import LEVELS, straight_through
 from tests.conformance import host
 
 
 def latents(name, shape, scale=1.0):
-    key = engine.random.key(0, f"quantizers/{name}")
-    return engine.random.normal(key, shape, stddev=scale, host=True)
+    key = backend.random.key(0, f"quantizers/{name}")
+    return backend.random.normal(key, shape, stddev=scale, host=True)
 
 
 def tensor(x):
@@ -25,7 +25,7 @@ def brute_force(z, codes):
 
 
 def gradient(fn, x):
-    return host(engine.gradients(fn, tensor(x)))
+    return host(backend.gradients(fn, tensor(x)))
 
 
 # Vectors
@@ -141,7 +141,7 @@ def test_the_gradients_of_equation_3():
     difference = z - codes[nearest]  # (2, 4, 3)
     found = gradient(lambda x: ops.sum(layer(x, training=True)[2]), z)
     np.testing.assert_allclose(found, 0.25 * 2 * difference / 12, rtol=1e-4, atol=1e-7)
-    _, (found,) = engine.value_and_gradients(
+    _, (found,) = backend.value_and_gradients(
         lambda: ops.sum(layer(tensor(z), training=True)[2]), [layer.codebook]
     )
     expected = np.zeros_like(codes)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_genai import engine
+from keras_genai import backend
 from keras_genai.layers.spectral_normalization import SpectralNormalization
 
 RNG = np.random.default_rng(3)
@@ -85,10 +85,10 @@ def output_and_gradient(layer, inputs):
             return ops.sum(cotangent(output.shape) * output)
 
         kernel = layer.trainable_variables[0]
-        return engine.value_and_gradients(loss, [kernel])[1][0]
+        return backend.value_and_gradients(loss, [kernel])[1][0]
 
-    output = engine.jit(layer, layer.variables)(inputs)
-    return numpy(output), numpy(engine.jit(run, layer.variables)())
+    output = backend.jit(layer, layer.variables)(inputs)
+    return numpy(output), numpy(backend.jit(run, layer.variables)())
 
 
 def cotangent(shape):
@@ -224,7 +224,7 @@ def test_first_u_is_the_same_on_every_backend():
 def test_gradient_after_u_has_moved_on():
     """Two calls in one loss, the second of which stores another u."""
     layer, kernel, inputs = make("dense")
-    _, (gradient,) = engine.value_and_gradients(
+    _, (gradient,) = backend.value_and_gradients(
         lambda: (
             ops.sum(layer(inputs, training=False))
             + 0.0 * ops.sum(layer(inputs, training=True))
@@ -232,7 +232,7 @@ def test_gradient_after_u_has_moved_on():
         [kernel],
     )
     layer, kernel, inputs = make("dense")
-    _, (alone,) = engine.value_and_gradients(
+    _, (alone,) = backend.value_and_gradients(
         lambda: ops.sum(layer(inputs, training=False)), [kernel]
     )
     np.testing.assert_allclose(numpy(gradient), numpy(alone), atol=1e-5)
@@ -248,10 +248,10 @@ def test_gradient_penalty_through_it():
         def critic(x):
             return ops.sum(layer(x, training=True))
 
-        gradient = engine.gradients(critic, inputs)  # (4, 5)
+        gradient = backend.gradients(critic, inputs)  # (4, 5)
         return 0.5 * ops.mean(ops.sum(ops.square(gradient), axis=1))
 
-    value, (slope,) = engine.value_and_gradients(loss, layer.trainable_variables)
+    value, (slope,) = backend.value_and_gradients(loss, layer.trainable_variables)
     np.testing.assert_allclose(numpy(value), 0.5, rtol=1e-5)
     np.testing.assert_allclose(numpy(slope), 0.0, atol=1e-5)
 
@@ -262,14 +262,14 @@ def test_values_set_outside_hold_inside():
     bias = layer.layer.bias
     expected = numpy(layer(inputs)) + 2.0
     values = [(kernel, 3.0 * kernel.value), (bias, ops.ones(7) * 2.0)]
-    got = engine.with_values(values, lambda: layer(inputs, training=False))
+    got = backend.with_values(values, lambda: layer(inputs, training=False))
     np.testing.assert_allclose(numpy(got), expected, atol=1e-5)
 
 
 def test_zero_kernel():
     layer, kernel, inputs = make("dense")
     kernel.assign(np.zeros(kernel.shape, "float32"))
-    _, (gradient,) = engine.value_and_gradients(
+    _, (gradient,) = backend.value_and_gradients(
         lambda: ops.sum(layer(inputs, training=True)), [kernel]
     )
     assert np.all(np.isfinite(numpy(gradient)))

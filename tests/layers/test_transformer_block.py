@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_genai import engine
+from keras_genai import backend
 from keras_genai.layers import FeedForward, TransformerBlock
 
 torch = pytest.importorskip("torch")
@@ -15,7 +15,7 @@ B, T, S, C, N, H = 2, 5, 4, 16, 4, 24
 
 
 def host(x):
-    return engine.to_host(x)
+    return backend.to_host(x)
 
 
 def noise(*shape, seed=0):
@@ -171,10 +171,10 @@ def step_of(remat):
         return ops.mean(ops.square(y))
 
     def step():
-        found = engine.value_and_gradients(loss, variables)
+        found = backend.value_and_gradients(loss, variables)
         return found, [v.value + 0 for v in state if v.dtype == "int32"]
 
-    return keras.tree.map_structure(host, engine.jit(step, state)())
+    return keras.tree.map_structure(host, backend.jit(step, state)())
 
 
 def test_remat_gives_the_same_loss_and_gradients_with_its_dropout():

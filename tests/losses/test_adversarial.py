@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_genai import engine
+from keras_genai import backend
 from keras_genai.losses import adversarial
 
 REAL = np.array([2.0, -1.5, 0.25, 3.0, -0.5], "float32")
@@ -100,15 +100,15 @@ def test_gradients_equal_finite_differences(name):
 
     pairs = [
         (
-            engine.gradients(lambda r: ours(r, fake), real),
+            backend.gradients(lambda r: ours(r, fake), real),
             central_differences(lambda r: discriminator(r, FAKE), REAL),
         ),
         (
-            engine.gradients(lambda f: ours(real, f), fake),
+            backend.gradients(lambda f: ours(real, f), fake),
             central_differences(lambda f: discriminator(REAL, f), FAKE),
         ),
         (
-            engine.gradients(lambda f: loss.generator(f, weight), fake),
+            backend.gradients(lambda f: loss.generator(f, weight), fake),
             central_differences(lambda f: expected(name, REAL, f, WEIGHT)[1], FAKE),
         ),
     ]
@@ -164,7 +164,7 @@ def test_label_smoothing(name):
         np.testing.assert_allclose(numpy(got), d, rtol=1e-6, atol=1e-6)
     # The optimum on real samples alone is D = 1 - s, for least squares the logit.
     target = 0.9 if name == "least_squares" else np.log(0.9 / 0.1)
-    gradient = engine.gradients(
+    gradient = backend.gradients(
         lambda r: loss.discriminator(r, tensor(FAKE), label_smoothing=0.1),
         tensor(np.full(5, target)),
     )
@@ -208,7 +208,7 @@ def test_optimal_discriminator():
         loss = adversarial.get(name)
         got = numpy(on_distributions(loss, tensor(logits)))
         np.testing.assert_allclose(got, value, rtol=1e-5, err_msg=name)
-        gradient = engine.gradients(
+        gradient = backend.gradients(
             lambda x, loss=loss: on_distributions(loss, x), tensor(logits)
         )
         np.testing.assert_allclose(numpy(gradient), 0.0, atol=1e-6, err_msg=name)
@@ -222,8 +222,8 @@ def test_finite_at_extreme_logits(name):
     loss = adversarial.get(name)
     extreme = tensor([1e4, -1e4, 0.0])
     values = [loss.discriminator(extreme, extreme), loss.generator(extreme)]
-    values.append(engine.gradients(lambda x: loss.discriminator(x, x), extreme))
-    values.append(engine.gradients(loss.generator, extreme))
+    values.append(backend.gradients(lambda x: loss.discriminator(x, x), extreme))
+    values.append(backend.gradients(loss.generator, extreme))
     assert all(np.all(np.isfinite(numpy(v))) for v in values)
 
 

@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 from scipy import special, stats
 
-from keras_genai import engine
+from keras_genai import backend
 from keras_genai.losses import elbo
 from keras_genai.vaes import likelihoods
 
@@ -84,7 +84,7 @@ def test_discretized_logistic_is_a_distribution(levels):
 def test_likelihood_samples_follow_the_likelihood():
     """Means, deviations and frequencies of draws, also of a pixel at the edge."""
     n, output = 20_000, np.zeros((20_000, 1, 1, 4), "float32")
-    key = engine.random.key(0, "draws")
+    key = backend.random.key(0, "draws")
     output[..., 0], output[..., 1] = 0.3, -1.1
     output[..., 2], output[..., 3] = math.log(0.2), math.log(0.05)
     gaussian = likelihoods.make("gaussian", (1, 1, 2), "per_pixel")
@@ -152,7 +152,7 @@ def test_half_precision_is_widened():
 
 def test_free_bits_stop_a_gradient_that_is_below():
     variables = [keras.Variable(np.array([0.01, 3.0], "float32"))]
-    _, (gradient,) = engine.value_and_gradients(
+    _, (gradient,) = backend.value_and_gradients(
         lambda: elbo.free_bits(variables[0] * 1.0, 0.25), variables
     )
     np.testing.assert_array_equal(host(gradient), [0.0, 1.0])

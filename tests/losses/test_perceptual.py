@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_genai import engine, losses
+from keras_genai import backend, losses
 
 
 def host(x):
@@ -33,7 +33,7 @@ def test_the_formula():
 def test_features_of_zero_have_a_finite_derivative():
     ones = ops.ones((1, 1, 1, 2))
     gradient = host(
-        engine.gradients(
+        backend.gradients(
             lambda x: ops.sum(losses.perceptual_distance(x, ones)), 0.0 * ones
         )
     )

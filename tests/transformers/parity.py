@@ -6,7 +6,7 @@ import tempfile
 import numpy as np
 from keras import ops
 
-from keras_genai import engine
+from keras_genai import backend
 from tests.conformance import host
 
 
@@ -48,7 +48,7 @@ def gradients_are_equal(run, entries, outputs, network, tolerance=1e-3):
         name = next(n for n in (entry.name, *entry.aliases) if n in wanted)
         by_entry[id(entry.variable)] = entry, wanted[name]
     variables = [entry.variable for entry, _ in by_entry.values()]
-    _, gradients = engine.value_and_gradients(lambda: weighted(run(), ops), variables)
+    _, gradients = backend.value_and_gradients(lambda: weighted(run(), ops), variables)
     largest = max(np.abs(g).max() for _, g in by_entry.values())
     for (entry, want), got in zip(by_entry.values(), gradients, strict=True):
         want = entry.ours(want.reshape(entry.shape))

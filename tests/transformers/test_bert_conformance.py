@@ -48,4 +48,5 @@ TestClassifier = conformance.battery(
     _batch("bert_classifier", True),
     exceptions=READS,
     sample=_embed,
+    variant=True,
 )

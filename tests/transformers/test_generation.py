@@ -5,7 +5,7 @@ import pytest
 from keras import ops
 
 import keras_genai as kg
-from keras_genai import engine
+from keras_genai import backend
 from keras_genai.transformers import rules as rules_lib
 from keras_genai.transformers.rules import Rules
 from tests.conformance import BACKEND
@@ -107,6 +107,7 @@ def test_equals_transformers_token_for_token(family, ours, options):
         assert got.dtype == np.int32
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
@@ -132,6 +133,7 @@ def test_a_row_is_the_same_whatever_stands_beside_it(kind, options):
     np.testing.assert_array_equal(alone[0], together[place])
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loop_with_its_cache_is_the_network_called_anew(kind):
     """Each token is the most probable one of the whole text before it."""
@@ -141,6 +143,7 @@ def test_the_loop_with_its_cache_is_the_network_called_anew(kind):
     np.testing.assert_array_equal(made[:, 5:], logits[:, 4:-1].argmax(-1))
 
 
+@pytest.mark.once
 def test_draws_have_the_distribution():
     model = make(scale=4.0, stop_token=None)
     x = np.repeat(prompts(1), 4000, axis=0)
@@ -241,6 +244,7 @@ def contrastive(model, x, new, penalty, k):
     return text
 
 
+@pytest.mark.once
 def test_contrastive_search_written_out():
     model = make("llama", scale=8.0, stop_token=None)
     for penalty, k in ((0.6, 4), (0.2, 4), (0.0, 4), (1.0, 3)):
@@ -250,6 +254,7 @@ def test_contrastive_search_written_out():
             assert row.tolist() == contrastive(model, text, 5, penalty, k)
 
 
+@pytest.mark.once
 def test_a_draft_changes_nothing_but_the_number_of_steps():
     model = make("llama")
     rows = [row[:n].tolist() for row, n in zip(prompts(4), (2, 5, 3, 1), strict=True)]
@@ -266,6 +271,7 @@ def test_a_draft_changes_nothing_but_the_number_of_steps():
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.once
 def test_draws_with_a_draft_have_the_model_s_distribution():
     small = {"vocabulary_size": 5, "stop_token": None}
     model = make(scale=8.0, **small)
@@ -287,6 +293,7 @@ def test_draws_with_a_draft_have_the_model_s_distribution():
 # Forms, texts, streams
 
 
+@pytest.mark.once
 def test_forms_of_prompts_and_results():
     model, x = make(), prompts(2)
     array = model.generate(x, 4, seed=1)
@@ -317,6 +324,7 @@ def speaking(**kwargs):
     return kg.GPT(**{**given, **kwargs}, tokenizer=tokenizer)
 
 
+@pytest.mark.once
 def test_texts_streams_and_stop_strings(capsys):
     model = speaking()
     whole = model.generate("to be", 20, seed=4)
@@ -404,4 +412,4 @@ def test_models_that_do_not_fit():
         speaking(vocabulary_size=4)
     with pytest.raises(ValueError, match="stop_token must be a token"):
         make(stop_token=V)
-    assert engine.to_host(model(prompts())).shape == (3, 5, V)
+    assert backend.to_host(model(prompts())).shape == (3, 5, V)

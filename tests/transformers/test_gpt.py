@@ -20,6 +20,7 @@ def counting(n=64, length=9):
     return ((first + np.arange(length)) % 10 + 1).astype("int32")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("positions", ["learned", "rotary", "alibi", "sinusoidal"])
 def test_it_learns_to_count_and_writes_on(positions):
     model = kg.GPT(**TINY, positions=positions, norm="rms", ema_decay=0.5)
@@ -57,6 +58,7 @@ def losses(model, rows):
     return -np.take_along_axis(logits, rows[:, 1:, None], -1)[..., 0]
 
 
+@pytest.mark.once
 def test_padding_and_weights_say_what_counts():
     model = kg.GPT(**TINY, pad_token=0)
     model.compile()

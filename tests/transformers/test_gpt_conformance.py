@@ -35,6 +35,7 @@ TestLlama = conformance.battery(
     compile=fast,
     value_range=(0, V - 1),
     sample_dtype="int32",
+    variant=True,
 )
 
 TestGPTProcesses = processes.battery(

@@ -5,7 +5,7 @@ import pytest
 from keras import ops
 
 import keras_genai as kg
-from keras_genai.engine import programs
+from keras_genai.backend import programs
 from keras_genai.layers import lora
 from keras_genai.transformers.masking import not_padding
 from keras_genai.transformers.rules import Rules
@@ -106,6 +106,7 @@ def models():
     return gpt(), gpt(seed=5)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("way", WAYS)
 def test_a_text_is_the_same_alone_and_among_others(models, way):
     model, draft = models
@@ -125,13 +126,13 @@ def test_a_text_is_the_same_alone_and_among_others(models, way):
 
 
 def test_calls_of_many_shapes_share_a_few_programs(monkeypatch):
-    made, jit = [], programs.backend_ops.jit
+    made, jit = [], programs.primitives.jit
 
     def counted(*args, **kwargs):
         made.append(args)
         return jit(*args, **kwargs)
 
-    monkeypatch.setattr(programs.backend_ops, "jit", counted)
+    monkeypatch.setattr(programs.primitives, "jit", counted)
     model, rng = gpt(64), np.random.default_rng(0)
     for i, length in enumerate((3, 40, 11, 1, 25, 8, 50, 2, 29, 14, 20, 6)):
         rows = rng.integers(2, 12, (1 + i % 2, length)).tolist()
@@ -143,7 +144,7 @@ def test_calls_of_many_shapes_share_a_few_programs(monkeypatch):
         for row, text in zip(rows, texts, strict=True):
             np.testing.assert_array_equal(text[: len(row)], row)
             assert len(row) < len(text) <= len(row) + wanted
-    if programs.backend_ops.COMPILES:
+    if programs.primitives.COMPILES:
         assert len(made) <= 6
     assert len(model.programs) <= programs.KEPT
 

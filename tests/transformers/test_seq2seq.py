@@ -82,6 +82,7 @@ def test_padding_and_what_comes_later_change_nothing():
     np.testing.assert_allclose(found[:, :3], wanted[:, :3], atol=1e-5)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_it_learns_to_copy_and_beams_find_no_less(norm_first):
     model = small(norm_first=norm_first, hidden=32)
@@ -128,6 +129,7 @@ def test_beams_are_no_less_probable_and_the_maps_sum_to_one():
     assert maps[padded].max() < 1e-6
 
 
+@pytest.mark.once
 def test_texts(tmp_path):
     pytest.importorskip("tokenizers")
     verses = kg.datasets.pairs("verses")

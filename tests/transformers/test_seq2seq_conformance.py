@@ -69,4 +69,5 @@ TestNormFirst = conformance.battery(
     exceptions=READS,
     sample=_translated,
     sample_dtype="int32",
+    variant=True,
 )

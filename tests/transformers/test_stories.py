@@ -5,7 +5,7 @@ import pytest
 
 import keras_genai as kg
 from keras_genai.datasets import _files
-from keras_genai.weights import llama2c
+from keras_genai.transformers import llama2c
 from tests.conformance import host
 from tests.weights.test_gpt import forward
 

@@ -39,6 +39,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("family", FAMILIES)
 def test_few_weights_move_and_are_merged(family, tmp_path):
     make, x, labels, also = FAMILIES[family]

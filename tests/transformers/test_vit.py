@@ -49,6 +49,7 @@ def test_the_interpolation_is_pytorchs(sizes):
     np.testing.assert_allclose(bicubic(old, new).sum(1), 1.0, atol=1e-6)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -127,6 +128,7 @@ def test_the_painter_sees_the_seen_patches_alone():
         assert (np.abs(again - made).max() > 1e-4) == changes
 
 
+@pytest.mark.once
 def test_a_painter_learns_and_is_tuned(tmp_path):
     model = small(
         **PAINTER, mask_ratio=0.5, positions="sinusoidal", normalized_pixels=False
@@ -201,8 +203,7 @@ def test_what_does_not_fit_is_named():
         small().classify(x)
     with pytest.raises(ValueError, match="does not paint"):
         model.paint(x)
-    with pytest.raises(ValueError, match="ViT does not generate"):
-        model.generate(2)
+    assert not hasattr(model, "generate")
 
 
 @pytest.mark.parametrize("mae", [False, True])

@@ -53,6 +53,7 @@ TestRotary = conformance.battery(
     _batch("vit_rotary", True),
     exceptions=READS,
     sample=_embed,
+    variant=True,
 )
 
 TestMaskedAutoencoder = conformance.battery(

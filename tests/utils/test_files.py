@@ -16,6 +16,8 @@ import keras_genai as kg
 from keras_genai.export import savedmodel
 from keras_genai.utils import archives, files
 
+pytestmark = pytest.mark.once
+
 ONCE = keras.backend.backend() == "torch"
 once = pytest.mark.skipif(not ONCE, reason="No backend is looked at: run once.")
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="Windows does not fork.")

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL as Reference
 from keras import ops
 
 import keras_genai as kg
-from keras_genai import engine
+from keras_genai import backend
 from keras_genai.losses import adversarial
 from keras_genai.vaes.kl_networks import patch_discriminator
 from keras_genai.weights import autoencoder_kl as weights
@@ -44,7 +44,7 @@ SIZES = {
 
 
 def host(x):
-    return engine.to_host(x)
+    return backend.to_host(x)
 
 
 def from_torch(x):
@@ -111,7 +111,7 @@ def test_gradients_equal_diffusers(tmp_path):
         return ops.sum(ops.square(images - real)) + ops.sum(posterior.kl())
 
     entries = weights.table(model)
-    got, gradients = engine.value_and_gradients(ours, [e.variable for e in entries])
+    got, gradients = backend.value_and_gradients(ours, [e.variable for e in entries])
     np.testing.assert_allclose(float(host(got)), loss.item(), rtol=1e-4)
     assert {entry.name for entry in entries} == set(wanted)
     # A shift of the keys changes no softmax: that gradient is 0 but for rounding.
@@ -152,7 +152,7 @@ def test_the_loss_and_its_gradients_written_out():
     weight = ops.convert_to_tensor([1.0, 2.0, 0.0, 1.0])
     variables = model.players["autoencoder"].trainable_variables
     assert any(v is model.noise_scale.value for v in variables)
-    loss, gradients = engine.value_and_gradients(
+    loss, gradients = backend.value_and_gradients(
         lambda: model.autoencoder_loss(x, weight), variables
     )
 
@@ -168,7 +168,7 @@ def test_the_loss_and_its_gradients_written_out():
         error = ops.sum(ops.absolute(x - fake), (1, 2, 3)) + 192 * distance
         s = model.noise_scale.value
         nll = error / ops.exp(s) + 192 * s
-        logits = engine.with_values(
+        logits = backend.with_values(
             (), lambda: model.discriminator(fake, training=True)
         )
         judged = -ops.mean(logits, (1, 2, 3))
@@ -177,7 +177,7 @@ def test_the_loss_and_its_gradients_written_out():
     last = [model.decoder.get_layer("conv_out").kernel]
     norms = [
         np.linalg.norm(
-            host(engine.value_and_gradients(lambda k=k: parts()[k], last)[1][0])
+            host(backend.value_and_gradients(lambda k=k: parts()[k], last)[1][0])
         )
         for k in (0, 2)
     ]
@@ -187,7 +187,7 @@ def test_the_loss_and_its_gradients_written_out():
         nll, kl, judged = parts()
         return (nll + 1e-6 * kl + balance * judged) / 192
 
-    wanted, wanted_gradients = engine.value_and_gradients(written_out, variables)
+    wanted, wanted_gradients = backend.value_and_gradients(written_out, variables)
     np.testing.assert_allclose(float(loss), float(wanted), rtol=1e-4)
     np.testing.assert_allclose(model.logs()["adaptive_weight"], balance, rtol=1e-3)
     for variable, a, b in zip(variables, gradients, wanted_gradients, strict=True):

@@ -3,7 +3,7 @@
 import keras
 
 import keras_genai as kg
-from keras_genai.engine.initializers import VarianceScaling
+from keras_genai.layers.initializers import VarianceScaling
 from tests import conformance
 
 SMALL = {
@@ -71,4 +71,5 @@ TestAutoencoderKLPlain = conformance.battery(
         seed=2,
     ),
     images("autoencoder_kl_plain"),
+    variant=True,
 )

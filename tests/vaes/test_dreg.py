@@ -11,7 +11,7 @@ import pytest
 from keras import ops
 
 import keras_genai as kg
-from keras_genai import engine
+from keras_genai import backend
 from keras_genai.losses import elbo
 
 K, SCALE = 6, 0.4
@@ -71,7 +71,7 @@ def test_every_derivative_equals_float64(scale):
     x, noise = draws(40)
     weight = np.linspace(0.0, 0.05, 40)  # a sample of weight 0 as well
     variables = layers()
-    _, gradients = engine.value_and_gradients(
+    _, gradients = backend.value_and_gradients(
         lambda: surrogate(variables, x, noise, weight, scale), variables
     )
     decoder, _, dreg, spread = by_hand(x, noise)
@@ -132,7 +132,7 @@ def test_the_model_uses_it():
 
     def look(player, loss_fn):
         variables = model.players[player].trainable_variables
-        _, gradients = engine.value_and_gradients(loss_fn, variables)
+        _, gradients = backend.value_and_gradients(loss_fn, variables)
         found.update(
             (v.path, ops.convert_to_numpy(g))
             for v, g in zip(variables, gradients, strict=True)

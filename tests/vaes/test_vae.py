@@ -10,7 +10,7 @@ from keras import ops
 from scipy import stats
 
 import keras_genai as kg
-from keras_genai import engine
+from keras_genai import backend
 from tests import conformance
 
 SCALE = 0.2
@@ -192,8 +192,8 @@ def test_sample_weights_count():
     logs = small().test_on_batch(x, sample_weight=weight, return_dict=True)
     half = small()
     # The same noise for the last four: those before count nothing.
-    key = engine.random.key(half.seed, "evaluate/latents")
-    noise = engine.random.normal(key, (4, 1, 4), offset=4)
+    key = backend.random.key(half.seed, "evaluate/latents")
+    noise = backend.random.normal(key, (4, 1, 4), offset=4)
     loss, _ = half.objective(ops.convert_to_tensor(x[4:]), None, None, noise, False)
     assert logs["loss"] == pytest.approx(
         float(ops.convert_to_numpy(ops.stop_gradient(loss))), rel=1e-5
@@ -250,7 +250,7 @@ def test_a_fitted_prior_is_used_and_saved(tmp_path):
     assert np.abs(model.generate(6) - before).max() > 1e-3
     # The latents that it draws have the moments of the codes.
     mean, log_variance = model.encode(x, labels)
-    key = engine.random.key(0, "moments")
+    key = backend.random.key(0, "moments")
     z = ops.convert_to_numpy(model.prior.sample(key, 20_000, 0))
     spread = np.sqrt(mean.var(0) + np.exp(log_variance).mean(0))
     np.testing.assert_allclose(z.mean(0), mean.mean(0), atol=0.5)

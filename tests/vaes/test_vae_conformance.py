@@ -44,6 +44,7 @@ TestConvolutional = conformance.battery(
         seed=2,
     ),
     lambda n: (conformance.uniform("vae_convolutional", (n, 8, 8, 3)), None),
+    variant=True,
 )
 
 TestConditional = conformance.battery(
@@ -60,6 +61,7 @@ TestConditional = conformance.battery(
         seed=3,
     ),
     _levels,
+    variant=True,
 )
 
 TestImportanceWeighted = conformance.battery(
@@ -74,6 +76,7 @@ TestImportanceWeighted = conformance.battery(
     ),
     _grey,
     value_range=(0.0, 1.0),
+    variant=True,
 )
 
 TestDReG = conformance.battery(
@@ -92,4 +95,5 @@ TestDReG = conformance.battery(
         "but has its mean: tests/vaes/test_dreg.py compares it with float64."
     },
     value_range=(0.0, 1.0),
+    variant=True,
 )

@@ -113,6 +113,7 @@ TestResidual = conformance.battery(
     images("vqvae_residual"),
     compile=lambda: {"optimizer": keras.optimizers.Adam(1e-3)},
     prepare_gradients=frozen_codes(images("vqvae_residual")),
+    variant=True,
 )
 
 TestFiniteScalar = conformance.battery(
@@ -126,6 +127,7 @@ TestFiniteScalar = conformance.battery(
     ),
     images("vqvae_finite_scalar"),
     prepare_gradients=frozen_codes(images("vqvae_finite_scalar")),
+    variant=True,
 )
 
 TestGumbel = conformance.battery(
@@ -139,6 +141,7 @@ TestGumbel = conformance.battery(
         seed=4,
     ),
     images("dvae"),
+    variant=True,
 )
 
 TestPixelCNN = conformance.battery(

@@ -10,9 +10,9 @@ from keras import ops
 from safetensors.numpy import load_file, save_file
 
 import keras_genai as kg
-from keras_genai import engine
+from keras_genai import backend
+from keras_genai.transformers import llama2c
 from keras_genai.weights import gpt as weights
-from keras_genai.weights import llama2c
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -96,8 +96,8 @@ def test_equals_transformers_with_its_gradients(pair):
     variables = [v for part in parts for v in part]
     assert len(variables) == len(model.trainable_variables)
     factor = keras.Variable(factor)
-    run = engine.jit(
-        lambda x: engine.value_and_gradients(
+    run = backend.jit(
+        lambda x: backend.value_and_gradients(
             lambda: ops.sum(factor.value * model(x)), [factor, *variables]
         ),
         [factor, *model.variables],

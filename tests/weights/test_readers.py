@@ -341,11 +341,11 @@ def test_sizes_are_compared_before_anything_is_made(tmp_path):
         ddpm.from_config({"num_train_timesteps": 10**9})
     # Nor is a weight drawn that the file then replaces.
     path.write_text(json.dumps(config), "utf-8")
-    draw = kg.engine.initializers.VarianceScaling.draw
+    draw = kg.layers.initializers.VarianceScaling.draw
     with pytest.MonkeyPatch.context() as patch:
         drawn = []
         patch.setattr(
-            kg.engine.initializers.VarianceScaling,
+            kg.layers.initializers.VarianceScaling,
             "draw",
             lambda *a: drawn.append(a) or draw(*a),
         )

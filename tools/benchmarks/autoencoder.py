@@ -94,16 +94,16 @@ class Ours(Bench):
         super().__init__(case)
         from keras import ops
 
-        from keras_genai import engine
+        from keras_genai import backend
 
         def task(network, x):
-            run = engine.jit(network, network.variables)
+            run = backend.jit(network, network.variables)
             x = ops.convert_to_tensor(x)
 
             def steps(count):
                 for _ in range(count):
                     y = run(x)
-                float(engine.to_host(y[0, 0, 0, 0]))
+                float(backend.to_host(y[0, 0, 0, 0]))
 
             return steps
 

@@ -1,0 +1,135 @@
+"""What is said before any training when the data or an argument does not fit."""
+
+import numpy as np
+
+from keras_genai.utils.validation import integer
+
+
+def check_integer(name, value, least=1):
+    """The integer; refuses anything but one of at least `least`."""
+    return integer(least)(name, value)
+
+
+def check_positive(name, value):
+    """The integer; refuses anything but one of at least 1."""
+    return check_integer(name, value)
+
+
+def check_image_shape(shape, divisor=1, most_channels=None, instead=""):
+    """The shape as a tuple of integers; refuses what the networks cannot make.
+
+    Args:
+        shape: `(height, width, channels)`.
+        divisor: what height and width must be divisible by.
+        most_channels: how many channels there may be; None for any number.
+        instead: what to do where the sides do not divide, for the message.
+    """
+    ok = isinstance(shape, (tuple, list)) and len(shape) == 3
+    ok = ok and all(isinstance(n, (int, np.integer)) and n > 0 for n in shape)
+    if not ok or shape[0] % divisor or shape[1] % divisor:
+        raise ValueError(
+            "image_shape must be (height, width, channels), positive integers"
+            + (f" with sides divisible by {divisor}" if divisor > 1 else "")
+            + f"; got {shape!r}."
+            + (f" {instead}" if ok and instead else "")
+        )
+    if most_channels is not None and shape[2] > most_channels:
+        raise ValueError(
+            f"image_shape must have 1 to {most_channels} channels, channels last; got "
+            f"{shape!r}."
+        )
+    return tuple(int(n) for n in shape)
+
+
+def _array(name, given):
+    """The data as an array; refuses what makes none of numbers."""
+    if isinstance(given, (list, tuple)):
+        try:
+            given = np.asarray(given)
+        except ValueError:
+            given = None  # rows of different lengths
+    if getattr(getattr(given, "dtype", None), "kind", "f") == "O" or given is None:
+        raise ValueError(
+            f"{name} must be an array of numbers; got {type(given).__name__}, or rows "
+            "of different lengths."
+        )
+    return given
+
+
+def check_images(images, shape, value_range=(-1.0, 1.0)):
+    """Refuses images of another shape, type or range."""
+    low, high = value_range
+    wanted = f"[{low:g}, {high:g}]"
+    images = _array("Images", images)
+    if np.ndim(images) != 4 or tuple(np.shape(images)[1:]) != tuple(shape):
+        raise ValueError(
+            f"Images must have the shape (N, {', '.join(map(str, shape))}), channels "
+            f"last; got {np.shape(images)}."
+            + (" Add the channel: images[..., None]." if np.ndim(images) == 3 else "")
+        )
+    scale = {
+        (-1.0, 1.0): "Scale 8-bit images by images.astype('float32') / 127.5 - 1.",
+        (0.0, 1.0): "Scale 8-bit images by images.astype('float32') / 255.",
+    }.get((low, high), "")
+    if not np.issubdtype(images.dtype, np.floating):
+        raise ValueError(
+            f"Images must be floats in {wanted}; got the type {images.dtype}. {scale}"
+        )
+    if len(images) == 0:
+        raise ValueError("The data holds no images; at least one is needed.")
+    least, most = float(images.min()), float(images.max())
+    if not (least >= low - 1e-3 and most <= high + 1e-3):  # also where one is NaN
+        raise ValueError(
+            f"Images must lie in {wanted}; got values from {least:.6g} to {most:.6g}. "
+            f"{scale}"
+        )
+
+
+def check_sample_weight(weight, count, each="image"):
+    """Refuses weights that are not one for each sample; None is no weights."""
+    if weight is not None and np.shape(_array("sample_weight", weight)) != (count,):
+        raise ValueError(
+            f"sample_weight must have shape ({count},), one for each {each}; got "
+            f"{np.shape(weight)}."
+        )
+
+
+def check_labels(
+    labels, num_classes, count, model="This model", instead="Leave them out."
+):
+    """Refuses labels that are missing, unwanted, of another shape or out of range.
+
+    Args:
+        labels: NumPy array, or None.
+        num_classes: K, or None for a model without labels.
+        count: number of samples.
+        model: what takes no labels, for the message.
+        instead: what to do with labels that it does not take, likewise.
+    """
+    if num_classes is None:
+        if labels is not None:
+            raise ValueError(f"{model} takes no labels, but some were given. {instead}")
+        return
+    if labels is None:
+        raise ValueError(
+            f"Labels are missing: this model has {num_classes} classes. Give them as "
+            "fit(images, labels), integers (N,)."
+        )
+    labels = _array("Labels", labels)
+    if np.shape(labels) not in ((count,), (count, 1)):
+        raise ValueError(
+            f"Labels must be integers of the shape ({count},), one for each image; "
+            f"got the shape {np.shape(labels)}."
+            + (
+                " For one-hot labels give labels.argmax(-1)."
+                if labels.ndim == 2
+                else ""
+            )
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"Labels must be integers; got the type {labels.dtype}.")
+    if len(labels) and (labels.min() < 0 or labels.max() >= num_classes):
+        raise ValueError(
+            f"Labels must lie in [0, {num_classes}); got values from {labels.min()} "
+            f"to {labels.max()}."
+        )
