@@ -2,23 +2,34 @@
 
 import keras
 import numpy as np
-from keras import ops
+from keras import ops, tree
 
 from keras_genai import backend
 from keras_genai.backend import replicas
 from keras_genai.backend.precision import dtype_policy
+from keras_genai.layers import lora
 from keras_genai.layers.positions import KINDS as POSITIONS
 from keras_genai.losses.reduction import weighted_mean
 from keras_genai.training import Model
-from keras_genai.transformers.checks import check_tokens, row_of
+from keras_genai.training.inference import Range
+from keras_genai.transformers import generation
+from keras_genai.transformers.checks import check_tokens, filled, row_of
+from keras_genai.transformers.rules import MINUS, Rules
 from keras_genai.transformers.seq2seq_network import Seq2SeqNetwork
-from keras_genai.transformers.translation import Translation
 from keras_genai.transformers.tuning import Tuning
-from keras_genai.transformers.writing_rules import Generation
+from keras_genai.transformers.writing_rules import Generation, Restrained
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_sample_weight
 from keras_genai.utils.serialization import PACKAGE, configuration
-from keras_genai.utils.validation import integer, number, one_of, text
+from keras_genai.utils.validation import (
+    either,
+    integer,
+    is_integer,
+    number,
+    one_of,
+    prompts,
+    text,
+)
 
 # Table 3 of 1706.03762: layers, channels, heads, channels inside, dropout.
 SIZES = {"base": (6, 512, 8, 2048, 0.1), "big": (6, 1024, 16, 4096, 0.3)}
@@ -56,7 +67,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class Translator(Tuning, Translation, Model):
+class Translator(Tuning, Model):
     """The encoder-decoder of 1706.03762, and Marian's weight for weight.
 
     `fit({"source": ids, "target": ids})` takes two arrays of token ids, filled up with
@@ -315,3 +326,415 @@ class Translator(Tuning, Translation, Model):
     def get_config(self):
         config = configuration(self, self._ARGUMENTS, ["tokenizer"])
         return {**config, "generation": self.generation.get_config() or None}
+
+    # Translation
+
+    def call(self, source, target=None, training=False):
+        """Logits `(B, T, V)` of what follows each token of a target.
+
+        Args:
+            source: integers `(B, S)`, or the list `[source, target]`.
+            target: integers `(B, T)`; the first is `start_token`.
+            training: whether there is dropout.
+        """
+        if target is None:
+            source, target = source
+        source = ops.cast(source, "int32")
+        mask = source != self.pad_token
+        return self.network(source, target, mask, training=training)
+
+    def compute_mask(self, inputs, previous_mask):
+        """None: what follows is told what is padding, not left to find out."""
+
+    # Texts
+
+    def _encoded(self, texts, target=False):
+        """Texts as lists of ids that end with `stop_token`."""
+        if self.tokenizer is None:
+            raise ValueError(
+                "Texts need a tokenizer: make the model with tokenizer=, or give token "
+                "ids."
+            )
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        rows = self.tokenizer.encode(texts, target=target)
+        stop = self.stop_token
+        return [row if row[-1:] == [stop] else [*row, stop] for row in rows]
+
+    @checked(sources=prompts, targets=prompts)
+    def pairs(self, sources, targets, *, length=None):
+        """What `fit` takes, of two lists of texts.
+
+        Args:
+            sources: list of strings.
+            targets: list of strings, their translations.
+            length: pairs of which either has more tokens are left out; by default
+                those of more than the context.
+
+        Returns:
+            Dict of int32 arrays `source` `(N, S)` and `target` `(N, T)`.
+        """
+        if len(sources) != len(targets):
+            raise ValueError(
+                f"There must be a target for each source; got {len(sources)} and "
+                f"{len(targets)}."
+            )
+        rows = zip(self._encoded(sources), self._encoded(targets, True), strict=True)
+        limit = length or self.context
+        kept = [pair for pair in rows if max(map(len, pair)) <= limit]
+        if not kept:
+            raise ValueError(f"No pair has at most {limit} tokens on each side.")
+        names = zip(("source", "target"), zip(*kept, strict=True), strict=True)
+        return {name: self._padded(rows) for name, rows in names}
+
+    def _padded(self, rows):
+        array = np.full((len(rows), max(map(len, rows))), self.pad_token, "int32")
+        for line, row in zip(array, rows, strict=True):
+            line[: len(row)] = row
+        return array
+
+    def _ids(self, given, name, target=False):
+        """Texts or ids of either side as an array of ids; and whether they were texts.
+
+        Their form was checked (`validation.prompts`).
+
+        Args:
+            name: of the argument.
+            target: whether texts are in the language that is translated to.
+        """
+        listed = isinstance(given, (list, tuple))
+        texts = isinstance(given[0] if listed else given, str)
+        if texts:
+            given = self._padded(self._encoded(given, target))
+        elif listed and not is_integer(given[0]):
+            given = self._padded([list(row) for row in given])
+        given = np.asarray(given)
+        check_tokens(given, self.vocabulary_size, self.context, f"The tokens of {name}")
+        return given.astype("int32"), texts
+
+    # Translating
+
+    @checked(sentences=prompts, length_penalty=number(">= 0"))
+    def translate(
+        self,
+        sentences,
+        beam_size=None,
+        length_penalty=None,
+        *,
+        max_length=None,
+        early_stopping=None,
+        batch_size=32,
+        verbose=0,
+    ):
+        """The most probable translations found by several beams.
+
+        Args:
+            sentences: a string or a list of them, with a tokenizer; or token ids
+                `(N, S)` filled up with `pad_token`, or a list of lists of them.
+            beam_size: K, at least 1: how many beginnings are kept (1: the most
+                probable next token each time). By default 4, or what the model's
+                `generation` says, as for the next three.
+            length_penalty: the score of n tokens is their log-probability over
+                `n ** length_penalty`; 0.6.
+            max_length: most tokens of a translation; by default `2 S + 10` of each
+                sentence by itself, S its tokens, at most the context.
+            early_stopping: whether K translations that have ended are enough; False.
+            batch_size: sentences in one pass.
+            verbose: 1 shows a progress bar.
+
+        Returns:
+            Of a string a string, of strings a list of them; of token ids a list of
+            NumPy int32 arrays, without `start_token`, that end with `stop_token` where
+            there was room.
+
+        Raises:
+            ValueError: for arguments out of range, ids outside the vocabulary, or
+                sentences that are empty or longer than the context.
+        """
+        usual, room = self.generation, self.context - 1
+        beam_size = usual.beam_size if beam_size is None else beam_size
+        if length_penalty is None:
+            length_penalty = usual.length_penalty
+        if early_stopping is None:
+            early_stopping = usual.early_stopping
+        if max_length is None and usual.max_length is not None:
+            max_length = min(room, usual.max_length)
+        sources, texts = self._ids(sentences, "sentences")
+        limits = np.minimum(room, 2 * np.sum(sources != self.pad_token, axis=1) + 10)
+        if max_length is not None:
+            if max_length > room:
+                raise ValueError(
+                    f"max_length may be at most {room}, one less than the context; got "
+                    f"{max_length}."
+                )
+            limits = np.full(len(sources), max_length)
+        limits = limits.astype("int32")
+        how = (beam_size, early_stopping)
+        wanted = (sources.shape[1], int(limits.max()))
+        size, width, longest = self.programs.shape(
+            ("translate", *how), len(sources), wanted, batch_size, (self.context, room)
+        )
+
+        def run(length_penalty, source, limits):
+            return self.write(source, length_penalty, *how, longest, limits)
+
+        batches = self.stream(
+            ("translate", *how, longest, usual),
+            run,
+            self.network.variables,
+            [filled(sources, width, self.pad_token), limits],
+            size,
+            constants=[np.float32(length_penalty)],
+            verbose=verbose,
+        )
+        made = np.concatenate([rows[:count] for _, count, rows in batches])
+        rows = [self._ended(row[: n + 1]) for row, n in zip(made, limits, strict=True)]
+        if not texts:
+            return rows
+        found = self.tokenizer.decode([row.tolist() for row in rows])
+        return found[0] if isinstance(sentences, str) else found
+
+    def _ended(self, row):
+        """A row without its first token and what follows the end."""
+        row = row[1:]
+        ends = np.flatnonzero(row == self.stop_token)
+        return row[: ends[0] + 1] if len(ends) else row
+
+    def generate(self, sources, **options):
+        """See `translate`."""
+        return self.translate(sources, **options)
+
+    def write(
+        self, source, length_penalty, beams, early_stopping, max_length, limits=None
+    ):
+        """Translations in the graph: int32 `(B, S)` -> `(B, 1 + max_length)`.
+
+        `limits`, int32 `(B,)`, are the most tokens of each; None: of all `max_length`.
+        """
+        network = self.network
+        batch = ops.shape(source)[0]
+        mask = source != self.pad_token
+        length = 1 + max_length
+        caches = network.context_caches(network.encode(source, mask))
+
+        def next_logits(tokens, cache, place, seen, context):
+            x, cache = network.decode(
+                tokens,
+                None,
+                seen,
+                cache=cache,
+                cache_index=place,
+                context_cache=context,
+            )
+            logits = network.logits(x[:, -1])  # (R, V)
+            if self.generation.barred is None:
+                barred = ops.arange(logits.shape[-1]) == self.pad_token
+                logits = ops.where(barred, MINUS, logits)
+            return logits, cache
+
+        start = ops.full((batch, 1), self.start_token, "int32")
+        rest = ops.full((batch, max_length), self.pad_token, "int32")
+        tokens = ops.concatenate([start, rest], axis=1)
+        valid = ops.ones_like(tokens, dtype="bool")
+        empty = network.empty_cache(batch, length)
+        logits, cache = next_logits(start, empty, 0, mask, caches)
+        if beams > 1:
+            # The beams of a sentence read the same source: it does not move with them.
+            mask, caches = tree.map_structure(
+                lambda x: ops.repeat(x, beams, axis=0), (mask, caches)
+            )
+
+        def step(tokens, cache, i):
+            return next_logits(tokens, cache, i + 1, mask, caches)
+
+        most = max_length
+        if limits is not None:  # of each row, or of each of its beams
+            most = ops.expand_dims(ops.repeat(limits, beams), 1)
+        rules = self._rules(1 + most)
+        stops = (self.stop_token,)
+        if beams == 1:
+            sampler = generation.Sampler(
+                *(step, rules, 1, valid, (0, 0)),
+                stops=stops,
+                pad=self.pad_token,
+                limits=limits,
+            )
+            return generation.sample(sampler, logits, tokens, cache)
+        found, _ = generation.beam_search(
+            step,
+            rules,
+            logits,
+            tokens,
+            cache,
+            valid,
+            1,
+            beams,
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+            stops=stops,
+            fill=self.pad_token,
+            limits=limits,
+        )
+        return found[:, 0]
+
+    def _rules(self, length):
+        """What is done to the logits of each place of a translation."""
+        usual = self.generation
+        if usual.barred is None and usual.first_token is usual.last_token is None:
+            return Rules(temperature=0)
+        return Restrained(
+            temperature=0,
+            barred=usual.barred or (),
+            first_token=usual.first_token,
+            last_token=usual.last_token,
+            renormalize=usual.renormalize,
+            stops=(self.stop_token,),
+            length=length,
+        )
+
+    # What it thinks of given translations
+
+    def _given(self, sources, targets):
+        """Two arrays of ids, checked, of texts or ids; targets end with the stop."""
+        sources, _ = self._ids(sources, "sources")
+        targets, _ = self._ids(targets, "targets", True)
+        if len(targets) != len(sources):
+            raise ValueError(
+                f"There must be a target for each source; got {len(sources)} and "
+                f"{len(targets)}."
+            )
+        return [sources, targets]
+
+    def _before(self, target):
+        """What stands before each token of a target: `(B, T)`, the start first."""
+        start = ops.full_like(target[:, :1], self.start_token)
+        return ops.concatenate([start, target[:, :-1]], axis=1)
+
+    @checked(sources=prompts, targets=prompts)
+    def score(self, sources, targets, *, batch_size=32):
+        """The log-probability of each translation, in nats: NumPy float32 `(N,)`.
+
+        Args:
+            sources, targets: lists of strings, with a tokenizer; or token ids.
+            batch_size: pairs in one pass.
+        """
+        arrays = self._given(sources, targets)
+        return self._run("score", self._scores, arrays, batch_size)
+
+    def _run(self, name, fn, arrays, batch_size):
+        """`fn` of pairs, which are filled up to a shape that many calls share."""
+        lengths, most = [a.shape[1] for a in arrays], [self.context] * 2
+        size, *widths = self.programs.shape(
+            name, len(arrays[0]), lengths, batch_size, most
+        )
+        arrays = [
+            filled(array, width, self.pad_token)
+            for array, width in zip(arrays, widths, strict=True)
+        ]
+        variables = self.network.variables
+        return self.run_in_batches(name, fn, variables, arrays, batch_size, size)
+
+    def _scores(self, source, target):
+        logits = self(source, self._before(target))
+        losses = backend.cross_entropy(target, logits)
+        counted = ops.cast(target != self.pad_token, losses.dtype)
+        return -ops.sum(losses * counted, axis=1)
+
+    @checked(sources=prompts, targets=prompts)
+    def attention_maps(self, sources, targets, *, batch_size=32):
+        """How much each token of a target looks at each of its source.
+
+        Args:
+            sources, targets: see `score`.
+            batch_size: pairs in one pass.
+
+        Returns:
+            NumPy float32 `(N, blocks, heads, T, S)`; each row of S sums to 1.
+        """
+
+        def run(source, target):
+            mask = source != self.pad_token
+            context = self.network.encode(source, mask)
+            _, weights = self.network.decode(
+                self._before(target), context, mask, return_weights=True
+            )
+            return ops.stack(weights, axis=1)
+
+        source, target = arrays = self._given(sources, targets)
+        made = self._run("maps", run, arrays, batch_size)
+        return made[..., : target.shape[1], : source.shape[1]]
+
+    def input_ranges(self):
+        tokens = Range(least=0, most=self.vocabulary_size - 1)
+        names = ("tokens", "source", "target")
+        return {**super().input_ranges(), **dict.fromkeys(names, tokens)}
+
+    def export_signatures(self):
+        """`translate`: `tokens` -> `tokens`, as by default; `score`: of two arrays.
+
+        Rows begin with `start_token` and are as long as the context.
+        """
+
+        def translate(tokens):
+            usual, room = self.generation, self.context - 1
+            most = min(room, usual.max_length or room)
+            how = (usual.length_penalty, usual.beam_size, usual.early_stopping, most)
+            return {"tokens": self.write(tokens, *how)}
+
+        def score(source, target):
+            return {"scores": self._scores(source, target)}
+
+        def inputs(*names):
+            return [(name, (None, None), "int32") for name in names]
+
+        return {
+            "translate": (translate, inputs("tokens")),
+            "score": (score, inputs("source", "target")),
+        }
+
+    # Published weights
+
+    @classmethod
+    @checked()
+    def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
+        """A model with published weights: a `MarianMTModel`'s folder.
+
+        Args:
+            source: folder with `config.json` and `model.safetensors` (whole or in
+                shards), or an id of the Hugging Face hub, `"owner/name"`. A tokenizer
+                in it (source.spm, target.spm, vocab.json) is taken along, and what its
+                `generation_config.json` says: `translate` then has the defaults of that
+                file, or else those of transformers (one beam, length_penalty 1, 20
+                tokens), which are the model's `generation`. A warning names what is
+                passed over.
+            subfolder: folder within it.
+            variant: `"fp16"` for `model.fp16.safetensors`.
+            **arguments: of the constructor, beside what the configuration says.
+
+        Raises:
+            ValueError: the configuration is of another network, tensors are missing,
+                extra or misshapen (lists them), or the weights are a pickle.
+            ImportError: `safetensors`, or `huggingface_hub` for an id, is missing.
+            OSError: the hub cannot be reached.
+        """
+        from keras_genai.weights import marian
+
+        return marian.load(cls, source, subfolder, variant, **arguments)
+
+    @checked(dtype=text, max_shard_size=either(text, integer(1)))
+    def save_pretrained(self, folder, dtype="float32", max_shard_size="50GB"):
+        """Writes the model, and its tokenizer, as a `MarianMTModel`.
+
+        Args:
+            folder: it is made; the files of those names in it are replaced.
+            dtype: of the weights' file: `"float32"`, `"float16"`, `"bfloat16"` or
+                `"float64"`.
+            max_shard_size: `"5GB"`, `"200MB"` or a number of bytes: larger weights are
+                written in several files beside an index.
+
+        Raises:
+            ValueError: for another dtype, or a network that Marian has not.
+        """
+        from keras_genai.weights import marian
+
+        lora.check_merged(self.network)
+        marian.save(self, folder, dtype, max_shard_size)
