@@ -34,9 +34,8 @@ def _rotate_left(x, distance):
 
 def shift_right(x, distance):
     """The logical shift of int32 words: zeros come in from the left."""
-    shifted = (
-        x >> distance if isinstance(x, np.ndarray) else ops.right_shift(x, distance)
-    )
+    host = isinstance(x, np.ndarray | np.integer)
+    shifted = x >> distance if host else ops.right_shift(x, distance)
     return shifted & ((1 << 32 - distance) - 1)
 
 

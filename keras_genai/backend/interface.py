@@ -407,6 +407,15 @@ def concrete_int(x):
     return x
 
 
+def from_host(x):
+    """A NumPy array or a number as a tensor, of which nothing is compiled.
+
+    Args:
+        x: NumPy array or number; what is written into it afterwards is not seen.
+    """
+    return ops.convert_to_tensor(x)
+
+
 def to_host(x):
     """A tensor as a NumPy array."""
     raise NotImplementedError

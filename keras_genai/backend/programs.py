@@ -16,6 +16,7 @@ KEPT = 16  # programs of a model: a server that is asked for anything stays as l
 EXACT = 2  # counts of rows that are compiled as they are, before the powers of two
 SHORTEST = 32  # tokens: shorter rows are filled up to as many
 PLENTY = 8  # shapes of a kind of call, after which those that there are serve others
+ROWS = 64  # of a table: shorter ones are filled up to as many
 
 
 class Programs:
@@ -319,6 +320,27 @@ def compiled_once(owner, name, fn, variables, eager=False):
         return programs.get((key, form(args)), held, make)(*args)
 
     return run
+
+
+def filled(tables):
+    """Tables as inputs of a program that serves others of other numbers of rows.
+
+    Rows are added up to a power of two. A loop that runs to `count` reads none of them.
+
+    Args:
+        tables: dict name -> NumPy array of n rows.
+
+    Returns:
+        Dict name -> NumPy array, float32 or int32; also `count`, which is n.
+    """
+    count = len(next(iter(tables.values())))
+    more = max(ROWS, 2 ** (count - 1).bit_length()) - count
+    made = {"count": np.array(count, "int32")}
+    for name, table in tables.items():
+        table = np.asarray(table)
+        whole = np.concatenate([table, np.repeat(table[-1:], more, axis=0)])
+        made[name] = whole.astype("int32" if table.dtype.kind in "iu" else "float32")
+    return made
 
 
 def of(owner):

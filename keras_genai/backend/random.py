@@ -260,7 +260,7 @@ def _erfinv(x):
     return y * x
 
 
-def randint(key, shape, minval, maxval, dtype="int32", offset=0):
+def randint(key, shape, minval, maxval, dtype="int32", offset=0, host=False):
     """Integers in [minval, maxval), equal to the bit on every backend.
 
     The high word of the product of 32 bits and the range (Lemire 2019,
@@ -268,13 +268,13 @@ def randint(key, shape, minval, maxval, dtype="int32", offset=0):
     than 2**-32.
 
     Args:
-        key, shape, offset: see the module.
+        key, shape, offset, host: see the module.
         minval: integer, or int32 tensor that broadcasts to `shape`.
         maxval: likewise, over `minval`.
         dtype: integer dtype of the result.
 
     Returns:
-        Integer tensor of that shape.
+        Integer tensor of that shape (NumPy array on the host).
 
     Raises:
         ValueError: if the numbers `minval >= maxval` or leave int32.
@@ -289,13 +289,16 @@ def randint(key, shape, minval, maxval, dtype="int32", offset=0):
     else:
         span = to_int32(maxval) - to_int32(minval)
         high, low = shift_right(span, 16), span & 0xFFFF
-    x = bits(key, shape, offset)
+    x = bits(key, shape, offset, host)
     upper, lower = shift_right(x, 16), x & 0xFFFF
     # 32 bits times 32 bits by halves of 16; products wrap, as unsigned ones do.
     cross, other = upper * low, lower * high
     carry = shift_right(lower * low, 16) + (cross & 0xFFFF) + (other & 0xFFFF)
     x = upper * high + shift_right(cross, 16) + shift_right(other, 16)
-    return ops.cast(x + shift_right(carry, 16) + to_int32(minval), dtype)
+    x = x + shift_right(carry, 16)
+    if host:
+        return (x + np.int32(minval)).astype(dtype)
+    return ops.cast(x + to_int32(minval), dtype)
 
 
 def bernoulli(key, shape, p=0.5, dtype="bool", offset=0):

@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 
-from keras_genai.backend import random
-from keras_genai.diffusion import likelihood, samplers
+from keras_genai import backend
+from keras_genai.backend import programs, random
+from keras_genai.diffusion import likelihood, repaint, samplers
 from keras_genai.diffusion.inference import Plan
-from keras_genai.diffusion.repaint import check_repaintable, repaint, resampled
+from keras_genai.diffusion.repaint import check_repaintable, resampled
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_integer, check_positive
 from keras_genai.utils.interpolation import check_kind, interpolate
@@ -113,14 +114,20 @@ class Editing:
         check_repaintable(plan.sampler, plan.path)
         jump_length = min(10, steps) if jump_length is None else jump_length
         walk = resampled(plan.path.steps, jump_length, resamplings)
+        tables, place = repaint.tables(plan.path, walk), ("inpaint", plan.form)
+        numbers = plan.numbers()
+        if backend.COMPILES:
+            numbers |= _named("repaint", programs.filled(tables))
+        else:
+            place = (*place, jump_length, resamplings)
 
         def paint(key, count, first, inputs):
-            x = plan.path.start(self._noise(key, count, first))
-            x = repaint(
-                plan.sampler,
-                plan.path,
-                walk,
-                self._denoise(plan, inputs),
+            bound = plan.bound(inputs)
+            x = bound.path.start(self._noise(key, count, first))
+            x = repaint.repaint(
+                bound.sampler,
+                _within("repaint", inputs) or tables,
+                self._denoise(bound, inputs),
                 x,
                 inputs["images"],
                 inputs["mask"],
@@ -131,8 +138,7 @@ class Editing:
             return mask * self._ended(x) + (1.0 - mask) * inputs["images"]
 
         key = random.key(random.check_seed(seed), "inpaint")
-        place = "inpaint", plan.key, jump_length, resamplings
-        batches = self._batches(place, paint, given, n, key, batch_size)
+        batches = self._batches(place, paint, given, n, key, batch_size, numbers)
         return np.concatenate(list(batches))
 
     def _mask(self, mask, n):
@@ -247,7 +253,14 @@ class Editing:
             NumPy float32 `(N,)`.
         """
         given, n = self._only_conditions("log_likelihood", images, batch_size, given)
+        check_positive("steps", steps)
         plan = Plan(("likelihood",), None, None)
+        place, numbers = ("likelihood", probe, probes), {}
+        if backend.COMPILES:
+            numbers = likelihood.inputs(self.schedule, steps, self._likelihood_range())
+            numbers = _named("ode", numbers)
+        else:
+            place = (*place, steps)
 
         def density(key, count, first, inputs):
             return likelihood.log_likelihood(
@@ -260,11 +273,11 @@ class Editing:
                 key=key,
                 first=first,
                 t_range=self._likelihood_range(),
+                tables=_within("ode", inputs) or None,
             )[0]
 
         key = random.key(random.check_seed(seed), "likelihood")
-        place = "likelihood", steps, probe, probes
-        batches = self._batches(place, density, given, n, key, batch_size)
+        batches = self._batches(place, density, given, n, key, batch_size, numbers)
         return np.concatenate(list(batches))
 
     def _likelihood_range(self):
@@ -299,3 +312,15 @@ class Editing:
         noisy = (images + (u - 0.5) * width).astype("float32")
         nats = self.log_likelihood(noisy, seed, **options)
         return likelihood.bits_per_dim(nats, self.image_shape, levels)
+
+
+def _named(what, inputs):
+    """Inputs under names that tell them from others."""
+    return {f"{what}/{name}": x for name, x in inputs.items()}
+
+
+def _within(what, inputs):
+    """Those of the inputs that `_named` has named."""
+    start = f"{what}/"
+    found = {k: x for k, x in inputs.items() if k.startswith(start)}
+    return {k.removeprefix(start): x for k, x in found.items()}

@@ -58,7 +58,7 @@ class Plan:
         return self.sampler.form, *options
 
     def numbers(self):
-        """The inputs of a compiled trajectory: dict name -> NumPy float32."""
+        """The inputs of a compiled trajectory: dict name -> NumPy array."""
         if not backend.COMPILES:
             return {}
         path = self.path
@@ -312,8 +312,7 @@ class Inference:
         check_positive("n", n)
         if draw_labels and self.num_classes and "labels" not in given:
             key = random.key(seed, "generate/labels")
-            given["labels"] = random.randint(key, (n,), 0, self.num_classes)
-            given["labels"] = ops.convert_to_numpy(given["labels"])
+            given["labels"] = random.randint(key, (n,), 0, self.num_classes, host=True)
         self.conditions.check(given, n, null=True)
         return given, n
 
@@ -462,7 +461,7 @@ class Inference:
                 name: np.resize(a[first : first + size], (size, *a.shape[1:]))
                 for name, a in rows.items()
             }
-            inputs = {k: ops.convert_to_tensor(a) for k, a in inputs.items()}
+            inputs = {k: backend.from_host(a) for k, a in inputs.items()}
             x = begin(plan, key, size, first, inputs)
             walk = samplers.driven(plan.sampler, run)
             x = walk(x, *inputs.values(), key=key, first=first, bar=bar)

@@ -16,9 +16,11 @@ import numpy as np
 from keras import ops
 
 from keras_genai import backend
+from keras_genai.backend import programs
 from keras_genai.diffusion.denoiser import split
 from keras_genai.utils.checks import check_positive
 
+_NAMES = ("times", "cosines", "radii")
 PROBES = ("rademacher", "gaussian", "exact")
 
 # Butcher's tableaus whose stages lie at 0, 1/2 or 1: (nodes in halves, rows, weights).
@@ -43,6 +45,7 @@ def log_likelihood(
     first=0,
     method="rk4",
     t_range=None,
+    tables=None,
 ):
     """`log p(x)` of each sample, in nats, under the model's probability-flow ODE.
 
@@ -64,6 +67,7 @@ def log_likelihood(
         method: "rk4" (fourth order) or "heun" (second).
         t_range: least and largest time; by default the schedule's own. Alpha must be
             above 0 there.
+        tables: of `inputs`, as tensors, in place of `steps`.
 
     Returns:
         `(log p, y)`: `(B,)`, and the latent at the end of the ODE, like x and about
@@ -87,7 +91,10 @@ def log_likelihood(
             f"unknown method {method!r}; expected one of {', '.join(_METHODS)}."
         )
     x = ops.convert_to_tensor(x)
-    tables, du = _tables(schedule, steps, t_range)
+    ends = _ends(schedule, t_range)
+    if tables is None:
+        tables = {**_tables(schedule, ends, steps), **_numbers(ends, steps)}
+    du = ops.cast(tables["du"], x.dtype)
     size = math.prod(x.shape[1:])
     axes = tuple(range(1, len(x.shape)))
     vectors = None if probe == "exact" else _vectors(probe, probes, key, first, x)
@@ -96,8 +103,7 @@ def log_likelihood(
     def slopes(place, y):
         """dy/du and d log p/du at half step `place`."""
         t, c, radius = (
-            ops.take(ops.convert_to_tensor(table, dtype=x.dtype), place)
-            for table in tables
+            ops.take(ops.cast(tables[name], x.dtype), place) for name in _NAMES
         )
 
         def clean(y):
@@ -121,18 +127,25 @@ def log_likelihood(
         y = y + du * sum(w * k for w, (k, _) in pairs)
         return y, change + du * sum(w * k for w, (_, k) in pairs)
 
-    _, cosines, radii = tables
+    _, cosines, radii = (at for at in _tables(schedule, ends, 1).values())
     y = float(cosines[0]) * x  # from x_0 = x / alpha to y
     zeros = ops.zeros_like(ops.sum(x, axis=axes))  # (B,)
-    y, change = ops.fori_loop(0, steps, body, (y, zeros))
+    y, change = ops.fori_loop(0, tables["count"], body, (y, zeros))
     std = schedule.prior_std / radii[-1]
     prior = -0.5 * ops.sum(ops.square(y / float(std)), axis=axes)
     prior = prior - size * (0.5 * math.log(2 * math.pi) + math.log(std))
     return prior - change + size * math.log(cosines[0]), y
 
 
-def _tables(schedule, steps, t_range):
-    """Times, c and sqrt(alpha^2 + sigma^2) at every half step, and the step of u."""
+def inputs(schedule, steps, t_range=None):
+    """What a program for any number of steps is told: dict name -> NumPy array."""
+    ends = _ends(schedule, t_range)
+    made = {**programs.filled(_tables(schedule, ends, steps)), **_numbers(ends, steps)}
+    return {**made, "du": made["du"].astype("float32")}
+
+
+def _ends(schedule, t_range):
+    """log(sigma / alpha) at the least and the largest time."""
     low, high = t_range or (schedule.t_min, schedule.t_max)
     levels = schedule.noise_level(np.array([low, high], "float64"))
     if not (np.all(np.isfinite(levels)) and 0 < levels[0] < levels[1] < 1e12):
@@ -141,12 +154,22 @@ def _tables(schedule, steps, t_range):
             f"the largest; from t={low!r} to {high!r} sigma / alpha goes from "
             f"{levels[0]:.3g} to {levels[1]:.3g}. Give another t_range."
         )
-    u = np.linspace(*np.log(levels), 2 * steps + 1)
+    return np.log(levels)
+
+
+def _tables(schedule, ends, steps):
+    """Times, c and sqrt(alpha^2 + sigma^2) at every half step: dict name -> array."""
+    u = np.linspace(*ends, 2 * steps + 1)
     times = schedule.time(-2.0 * u)
     radii = np.sqrt(schedule.alpha(times) ** 2 + schedule.sigma(times) ** 2)
-    return (times, 1.0 / np.sqrt(1.0 + np.exp(2.0 * u)), radii), float(
-        (u[-1] - u[0]) / steps
+    return dict(
+        zip(_NAMES, (times, 1.0 / np.sqrt(1.0 + np.exp(2.0 * u)), radii), strict=True)
     )
+
+
+def _numbers(ends, steps):
+    """The number of steps, and how long each is."""
+    return {"count": np.array(steps, "int32"), "du": (ends[1] - ends[0]) / steps}
 
 
 def _vectors(probe, probes, key, first, x):

@@ -15,6 +15,7 @@ import dataclasses
 import numpy as np
 from keras import ops
 
+from keras_genai.backend import programs
 from keras_genai.backend.threefry import concrete
 from keras_genai.diffusion.denoiser import split
 from keras_genai.diffusion.variance import log_variance
@@ -36,7 +37,8 @@ class Sampler:
             the factor is known.
         nodes: `(n,)`, the node of the path that x is at after each evaluation; -1 where
             it lies between two.
-        given: of `bound`: dict of the tables as tensors.
+        given: of `bound`: dict of the tables as tensors, filled up, and of their
+            `count` of rows.
 
     Attributes:
         evaluations: how often the denoiser is called.
@@ -60,20 +62,24 @@ class Sampler:
         return bool(np.any(self.inputs[:, -1]) or np.any(self.updates[:, :, -1]))
 
     def tables(self):
-        """The numbers of which `bound` makes inputs: dict name -> NumPy float32."""
-        names = [name for name in _TABLES if getattr(self, name) is not None]
-        return {name: getattr(self, name).astype("float32") for name in names}
+        """The numbers of which `bound` makes inputs: see `backend.programs.filled`."""
+        tables = {name: getattr(self, name) for name in _TABLES}
+        return programs.filled({k: x for k, x in tables.items() if x is not None})
 
     @property
     def form(self):
-        """Hashable: what is left without the numbers, which is what is compiled."""
+        """Hashable: what is left without the numbers, which is what is compiled.
+
+        Nor is their number in it, which the shapes of `tables()` tell nearly enough.
+        """
         patterns = tuple(
             f(table).tobytes()
             for table in (self.inputs, self.updates)
             for f in (lambda x: np.any(x, axis=0), lambda x: np.all(x == 1, axis=0))
         )
         learned = self.log_variances is not None
-        return self.name, self.updates.shape, learned, self.stochastic, patterns
+        size = self.updates.shape[1:]
+        return self.name, size, learned, self.stochastic, patterns
 
     def bound(self, tables):
         """The sampler with its numbers, or those of another of its `form`, as tensors.
@@ -110,7 +116,7 @@ class Sampler:
                 return table[i].tolist()  # eager: numbers cost no copies to a device
             # Of rows: PyTorch does not export a lookup of single numbers.
             rows = table if self.given is None else self.given[name]
-            rows = ops.reshape(ops.cast(rows, x.dtype), (len(table), -1))
+            rows = ops.reshape(ops.cast(rows, x.dtype), (rows.shape[0], -1))
             return ops.reshape(ops.take(rows, i, axis=0), table.shape[1:])
 
         y = _combine(self.inputs, row("inputs"), (*state, z))
@@ -163,7 +169,8 @@ class Sampler:
                 state = (after(i, state[0]), *state[1:])
             return state
 
-        return ops.fori_loop(0, self.evaluations, body, self.begin(x))[0]
+        count = self.evaluations if self.given is None else self.given["count"]
+        return ops.fori_loop(0, count, body, self.begin(x))[0]
 
 
 def _combine(table, factors, operands):

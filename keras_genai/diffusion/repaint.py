@@ -53,14 +53,31 @@ def check_repaintable(sampler, path):
         )
 
 
-def repaint(sampler, path, walk, denoise, x, images, mask, key, first=0):
+def tables(path, walk):
+    """What `repaint` reads at each step: dict name -> NumPy `(n,)`.
+
+    Args:
+        path: the `Path`.
+        walk: of `resampled`.
+    """
+    nodes = np.array(walk)  # (evaluations, 2): where from, and where to afterwards
+    here, after = nodes[:, 0] + 1, nodes[:, 1]
+    alpha, sigma = path.alphas[here], path.sigmas[here]
+    scale = path.alphas[after] / alpha
+    variance = path.sigmas[after] ** 2 - (scale * sigma) ** 2
+    std = np.sqrt(np.where(after == here, 0.0, np.maximum(variance, 0.0)))
+    scale = np.where(after == here, 1.0, scale)
+    rows = {"alpha": alpha, "sigma": sigma, "scale": scale, "std": std}
+    return {"node": nodes[:, 0], **rows}
+
+
+def repaint(sampler, tables, denoise, x, images, mask, key, first=0):
     """Algorithm 1: after each step what is known is put in its place, as noisy.
 
     Args:
         sampler: a `Sampler` on the path, of one evaluation and one array, such as that
             of "ddpm".
-        path: the `Path`.
-        walk: of `resampled`.
+        tables: of `tables`; or, as tensors, `backend.programs.filled` of them.
         denoise: denoiser `(x, t)`.
         x: `(B, H, W, C)`, noise at the first node.
         images: `(B, H, W, C)`.
@@ -70,32 +87,26 @@ def repaint(sampler, path, walk, denoise, x, images, mask, key, first=0):
     Returns:
         `(B, H, W, C)`.
     """
-    check_repaintable(sampler, path)
     x = ops.convert_to_tensor(x)
     images, mask = (ops.convert_to_tensor(a, dtype=x.dtype) for a in (images, mask))
-    nodes = np.array(walk)  # (evaluations, 2): where from, and where to afterwards
-    here, after = nodes[:, 0] + 1, nodes[:, 1]
-    alpha, sigma = path.alphas[here], path.sigmas[here]
-    scale = path.alphas[after] / alpha
-    variance = path.sigmas[after] ** 2 - (scale * sigma) ** 2
-    std = np.sqrt(np.where(after == here, 0.0, np.maximum(variance, 0.0)))
-    scale = np.where(after == here, 1.0, scale)
     names = ("step", "known", "back")
     noises = {n: samplers.keyed_noise(random.subkey(key, n), first) for n in names}
 
     def body(k, x):
         k = concrete(k)
 
-        def at(table, dtype=None):
-            if isinstance(k, int):
+        def at(name):
+            table = tables[name]
+            if isinstance(k, int) and isinstance(table, np.ndarray):
                 return table[k].item()
-            table = ops.convert_to_tensor(table, dtype=dtype or x.dtype)
-            return ops.take(table, k, axis=0)
+            dtype = "int32" if name == "node" else x.dtype
+            return ops.take(ops.cast(table, dtype), k, axis=0)
 
         drawn = lambda _, x: noises["step"](k, x)  # noqa: E731
-        (x,) = sampler.step(denoise, at(nodes[:, 0], "int32"), (x,), drawn)
-        known = at(alpha) * images + at(sigma) * noises["known"](k, x)
+        (x,) = sampler.step(denoise, at("node"), (x,), drawn)
+        known = at("alpha") * images + at("sigma") * noises["known"](k, x)
         x = mask * x + (1.0 - mask) * known
-        return at(scale) * x + at(std) * noises["back"](k, x)
+        return at("scale") * x + at("std") * noises["back"](k, x)
 
-    return ops.fori_loop(0, len(walk), body, x)
+    count = tables["count"] if "count" in tables else len(tables["node"])
+    return ops.fori_loop(0, count, body, x)

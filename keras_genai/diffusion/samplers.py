@@ -145,7 +145,7 @@ def driven(sampler, run):
     """The function that `stepped` returns, of its compiled step."""
 
     def sample(x, *inputs, key=(0, 0), first=0, verbose=0, bar=None):
-        words = ops.convert_to_tensor(np.array(key, "int32"))
+        words = backend.from_host(np.array(key, "int32"))
         first = ops.convert_to_tensor(first, "int32")
         count = sampler.evaluations
         if bar is None:

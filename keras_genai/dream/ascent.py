@@ -73,11 +73,14 @@ def _turned(x, axis, k):
     return ops.concatenate([_ends(x, axis, -k, None), _ends(x, axis, 0, -k)], axis)
 
 
-def start_state(x, optimizer):
-    """What the optimizer remembers before the first step: a tuple of tensors."""
+def start_state(x, optimizer, xp=ops):
+    """What the optimizer remembers before the first step: a tuple like `x`.
+
+    `xp` is `np` where `x` is a NumPy array.
+    """
     if optimizer == "step":
         return ()
-    return ops.zeros_like(x), ops.zeros_like(x)
+    return xp.zeros_like(x), xp.zeros_like(x)
 
 
 def climbed(x, direction, state, number, rate, optimizer):

@@ -6,6 +6,7 @@ from keras import ops
 from keras_genai import backend
 from keras_genai.backend import random
 from keras_genai.backend.precision import widen
+from keras_genai.backend.threefry import is_integer
 from keras_genai.dream import ascent
 from keras_genai.dream.features import preprocessed
 from keras_genai.dream.pictures import check_pictures
@@ -39,7 +40,7 @@ class Climbing:
         x, _ = check_pictures(image, self.channels, "image")
         self.features.check_size(*x.shape[1:3], "The objective's picture")
         with backend.without_gradients():
-            return self.features(self._prepared(ops.convert_to_tensor(x)))[place]
+            return self.features(self._prepared(backend.from_host(x)))[place]
 
     def call(self, images):
         """The sum of the weighted objectives, `(B,)`, of pictures in [-1, 1]."""
@@ -104,7 +105,8 @@ class Climbing:
     def shifts(self, seed, octave, steps):
         """The jitter of an octave, `(steps, 2)` integers."""
         key = random.key(seed, f"dream/jitter/{octave}")
-        return random.randint(key, (steps, 2), -self.jitter, self.jitter + 1)
+        bounds, host = (-self.jitter, self.jitter + 1), is_integer(seed)
+        return random.randint(key, (steps, 2), *bounds, host=host)
 
     def is_tiled(self, height, width):
         """Whether pictures of that size are climbed in parts."""
@@ -128,22 +130,21 @@ class Climbing:
 
         Args:
             x: NumPy float32 `(B, H, W, C)`.
-            shifts: `(steps, 2)`.
+            shifts: NumPy `(steps, 2)`.
             rate: of the steps.
             bar: `keras.utils.Progbar`.
 
         Returns:
             `(x, values)`: NumPy, and the objective before each step.
         """
-        shifts = np.asarray(backend.to_host(shifts), "int32")
         run = self._parts_step if self.is_tiled(*x.shape[1:3]) else self._whole_step
         step = run(x.shape)
-        rate = ops.convert_to_tensor(np.float32(rate))
-        x = ops.convert_to_tensor(x)
-        state = ascent.start_state(x, self.climber)
+        rate = backend.from_host(np.float32(rate))
+        state = map(backend.from_host, ascent.start_state(x, self.climber, np))
+        x = backend.from_host(x)
         values = []
         for number, shift in enumerate(shifts):
-            number = ops.convert_to_tensor(np.int32(number))
+            number = backend.from_host(np.int32(number))
             value, x, *state = step(x, shift, number, rate, *state)
             values.append(float(value))
             bar.add(1, [("objective", values[-1])])
@@ -155,7 +156,7 @@ class Climbing:
 
     def _whole_step(self, shape):
         step = self._compiled("step", self.step, shape)
-        return lambda x, shift, *rest: step(x, ops.convert_to_tensor(shift), *rest)
+        return lambda x, shift, *rest: step(x, backend.from_host(shift), *rest)
 
     def _parts_step(self, shape):
         """The same step with the gradient of one part after the other."""
@@ -170,14 +171,12 @@ class Climbing:
             gradient, total = np.empty_like(picture), 0.0
             for whole, place, inner in pieces:
                 piece = np.ascontiguousarray(picture[:, *whole])
-                value, found = gradient_of(ops.convert_to_tensor(piece))
+                value, found = gradient_of(backend.from_host(piece))
                 gradient[:, *place] = backend.to_host(found)[:, *inner]
                 total += float(value) / len(pieces)
             gradient = np.roll(gradient, -shift, (1, 2))
-            return (
-                total,
-                *move(x, ops.convert_to_tensor(gradient), number, rate, *state),
-            )
+            gradient = backend.from_host(gradient)
+            return (total, *move(x, gradient, number, rate, *state))
 
         return step
 

@@ -155,8 +155,8 @@ class Features:
     def _has_places(self, size):
         """Whether the network can be called, and no output is empty."""
         images = keras.KerasTensor((1, *size, self.channels))
-        try:
-            outputs = self.model.call(images)
+        try:  # not called: each layer would remember the call for ever
+            outputs = self.model.compute_output_spec(images)
         except Exception:  # each backend has its own for a window beyond the picture
             return False
         outputs = keras.tree.flatten(outputs)

@@ -116,13 +116,12 @@ def visualize(
         return (value, z, *state)
 
     step = backend.jit(step, dreamer.sampling_variables())
-    z = ops.convert_to_tensor(z)
-    state = ascent.start_state(z, "adam")
-    rate = ops.convert_to_tensor(np.float32(rate))
+    state = map(backend.from_host, ascent.start_state(z, "adam", np))
+    z, rate = backend.from_host(z), backend.from_host(np.float32(rate))
     bar = keras.utils.Progbar(steps, verbose=verbose, unit_name="step")
     for at, shake in enumerate(shakes.astype("float32")):
-        at = ops.convert_to_tensor(np.int32(at))
-        value, z, *state = step(z, ops.convert_to_tensor(shake), at, rate, *state)
+        at, shake = backend.from_host(np.int32(at)), backend.from_host(shake)
+        value, z, *state = step(z, shake, at, rate, *state)
         bar.add(1, [("objective", float(value) / n)])
     return backend.to_host(form.image(z))
 

@@ -106,7 +106,7 @@ class Metric:
             run = programs.compiled_once(
                 model, "extract", lambda x: model(x, training=False), model.variables
             )
-            features = run(ops.convert_to_tensor(images))
+            features = run(backend.from_host(images))
         else:
             features = self.extractor(images)
         if not isinstance(features, np.ndarray):

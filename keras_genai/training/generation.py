@@ -124,9 +124,7 @@ class Sampling(Inference):
             labels = labels.reshape(-1)
         elif self.num_classes is not None:
             key = random.key(seed, "generate/labels")
-            labels = ops.convert_to_numpy(
-                random.randint(key, (n,), 0, self.num_classes)
-            )
+            labels = random.randint(key, (n,), 0, self.num_classes, host=True)
         return labels, n
 
     def seeded_signature(self):

@@ -4,7 +4,6 @@ import dataclasses
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_genai import backend
 from keras_genai.backend import programs
@@ -118,7 +117,7 @@ class Inference:
                 for a in arrays
             ]
             batch = [
-                ops.convert_to_tensor(a.astype("int32") if a.dtype.kind in "iu" else a)
+                backend.from_host(a.astype("int32") if a.dtype.kind in "iu" else a)
                 for a in (*constants, *number, *rows)
             ]
             yield (

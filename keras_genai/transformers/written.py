@@ -80,8 +80,8 @@ class Written:
         begin, advance = self._compiled(how, begin), self._compiled(how, advance)
         how = (np.array(key, "int32"), rules.numbers)
         how = (*how, self.prompts.lengths, self.prompts.limits)
-        how = [ops.convert_to_tensor(x) for x in how]
-        state = begin(*how, ops.convert_to_tensor(filled(tokens, prompt, fill)))
+        how = [backend.from_host(x) for x in how]
+        state = begin(*how, backend.from_host(filled(tokens, prompt, fill)))
         pieces, written = self.prompts.pieces(self.ends), []
         while True:
             written.append(int(backend.to_host(state[1])[0]))

@@ -5,6 +5,7 @@ import math
 import numpy as np
 from keras import ops
 
+from keras_genai import backend
 from keras_genai.backend import random
 from keras_genai.losses import elbo
 from keras_genai.utils.arguments import checked
@@ -267,7 +268,10 @@ class Inference:
         """`log_likelihood` of images that are not checked."""
         check_positive("importance_samples", importance_samples)
         check_positive("chunk", chunk)
-        chunk = min(chunk, importance_samples)
+        size = importance_samples
+        if backend.COMPILES:  # a few programs serve any number
+            size = 2 ** (importance_samples - 1).bit_length()
+        chunk = min(chunk, size)
         width = self.latent_dim + self.latent_dim % 2  # noise is drawn in pairs
         words = np.array(random.key(seed, "log_likelihood/latents"), "int32")
 
@@ -295,14 +299,14 @@ class Inference:
             return np.array(value, "int32")
 
         found = np.empty(len(x), "float64")
-        arrays, words = [x, labels], ops.convert_to_tensor(words)
+        arrays, words = [x, labels], backend.from_host(words)
         for begin, count, results in self._stream(
             "observe", encode, arrays, batch_size, verbose
         ):
-            batch = [ops.convert_to_tensor(part) for part in results]
+            batch = [backend.from_host(part) for part in results]
             if labels is not None:
                 of_class = labels[begin : begin + batch_size]
-                batch.append(ops.convert_to_tensor(np.resize(of_class, len(batch[0]))))
+                batch.append(backend.from_host(np.resize(of_class, len(batch[0]))))
             total = np.full(len(results[0]), -np.inf)
             for start in range(0, importance_samples, chunk):
                 part = self.run_compiled(

@@ -14,6 +14,7 @@ from keras_genai import backend
 from keras_genai.backend.programs import EXACT, KEPT, Programs, Traits
 from keras_genai.training import GenerativeModel
 from tests.conformance import BACKEND, host
+from tests.diffusion import tiny
 
 ONE = np.ones((2, 1), "float32")
 
@@ -59,6 +60,41 @@ def test_the_last_used_are_kept_and_the_others_are_freed():
     model.forget_compiled()
     gc.collect()
     assert not any(ref() for ref in functions)
+
+
+def executables():
+    """How many programs JAX has compiled and holds, those of single operations too."""
+    gc.collect()
+    if BACKEND != "jax":
+        return 0
+    import jax
+
+    return len(jax.local_devices()[0].client.live_executables())
+
+
+def test_other_counts_and_steps_compile_nothing_and_the_dropped_are_freed():
+    network = tiny.network(num_classes=2)
+    model = kg.DDPM(network, image_shape=(4, 4, 1), num_classes=2, ema_decay=0.5)
+    images = np.zeros((8, 4, 4, 1), "float32")
+
+    def ask(count, steps):
+        if count == 2:
+            model.generate(count, steps=steps)
+        else:
+            model.img2img(images[:count], 0.5, steps=2 * steps)
+
+    for count in (2, 8):
+        ask(count, 3)
+    held, programs = executables(), len(model.programs)
+    for count, steps in ((5, 3), (6, 32), (7, 9), (2, 64), (2, 9)):
+        ask(count, steps)
+    assert executables() == held
+    if backend.COMPILES:
+        assert len(model.programs) == programs == 2
+        model.generate(2, steps=65)
+        assert len(model.programs) == 3
+    model.forget_compiled()
+    assert executables() <= max(held - programs, 0)
 
 
 def test_an_attribute_a_shape_and_a_dtype_are_part_of_the_name():

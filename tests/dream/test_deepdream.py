@@ -341,6 +341,13 @@ def test_octaves_that_become_too_small_are_refused():
         dreamer(objectives=dream.Logit(3), octaves=2).dream(clothes(1))
 
 
+def test_layers_do_not_remember_the_sizes_that_were_asked_for():
+    model = dreamer({"second": 1.0}, model=small())
+    counts = [len(layer._inbound_nodes) for layer in model.network.layers]
+    assert model.features.fits(8, 9) and not model.features.fits(1, 9)
+    assert [len(layer._inbound_nodes) for layer in model.network.layers] == counts
+
+
 def test_keras_applies_no_gradient_to_the_network():
     before = [host(v.value) for v in cnn().variables]
     dreamer({"conv_3": 1.0}).dream(clothes(1), verbose=0)
