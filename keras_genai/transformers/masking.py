@@ -124,8 +124,8 @@ def sentence_pairs(documents, seed=0):
     documents = [list(part) for part in documents if len(part) > 1]
     if len(documents) < 2:
         raise ValueError(
-            "documents must be at least two of at least two sentences; got "
-            f"{len(documents)}."
+            "documents must be at least two documents of at least two "
+            f"sentences; got {len(documents)}."
         )
     first = [s for part in documents for s in part[:-1]]
     follows = [s for part in documents for s in part[1:]]
