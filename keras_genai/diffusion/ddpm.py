@@ -42,12 +42,12 @@ from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import (
     either,
     function,
-    integer,
     integers,
     number,
     optional,
     text,
 )
+from keras_genai.weights.pretrained import Pretrained
 
 TIMES = ("uniform", "lognormal", "logit_normal")
 VARIANCES = ("small", "large", "learned")
@@ -56,7 +56,7 @@ _PARTS = ("loss_0_25", "loss_25_50", "loss_50_75", "loss_75_100")
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class DDPM(Editing, Inference, GenerativeModel):
+class DDPM(Pretrained, Editing, Inference, GenerativeModel):
     """A diffusion model of images (2006.11239), or of latents.
 
     `fit(images)` minimises, over times t and noise eps, the weighted squared error of
@@ -66,6 +66,11 @@ class DDPM(Editing, Inference, GenerativeModel):
     The condition `y` of `fit(images, y)` is what the arguments name: integer labels
     (`num_classes`), vectors (`vector_dim`), sequences (`context_shape`), or a dict of
     several of them, with the keys `"labels"`, `"vector"` and `"context"`.
+
+    Published weights (`from_pretrained`, `save_pretrained`): a U-Net with its
+    `scheduler_config.json`, in one folder or in a pipeline's `unet` and `scheduler`,
+    such as `"google/ddpm-cifar10-32"`. What is written is the network that samples, as
+    diffusers' `DDPMPipeline` reads it.
 
     Args:
         network: a built Keras model, called as `network(x, t)`, with the keywords
@@ -119,6 +124,8 @@ class DDPM(Editing, Inference, GenerativeModel):
     model.export("served/ddpm")                         # the whole loop, one SavedModel
     ```
     """
+
+    weights_module = "ddpm"
 
     @checked(
         parameterization=text,
@@ -356,61 +363,6 @@ class DDPM(Editing, Inference, GenerativeModel):
             "context_shape": self.conditions.context_shape,
             "condition_dropout": self.conditions.dropout,
         }
-
-    # Files
-
-    @classmethod
-    @checked()
-    def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
-        """A model with published weights, in the layout of diffusers.
-
-        Args:
-            source: path of a folder, or an id `"owner/name"` of the Hugging Face hub,
-                such as `"google/ddpm-cifar10-32"`: a U-Net's `config.json` and
-                safetensors with `scheduler_config.json`, in one folder or in a
-                pipeline's `unet` and `scheduler`. Pickles are never read.
-            subfolder: folder within it.
-            variant: part of the weights' name, such as `"fp16"`.
-            **arguments: of the constructor, beside what the configurations say.
-
-        Returns:
-            The model, its weights in float32.
-
-        Raises:
-            ValueError: a configuration asks for what `DDPM` or `UNet` has not, or
-                tensors are missing, extra or misshapen (lists them).
-            ImportError: `safetensors`, or `huggingface_hub` for an id, is missing.
-            OSError: the hub cannot be reached.
-
-        Example:
-
-        ```python
-        model = kg.DDPM.from_pretrained("ddpm-cifar10-32")
-        images = model.generate(16, steps=50)
-        ```
-        """
-        from keras_genai.weights import ddpm
-
-        return ddpm.load(cls, source, subfolder, variant, **arguments)
-
-    @checked(dtype=text, max_shard_size=either(text, integer(1)))
-    def save_pretrained(self, folder, dtype="float32", max_shard_size="10GB"):
-        """Writes the network that samples, as diffusers' `DDPMPipeline` reads it.
-
-        Args:
-            folder: path, made if need be; the model's files in it are replaced.
-            dtype: of the weights' file: `"float32"`, `"float16"`, `"bfloat16"` or
-                `"float64"`.
-            max_shard_size: `"10GB"`, `"200MB"` or a number of bytes: larger weights are
-                written in several files beside an index.
-
-        Raises:
-            ValueError: diffusers has no such network or scheduler.
-            ImportError: `safetensors` is not installed.
-        """
-        from keras_genai.weights import ddpm
-
-        ddpm.save(self, folder, dtype, max_shard_size)
 
 
 def _image_shape(given, network):

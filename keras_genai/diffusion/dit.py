@@ -17,7 +17,8 @@ from keras_genai.layers.positions import sinusoidal_grid
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_image_shape, check_positive
 from keras_genai.utils.serialization import PACKAGE, Saving, configuration, deserialized
-from keras_genai.utils.validation import either, integer, number, text
+from keras_genai.utils.validation import number, text
+from keras_genai.weights.pretrained import Pretrained
 
 # Table 1: depth, hidden channels, heads.
 SIZES = {
@@ -30,7 +31,7 @@ PATCHES = (2, 4, 8)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class DiT(Saving, keras.Model):
+class DiT(Pretrained, Saving, keras.Model):
     """The transformer of 2212.09748 with adaLN-Zero, weight for weight with diffusers'.
 
     Called as `dit(x, t, labels)`. The image, most often an autoencoder's latents, is
@@ -43,6 +44,12 @@ class DiT(Saving, keras.Model):
     holds a copy of both in every block. `shared_embedding=True` is the paper's;
     `from_pretrained` takes it where the file's copies are equal, else each block
     keeps its own, and `save_pretrained` writes diffusers' copies.
+
+    Published weights (`from_pretrained`, `save_pretrained`): diffusers'
+    `DiTTransformer2DModel`, `subfolder="transformer"` of a DiT pipeline. Not with
+    `shared_embedding=True` where the blocks' embeddings differ; diffusers has none
+    without labels or null class, with images that are not square, or with another
+    `frequency_shift`.
 
     Args:
         image_shape: `(H, W, C)` of x, each side divisible by the patch.
@@ -72,6 +79,8 @@ class DiT(Saving, keras.Model):
     y = dit(x, np.array([0, 999]), np.array([3, 10]))     # 10: no label
     ```
     """
+
+    weights_module = "dit"
 
     @checked(size=text, frequency_shift=number())
     def __init__(
@@ -222,62 +231,6 @@ class DiT(Saving, keras.Model):
                 f"Labels are missing: this DiT has {self.num_classes} classes. Give "
                 f"dit(x, t, labels), integers (B,){null}."
             )
-
-    # Published weights
-
-    @classmethod
-    @checked()
-    def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
-        """A network with published weights, from a folder in diffusers' layout.
-
-        Args:
-            source: folder with `config.json` and
-                `diffusion_pytorch_model.safetensors` (whole or in shards), or an id of
-                the Hugging Face hub, `"owner/name"`.
-            subfolder: folder within it: `"transformer"` of a DiT pipeline.
-            variant: `"fp16"` for `diffusion_pytorch_model.fp16.safetensors`.
-            **arguments: of the constructor, beside what the configuration says.
-
-        Returns:
-            The network, its weights in float32.
-
-        Raises:
-            ValueError: the configuration is of another network; tensors are missing,
-                extra or misshapen (lists them); the blocks' embeddings differ and
-                `shared_embedding=True` was asked for; or the weights are a pickle.
-            ImportError: `safetensors`, or `huggingface_hub` for an id, is missing.
-            OSError: the hub cannot be reached.
-
-        Example:
-
-        ```python
-        dit = kg.DiT.from_pretrained("DiT-XL-2-256", subfolder="transformer")
-        ```
-        """
-        from keras_genai.weights import dit
-
-        return dit.load(cls, source, subfolder, variant, **arguments)
-
-    @checked(dtype=text, max_shard_size=either(text, integer(1)))
-    def save_pretrained(self, folder, dtype="float32", max_shard_size="10GB"):
-        """Writes the network in diffusers' layout, a `DiTTransformer2DModel`.
-
-        Args:
-            folder: it is made; `config.json` and the weights in it are replaced.
-            dtype: of the weights' file: `"float32"`, `"float16"`, `"bfloat16"` or
-                `"float64"`.
-            max_shard_size: `"10GB"`, `"200MB"` or a number of bytes: larger weights are
-                written in several files beside an index.
-
-        Raises:
-            ValueError: for another dtype, or a network that diffusers has not: without
-                labels or null class, with images that are not square, or with another
-                `frequency_shift`.
-            ImportError: `safetensors` is not installed.
-        """
-        from keras_genai.weights import dit
-
-        dit.save(self, folder, dtype, max_shard_size)
 
     def get_config(self):
         names = (

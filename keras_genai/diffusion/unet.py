@@ -22,13 +22,13 @@ from keras_genai.utils.validation import (
     integers,
     number,
     one_of,
-    text,
     tuple_of,
 )
+from keras_genai.weights.pretrained import Pretrained
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class UNet(Saving, keras.Model):
+class UNet(Pretrained, Saving, keras.Model):
     """The network of a diffusion model for images, `unet(x, t)`.
 
     Levels of residual blocks, the sides halved between two of them; a middle; the
@@ -49,6 +49,12 @@ class UNet(Saving, keras.Model):
 
     The default arguments make DDPM's network for CIFAR-10 (`google/ddpm-cifar10-32`).
     The last kernel of every block begins at zero, as there, and so does the network.
+
+    Published weights (`from_pretrained`, `save_pretrained`): diffusers' `UNet2DModel`,
+    or `UNet2DConditionModel` where there is a context; `subfolder="unet"` of a Stable
+    Diffusion pipeline. A table of N labels is read as `num_classes=N` without a null
+    class, unless this package wrote it; give `num_classes=N - 1, null_class=True` where
+    its last row stands for "no label".
 
     Args:
         image_shape: `(H, W, C)` of the images that it is made for; sides may be None.
@@ -98,6 +104,8 @@ class UNet(Saving, keras.Model):
     noise = unet(latents, t, context=text)                 # (B, 64, 64, 4)
     ```
     """
+
+    weights_module = "unet"
 
     @checked(
         image_shape=image_shape(free_sides=True),
@@ -335,66 +343,6 @@ class UNet(Saving, keras.Model):
     @classmethod
     def from_config(cls, config):
         return cls(**deserialized(config))
-
-    @classmethod
-    @checked()
-    def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
-        """A network with published weights, from a folder in diffusers' layout.
-
-        Of a `UNet2DModel` or a `UNet2DConditionModel`.
-
-        Args:
-            source: folder with `config.json` and
-                `diffusion_pytorch_model.safetensors` (whole or in shards), or an id of
-                the Hugging Face hub, `"owner/name"`.
-            subfolder: folder within it: `"unet"` of a Stable Diffusion pipeline.
-            variant: `"fp16"` for `diffusion_pytorch_model.fp16.safetensors`.
-            **arguments: of the constructor, over what the configuration says.
-
-        Returns:
-            The network, its weights in float32. A table of N labels is read as
-            `num_classes=N` without a null class, unless this package wrote it; give
-            `num_classes=N - 1, null_class=True` where its last row stands for "no
-            label".
-
-        Raises:
-            ValueError: the configuration is of another network (names the keys);
-                tensors are missing, extra or misshapen (lists them); or the weights
-                are a pickle.
-            ImportError: `safetensors`, or `huggingface_hub` for an id, is missing.
-            OSError: the hub cannot be reached.
-
-        Example:
-
-        ```python
-        unet = kg.UNet.from_pretrained("google/ddpm-cifar10-32")
-        unet = kg.UNet.from_pretrained("sd-v1-5", subfolder="unet")
-        ```
-        """
-        from keras_genai.weights import unet
-
-        return unet.load(cls, source, subfolder, variant, **arguments)
-
-    @checked(dtype=text, max_shard_size=either(text, integer(1)))
-    def save_pretrained(self, folder, dtype="float32", max_shard_size="10GB"):
-        """Writes the network in diffusers' layout.
-
-        As a `UNet2DModel`, or a `UNet2DConditionModel` where there is a context.
-
-        Args:
-            folder: it is made; `config.json` and the weights in it are replaced.
-            dtype: of the weights' file: `"float32"`, `"float16"`, `"bfloat16"` or
-                `"float64"`.
-            max_shard_size: `"10GB"`, `"200MB"` or a number of bytes: larger weights are
-                written in several files beside an index.
-
-        Raises:
-            ValueError: for another dtype; or diffusers has no such network.
-            ImportError: `safetensors` is not installed.
-        """
-        from keras_genai.weights import unet
-
-        unet.save(self, folder, dtype, max_shard_size)
 
 
 def _whole(value):

@@ -7,7 +7,6 @@ from keras import ops
 from keras_genai import backend
 from keras_genai.backend import random, replicas
 from keras_genai.backend.precision import dtype_policy, widen
-from keras_genai.layers import lora
 from keras_genai.layers.embedding import check_ids
 from keras_genai.losses.reduction import weighted_mean
 from keras_genai.training import Model
@@ -39,6 +38,7 @@ from keras_genai.utils.validation import (
     tuple_of,
     word,
 )
+from keras_genai.weights.pretrained import Pretrained
 
 PARTS = ("tokens", "token_types", "mask", "words")
 
@@ -67,7 +67,7 @@ def _texts(name, value):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class BERT(Tuning, Model):
+class BERT(Tuning, Pretrained, Model):
     """BERT (1810.04805), weight for weight with transformers'.
 
     `fit` learns by hidden words, and with `next_sentence` by whether a second sentence
@@ -79,6 +79,10 @@ class BERT(Tuning, Model):
     `tokens`, and where wanted `token_types`, `mask` and `words`. Without a mask,
     padding is hidden; without words, they follow from the tokenizer, and without one
     each token is a word.
+
+    Published weights (`from_pretrained`, `save_pretrained`): transformers' `BertModel`
+    and its heads, those that the file holds; with `num_classes` a file without a
+    classifier gets a new one. A tokenizer in the folder is taken along.
 
     Args:
         size: `"tiny"` to `"large"`. The four arguments below, where given, stand for
@@ -122,6 +126,9 @@ class BERT(Tuning, Model):
     vectors = model.embed(["a king", "a queen"])          # (2, 128), of length 1
     ```
     """
+
+    weights_module = "bert"
+    max_shard_size = "50GB"
 
     _ARGUMENTS = (
         *("depth", "hidden", "heads", "hidden_units", "vocabulary_size", "context"),
@@ -525,50 +532,6 @@ class BERT(Tuning, Model):
 
         made = {"embed": (embed, inputs), "hidden": (hidden, inputs)}
         return made if head is None else {**made, "logits": (logits, inputs)}
-
-    # Published weights
-
-    @classmethod
-    @checked()
-    def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
-        """A model with published weights, from a folder in transformers' layout.
-
-        The heads are those that the file holds; with `num_classes` a file without a
-        classifier gets a new one.
-
-        Args:
-            source: folder with `config.json` and `model.safetensors` (whole or in
-                shards), or an id of the Hugging Face hub, `"owner/name"`. A tokenizer
-                in it is taken along.
-            subfolder: folder within it.
-            variant: `"fp16"` for `model.fp16.safetensors`.
-            **arguments: of the constructor, beside what the configuration says.
-
-        Raises:
-            ValueError: the configuration is of another network, tensors are missing,
-                extra or misshapen (lists them), or the weights are a pickle.
-            ImportError: `safetensors`, or `huggingface_hub` for an id, is missing.
-            OSError: the hub cannot be reached.
-        """
-        from keras_genai.weights import bert
-
-        return bert.load(cls, source, subfolder, variant, **arguments)
-
-    @checked(dtype=text, max_shard_size=either(text, integer(1)))
-    def save_pretrained(self, folder, dtype="float32", max_shard_size="50GB"):
-        """Writes the model, and its tokenizer, in transformers' layout.
-
-        Args:
-            folder: it is made; the files of those names in it are replaced.
-            dtype: of the weights' file: `"float32"`, `"float16"`, `"bfloat16"` or
-                `"float64"`.
-            max_shard_size: `"5GB"`, `"200MB"` or a number of bytes: larger weights are
-                written in several files beside an index.
-        """
-        from keras_genai.weights import bert
-
-        lora.check_merged(self.network)
-        bert.save(self, folder, dtype, max_shard_size)
 
 
 def _entropy(labels, logits, weight):

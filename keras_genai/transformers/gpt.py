@@ -14,7 +14,6 @@ from keras import ops
 from keras_genai import backend
 from keras_genai.backend import replicas
 from keras_genai.backend.precision import dtype_policy
-from keras_genai.layers import lora
 from keras_genai.layers.transformer_block import GATED
 from keras_genai.losses.reduction import weighted_mean
 from keras_genai.training import Model
@@ -34,6 +33,7 @@ from keras_genai.utils.validation import (
     text,
     tuple_of,
 )
+from keras_genai.weights.pretrained import Pretrained
 
 # Blocks, channels, heads: table 2 of "Language models are unsupervised multitask
 # learners" (2019), with the heads of its code.
@@ -48,7 +48,7 @@ STOP = 50_256  # <|endoftext|>
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class GPT(Tuning, GPTInference, Model):
+class GPT(Tuning, Pretrained, GPTInference, Model):
     """A language model that learns the next token, weight for weight GPT-2 or Llama.
 
     `fit(tokens)` takes token ids `(N, T)` and minimises the mean negative
@@ -58,6 +58,10 @@ class GPT(Tuning, GPTInference, Model):
     `pad_token`, which does not count; where it is a `stop_token` too, the first after a
     text ends that text and counts. `sample_weight` `(N,)` or `(N, T)` weighs rows or
     tokens.
+
+    Published weights (`from_pretrained`, `save_pretrained`): transformers' GPT-2, or
+    Llama and its kind. A tokenizer in the folder is taken along, and what its
+    `generation_config.json` says.
 
     Args:
         size: `"small"` (124 million weights), `"medium"`, `"large"` or `"xl"`. The
@@ -109,6 +113,9 @@ class GPT(Tuning, GPTInference, Model):
     llama = kg.GPT(depth=6, hidden=288, heads=6, vocabulary_size=32000, **kg.GPT.LLAMA)
     ```
     """
+
+    weights_module = "gpt"
+    max_shard_size = "50GB"
 
     LLAMA = {
         "norm": "rms",
@@ -309,56 +316,3 @@ class GPT(Tuning, GPTInference, Model):
 
     def get_config(self):
         return configuration(self, self._ARGUMENTS, ["tokenizer"])
-
-    @classmethod
-    @checked()
-    def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
-        """A model with published weights, in the layout of transformers.
-
-        Args:
-            source: path of a folder, or an id `"owner/name"` of the Hugging Face hub:
-                `config.json` of a GPT-2 or a Llama with its safetensors, whole or in
-                shards. A tokenizer beside them is taken too. Pickles are never read.
-            subfolder: folder within it.
-            variant: part of the weights' name, such as `"fp16"`.
-            **arguments: of the constructor, beside what the configuration says.
-
-        Returns:
-            The model, its weights in float32.
-
-        Raises:
-            ValueError: the configuration asks for what `GPT` has not, or tensors are
-                missing, extra or misshapen (lists them).
-            ImportError: `safetensors`, or `huggingface_hub` for an id, is missing.
-            OSError: the hub cannot be reached.
-
-        Example:
-
-        ```python
-        model = kg.GPT.from_pretrained("SmolLM2-135M")
-        model.generate("Gravity is", max_new_tokens=30)
-        ```
-        """
-        from keras_genai.weights import gpt
-
-        return gpt.load(cls, source, subfolder, variant, **arguments)
-
-    @checked(dtype=text, max_shard_size=either(text, integer(1)))
-    def save_pretrained(self, folder, dtype="float32", max_shard_size="50GB"):
-        """Writes the weights as transformers reads them: GPT-2, or Llama.
-
-        Args:
-            folder: path, made if need be; the model's files in it are replaced.
-            dtype: of the weights' file: `"float32"`, `"float16"`, `"bfloat16"` or
-                `"float64"`.
-            max_shard_size: `"5GB"`, `"200MB"` or a number of bytes: larger weights are
-                written in several files beside an index.
-
-        Raises:
-            ValueError: transformers has no such network.
-            ImportError: `safetensors` is not installed.
-        """
-        from keras_genai.weights import gpt
-
-        lora.check_merged(self.network)
-        gpt.save(self, folder, dtype, max_shard_size)

@@ -7,7 +7,6 @@ from keras import ops, tree
 from keras_genai import backend
 from keras_genai.backend import replicas
 from keras_genai.backend.precision import dtype_policy
-from keras_genai.layers import lora
 from keras_genai.layers.positions import KINDS as POSITIONS
 from keras_genai.losses.reduction import weighted_mean
 from keras_genai.training import Model
@@ -22,7 +21,6 @@ from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_sample_weight
 from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import (
-    either,
     integer,
     is_integer,
     number,
@@ -30,6 +28,7 @@ from keras_genai.utils.validation import (
     prompts,
     text,
 )
+from keras_genai.weights.pretrained import Pretrained
 
 # Table 3 of 1706.03762: layers, channels, heads, channels inside, dropout.
 SIZES = {"base": (6, 512, 8, 2048, 0.1), "big": (6, 1024, 16, 4096, 0.3)}
@@ -67,12 +66,18 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class Translator(Tuning, Model):
+class Translator(Tuning, Pretrained, Model):
     """The encoder-decoder of 1706.03762, and Marian's weight for weight.
 
     `fit({"source": ids, "target": ids})` takes two arrays of token ids, filled up with
     `pad_token`; each target ends with `stop_token`. `model.pairs(sources, targets)`
     makes them of texts.
+
+    Published weights (`from_pretrained`, `save_pretrained`): a `MarianMTModel`. A
+    tokenizer in the folder (source.spm, target.spm, vocab.json) is taken along, and
+    what its `generation_config.json` says: `translate` then has the defaults of that
+    file, or else those of transformers (one beam, length_penalty 1, 20 tokens), which
+    are the model's `generation`. A warning names what is passed over.
 
     Args:
         size: `"base"` or `"big"` of table 3. The arguments below, where given, stand
@@ -125,6 +130,9 @@ class Translator(Tuning, Model):
     model.translate(["In the beginning God created the heaven and the earth."])
     ```
     """
+
+    weights_module = "marian"
+    max_shard_size = "50GB"
 
     _ARGUMENTS = (
         *Seq2SeqNetwork._ARGUMENTS,
@@ -690,51 +698,3 @@ class Translator(Tuning, Model):
             "translate": (translate, inputs("tokens")),
             "score": (score, inputs("source", "target")),
         }
-
-    # Published weights
-
-    @classmethod
-    @checked()
-    def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
-        """A model with published weights: a `MarianMTModel`'s folder.
-
-        Args:
-            source: folder with `config.json` and `model.safetensors` (whole or in
-                shards), or an id of the Hugging Face hub, `"owner/name"`. A tokenizer
-                in it (source.spm, target.spm, vocab.json) is taken along, and what its
-                `generation_config.json` says: `translate` then has the defaults of that
-                file, or else those of transformers (one beam, length_penalty 1, 20
-                tokens), which are the model's `generation`. A warning names what is
-                passed over.
-            subfolder: folder within it.
-            variant: `"fp16"` for `model.fp16.safetensors`.
-            **arguments: of the constructor, beside what the configuration says.
-
-        Raises:
-            ValueError: the configuration is of another network, tensors are missing,
-                extra or misshapen (lists them), or the weights are a pickle.
-            ImportError: `safetensors`, or `huggingface_hub` for an id, is missing.
-            OSError: the hub cannot be reached.
-        """
-        from keras_genai.weights import marian
-
-        return marian.load(cls, source, subfolder, variant, **arguments)
-
-    @checked(dtype=text, max_shard_size=either(text, integer(1)))
-    def save_pretrained(self, folder, dtype="float32", max_shard_size="50GB"):
-        """Writes the model, and its tokenizer, as a `MarianMTModel`.
-
-        Args:
-            folder: it is made; the files of those names in it are replaced.
-            dtype: of the weights' file: `"float32"`, `"float16"`, `"bfloat16"` or
-                `"float64"`.
-            max_shard_size: `"5GB"`, `"200MB"` or a number of bytes: larger weights are
-                written in several files beside an index.
-
-        Raises:
-            ValueError: for another dtype, or a network that Marian has not.
-        """
-        from keras_genai.weights import marian
-
-        lora.check_merged(self.network)
-        marian.save(self, folder, dtype, max_shard_size)

@@ -60,3 +60,8 @@ class Tuning:
         """See `keras.Model.save`; with LoRA, merge before."""
         lora.check_merged(self.network)
         super().save(*args, **kwargs)
+
+    def save_pretrained(self, folder, dtype="float32", max_shard_size=None):
+        """See `Pretrained.save_pretrained`; with LoRA, merge before."""
+        lora.check_merged(self.network)
+        super().save_pretrained(folder, dtype, max_shard_size)

@@ -7,7 +7,6 @@ from keras import ops
 from keras_genai import backend
 from keras_genai.backend import random, replicas
 from keras_genai.backend.precision import dtype_policy, widen
-from keras_genai.layers import lora
 from keras_genai.losses.reduction import mean_over_samples
 from keras_genai.training import Model
 from keras_genai.training.data import tensors
@@ -30,7 +29,8 @@ from keras_genai.utils.checks import (
     check_sample_weight,
 )
 from keras_genai.utils.serialization import PACKAGE, configuration, deserialized
-from keras_genai.utils.validation import either, integer, number, text
+from keras_genai.utils.validation import integer, number, text
+from keras_genai.weights.pretrained import Pretrained
 
 # Layers, channels, heads: table 1 of 2010.11929; Ti and S of 2012.12877.
 SIZES = {
@@ -42,7 +42,7 @@ SIZES = {
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class ViT(Tuning, Model):
+class ViT(Tuning, Pretrained, Model):
     """The vision transformer (2010.11929), weight for weight with transformers'.
 
     Called on images it gives the logits of their classes, or, without classes, one
@@ -50,6 +50,11 @@ class ViT(Tuning, Model):
     `fit(images)` learns from images alone (2111.06377): most patches are hidden, the
     network sees the others, and a small decoder paints the hidden ones;
     `model.fine_tuned(num_classes)` goes on from there.
+
+    Published weights (`from_pretrained`, `save_pretrained`): transformers'
+    `ViTForImageClassification`, `ViTModel` or `ViTMAEForPreTraining`. With another
+    `num_classes` the file's classifier is left and a new one made; with another
+    `image_shape` the positions are interpolated.
 
     Args:
         image_shape: `(H, W, C)`, each side divisible by the patch. Images of other
@@ -97,6 +102,9 @@ class ViT(Tuning, Model):
     model = painter.fine_tuned(10)
     ```
     """
+
+    weights_module = "vit"
+    max_shard_size = "50GB"
 
     _ARGUMENTS = (
         *("image_shape", "patch_size", "depth", "hidden", "heads", "hidden_units"),
@@ -530,53 +538,6 @@ class ViT(Tuning, Model):
 
         made = {"embed": (embed, inputs)}
         return {"logits": (logits, inputs), **made} if self.num_classes else made
-
-    # Published weights
-
-    @classmethod
-    @checked()
-    def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
-        """A model with published weights, from a folder in transformers' layout.
-
-        Of a `ViTForImageClassification`, a `ViTModel` or a `ViTMAEForPreTraining`.
-        With another `num_classes` the file's classifier is left and a new one made;
-        with another `image_shape` the places are interpolated.
-
-        Args:
-            source: folder with `config.json` and `model.safetensors` (whole or in
-                shards), or an id of the Hugging Face hub, `"owner/name"`.
-            subfolder: folder within it.
-            variant: `"fp16"` for `model.fp16.safetensors`.
-            **arguments: of the constructor, beside what the configuration says.
-
-        Raises:
-            ValueError: the configuration is of another network, tensors are missing,
-                extra or misshapen (lists them), or the weights are a pickle.
-            ImportError: `safetensors`, or `huggingface_hub` for an id, is missing.
-            OSError: the hub cannot be reached.
-        """
-        from keras_genai.weights import vit
-
-        return vit.load(cls, source, subfolder, variant, **arguments)
-
-    @checked(dtype=text, max_shard_size=either(text, integer(1)))
-    def save_pretrained(self, folder, dtype="float32", max_shard_size="50GB"):
-        """Writes the model in transformers' layout.
-
-        Args:
-            folder: it is made; `config.json` and the weights in it are replaced.
-            dtype: of the weights' file: `"float32"`, `"float16"`, `"bfloat16"` or
-                `"float64"`.
-            max_shard_size: `"5GB"`, `"200MB"` or a number of bytes: larger weights are
-                written in several files beside an index.
-
-        Raises:
-            ValueError: for another dtype, or a network that transformers has not.
-        """
-        from keras_genai.weights import vit
-
-        lora.check_merged(self.network)
-        vit.save(self, folder, dtype, max_shard_size)
 
 
 def _row(size):

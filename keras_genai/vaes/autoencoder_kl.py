@@ -44,12 +44,13 @@ from keras_genai.vaes.kl_networks import (
 )
 from keras_genai.vaes.latent_images import LatentImages
 from keras_genai.vaes.posterior import DiagonalGaussian
+from keras_genai.weights.pretrained import Pretrained
 
 RECONSTRUCTIONS = {"l1": ops.absolute, "l2": ops.square}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class AutoencoderKL(LatentImages, GenerativeModel):
+class AutoencoderKL(Pretrained, LatentImages, GenerativeModel):
     """The KL autoencoder of latent diffusion, weight for weight.
 
     The default arguments make the network of Stable Diffusion 1.x; `from_pretrained`
@@ -68,6 +69,10 @@ class AutoencoderKL(LatentImages, GenerativeModel):
     learns by the hinge loss. The logs show the means over pixels of the error
     (`reconstruction`), the perceptual distance, the KL in nats of an image, -D
     (`adversarial`) and `d discriminator_weight`.
+
+    Published weights (`from_pretrained`, `save_pretrained`): diffusers'
+    `AutoencoderKL`, `subfolder="vae"` of a Stable Diffusion pipeline. Its encoder and
+    decoder are written.
 
     Args:
         image_shape: `(H, W, C)` of the images of `fit` and `generate`; H and W
@@ -113,6 +118,8 @@ class AutoencoderKL(LatentImages, GenerativeModel):
     again = model.decode(latents)                     # (N, 32, 32, 3)
     ```
     """
+
+    weights_module = "autoencoder_kl"
 
     @checked(
         block_channels=integers(0),

@@ -8,7 +8,7 @@ from keras_genai.backend import random
 from keras_genai.backend.precision import widen
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_positive
-from keras_genai.utils.validation import array, either, integer, number, text
+from keras_genai.utils.validation import array, integer, number
 from keras_genai.vaes.posterior import DiagonalGaussian
 from keras_genai.vaes.tiling import tiled
 
@@ -191,59 +191,6 @@ class LatentImages:
             "generate": self.seeded_signature(),
         }
 
-    # Files
-
-    @classmethod
-    @checked()
-    def from_pretrained(cls, source, *, subfolder=None, variant=None, **arguments):
-        """A model with published weights, from a folder in diffusers' layout.
-
-        Args:
-            source: folder with `config.json` and
-                `diffusion_pytorch_model.safetensors` (whole or in shards), or an id of
-                the Hugging Face hub, `"owner/name"`.
-            subfolder: folder within it: `"vae"` of a Stable Diffusion pipeline.
-            variant: `"fp16"` for `diffusion_pytorch_model.fp16.safetensors`.
-            **arguments: of the constructor, beside what the configuration says.
-
-        Returns:
-            The model, its weights in float32.
-
-        Raises:
-            ValueError: the configuration is of another network; tensors are missing,
-                extra or misshapen (lists them); or the weights are a pickle.
-            ImportError: `safetensors`, or `huggingface_hub` for an id, is missing.
-            OSError: the hub cannot be reached.
-
-        Example:
-
-        ```python
-        model = kg.AutoencoderKL.from_pretrained("sd-v1-5", subfolder="vae")
-        ```
-        """
-        from keras_genai.weights import autoencoder_kl
-
-        return autoencoder_kl.load(cls, source, subfolder, variant, **arguments)
-
-    @checked(dtype=text, max_shard_size=either(text, integer(1)))
-    def save_pretrained(self, folder, dtype="float32", max_shard_size="10GB"):
-        """Writes the encoder and decoder in diffusers' layout.
-
-        Args:
-            folder: it is made; `config.json` and the weights in it are replaced.
-            dtype: of the weights' file: `"float32"`, `"float16"`, `"bfloat16"` or
-                `"float64"`. In the dtype of the file that they came from, they are its
-                tensors to the bit.
-            max_shard_size: `"10GB"`, `"200MB"` or a number of bytes: larger weights are
-                written in several files beside an index.
-
-        Raises:
-            ValueError: for another dtype.
-            ImportError: `safetensors` is not installed.
-        """
-        from keras_genai.weights import autoencoder_kl
-
-        autoencoder_kl.save(self, folder, dtype, max_shard_size)
 
 
 def _floats(x, channels, what):
