@@ -6,8 +6,7 @@ content, and of the products of features (Gram matrices) to those of the style.
 
 from collections.abc import Mapping
 
-from keras_genai.dream.climbing import STEPS
-from keras_genai.dream.deepdream import DeepDream
+from keras_genai.dream.deepdream import STEPS, DeepDream
 from keras_genai.dream.features import find, network_of
 from keras_genai.dream.objectives import Content, Style
 from keras_genai.utils.arguments import checked

@@ -12,8 +12,7 @@ from keras_genai.backend import programs, random
 from keras_genai.backend.precision import widen
 from keras_genai.callbacks import image_grid
 from keras_genai.dream import ascent
-from keras_genai.dream.climbing import STEPS
-from keras_genai.dream.deepdream import DeepDream
+from keras_genai.dream.deepdream import STEPS, DeepDream
 from keras_genai.dream.features import Features, find, network_of, preprocessed
 from keras_genai.dream.objectives import Channel
 from keras_genai.dream.parametrization import PARAMETRIZATIONS, warped
