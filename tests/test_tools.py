@@ -102,6 +102,9 @@ def test_a_profile_finds_where_the_time_went(tmp_path):
     profile = runner.profile
     case = '<testcase classname="{}" name="{}"><properties><property '
     case += 'name="process_seconds" value="{}"/></properties></testcase>'
+    # A module that is skipped whole stands there without a class.
+    skipped = report(tmp_path, '<testcase classname="" name="tests.dream.test_x"/>')
+    assert profile.of_report(skipped, "jax", total=1.0)[0].file == ""
     path = report(
         tmp_path,
         case.format("tests.gans.test_cgan", "test_a[1]", 200)

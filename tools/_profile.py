@@ -72,7 +72,7 @@ def of_report(report: Path, backend: str, total: float) -> list[Spent]:
 
 def file_of(classname: str) -> str:
     """`tests.gans.test_cgan.TestCGAN` -> `gans/test_cgan.py`."""
-    parts = classname.split(".")
+    parts = [part for part in classname.split(".") if part]
     for end in range(len(parts), 0, -1):
         path = Path(*parts[:end]).with_suffix(".py")
         if (ROOT / path).is_file():

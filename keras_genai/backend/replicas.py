@@ -165,11 +165,11 @@ def normalizer(weight):
     parts = getattr(_here, "parts", None)
     if parts is not None:
         return parts.normalizer(weight)
-    return _normalizer(total([weight])[0], weight.dtype)
+    return _of_this_part(total([weight])[0])
 
 
-def _normalizer(whole, dtype):
-    return whole if share() is None else whole * ops.cast(share(), dtype)
+def _of_this_part(whole):
+    return whole if share() is None else whole * ops.cast(share(), whole.dtype)
 
 
 class Parts:
@@ -230,9 +230,8 @@ class Parts:
             return weight
         whole = self.totals[self.asked]
         self.asked += 1
-        return _normalizer(whole, weight.dtype) * ops.cast(
-            self.share(self.index), weight.dtype
-        )
+        share = ops.cast(self.share(self.index), weight.dtype)
+        return _of_this_part(whole) * share
 
     def weigh(self, loss_fn):
         """Finds the sums of weights that the losses of the parts are divided by.

@@ -62,7 +62,7 @@ def frozen_mean(batch):
             return run
 
         minimize, before = model.minimize, conformance.values(model.variables)
-        model.minimize = lambda player, loss_fn: loss_fn()
+        model.minimize = lambda player, loss_fn, *data: loss_fn(*data)
         model.losses = patched(recording)
         model.train_step((*batch(conformance.BATCH), None))
         conformance.restore(model.variables, before)
