@@ -9,10 +9,9 @@ or says what went wrong.
 look as if they were not.
 """
 
-import json
-import os
 import sys
-import traceback
+
+from answering import answer_each_line, answers
 
 HIDDEN = ("keras", "keras_genai", "tf_keras", "jax", "torch")
 
@@ -59,18 +58,11 @@ def serve(folder, calls, arrays):
 
 
 def main():
-    # What libraries print must not stand among the answers.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    file = answers()
     sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
     import tensorflow  # noqa: F401  (while the first request is prepared)
 
-    for line in sys.stdin:
-        try:
-            answer = {"signatures": serve(**json.loads(line))}
-        except Exception:
-            answer = {"error": traceback.format_exc()}
-        print(json.dumps(answer), file=answers, flush=True)
+    answer_each_line(file, lambda request: {"signatures": serve(**request)})
 
 
 if __name__ == "__main__":

@@ -6,29 +6,25 @@ child itself is tested in `tests/export/`.)
 """
 
 import gc
-import json
-import os
-import sys
-import traceback
+
+from answering import answer_each_line, answers
 
 
 def main():
-    # What libraries print must not stand among the answers.
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    file = answers()
     import keras
 
     from keras_genai.export import child
 
-    for line in sys.stdin:
+    def work(job):
         try:
-            child.work(json.loads(line))
-            answer = {}
-        except Exception:
-            answer = {"error": traceback.format_exc()}
-        print(json.dumps(answer), file=answers, flush=True)
-        keras.backend.clear_session()
-        gc.collect()
+            child.work(job)
+        finally:
+            keras.backend.clear_session()
+            gc.collect()
+        return {}
+
+    answer_each_line(file, work)
 
 
 if __name__ == "__main__":

@@ -134,7 +134,8 @@ def main() -> int:
         total, spent = Counts(), []
         for step, ended in run(steps, options.jobs):
             total += tell(step, ended)
-            spent += spent_in(step, ended.process_seconds)
+            if options.profile:
+                spent += spent_in(step, ended.process_seconds)
         if options.profile:
             print(f"\n{profile.tables(spent)}")
             for complaint in profile.over_the_limit(spent):

@@ -220,16 +220,16 @@ def write(x, values, index):
     Args:
         x: `(B, K, S, d)`. On PyTorch it is changed, where nothing is differentiated.
         values: `(B, K, T, d)`, of the same type.
-        index: integer or int32 scalar: the first place to write, at most S - T.
+        index: integer or int32 scalar: the first position to write, at most S - T.
 
     Returns:
-        Tensor like `x`, `values` at the places `index` to `index + T - 1`.
+        Tensor like `x`, `values` at the positions `index` to `index + T - 1`.
     """
     raise NotImplementedError
 
 
 def cross_entropy(labels, logits):
-    """`-log softmax(logits)[labels]`, of each place.
+    """`-log softmax(logits)[labels]`, at each position.
 
     Args:
         labels: int32 `(...)`, in [0, K).
@@ -242,7 +242,7 @@ def cross_entropy(labels, logits):
 
 
 def argmax(x):
-    """The place of the largest number on the last axis, the first of equals: int32.
+    """The index of the largest number on the last axis, the first of equals: int32.
 
     Keras's own looks at the sign of every zero, which costs three passes over `x` and
     has no ONNX operation.
@@ -411,7 +411,7 @@ def from_host(x):
     """A NumPy array or a number as a tensor, of which nothing is compiled.
 
     Args:
-        x: NumPy array or number; what is written into it afterwards is not seen.
+        x: NumPy array or number, which is not written into while the tensor is used.
     """
     return ops.convert_to_tensor(x)
 

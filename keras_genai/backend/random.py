@@ -44,8 +44,6 @@ from keras_genai.backend import primitives, replicas
 from keras_genai.backend.cipher import shift_right
 from keras_genai.backend.threefry import (
     check_seed,
-    is_integer,
-    is_number,
     key,
     signed,
     threefry2x32,
@@ -55,6 +53,7 @@ from keras_genai.backend.threefry import (
     subkey as subkey,
 )
 from keras_genai.utils.serialization import PACKAGE
+from keras_genai.utils.validation import is_integer, is_number
 
 # Up to here NumPy is the fastest: op by op a backend spends its time in dispatch.
 _HOST_BLOCKS = 2**15

@@ -189,7 +189,10 @@ class Parts:
         self.batch, self.count = batch, count
         leaves = [x for x in keras.tree.flatten(batch) if x is not None]
         self.rows = ops.shape(leaves[0])[0]
-        self.totals = self.asked = None
+        # Of each of the loss's calls of `normalizer`, in their order: the sum of all
+        # parts' weights, and those that `weigh` gathers for it.
+        self.totals, self.weights = None, []
+        self.index = self.asked = 0  # the present part, and its next call
 
     def cut(self, index):
         """The tensors of one part."""

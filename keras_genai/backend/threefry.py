@@ -5,11 +5,11 @@ import hashlib
 import operator
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_genai.backend import primitives
 from keras_genai.backend.cipher import rounds, signed
+from keras_genai.utils.validation import is_integer
 
 
 def threefry2x32(key, counter):
@@ -99,14 +99,6 @@ def _hash(stream):
 
 def is_tensor(x):
     return ops.is_tensor(x) or isinstance(x, keras.Variable)
-
-
-def is_integer(x):
-    return isinstance(x, int | np.integer) and not isinstance(x, bool)
-
-
-def is_number(x):
-    return isinstance(x, float | np.floating) or is_integer(x)
 
 
 def concrete(x):

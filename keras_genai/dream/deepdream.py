@@ -13,7 +13,6 @@ from keras import ops
 from keras_genai import backend
 from keras_genai.backend import random
 from keras_genai.backend.precision import widen
-from keras_genai.backend.threefry import is_integer
 from keras_genai.dream import ascent
 from keras_genai.dream.features import Features, find, network_of, preprocessed
 from keras_genai.dream.objectives import Layer, Objective
@@ -27,6 +26,7 @@ from keras_genai.utils.validation import (
     array,
     integer,
     integers,
+    is_integer,
     mapping,
     number,
     optional,

@@ -93,7 +93,7 @@ class Conv2D(_Padded, keras.layers.Conv2D):
         filters=integer(),
         kernel_size=_SIZES,
         strides=_SIZES,
-        padding=either(integer(0), text),
+        padding=_PADDING,
     )
     def __init__(self, filters, kernel_size, strides=1, padding="valid", **kwargs):
         padding = self._take(padding)

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from keras_genai.backend.threefry import is_integer
 from keras_genai.transformers.checks import check_tokens
+from keras_genai.utils.validation import is_integer
 
 
 class Prompts:

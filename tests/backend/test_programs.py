@@ -129,7 +129,7 @@ def test_several_threads_get_what_they_ask_for():
     assert len(model.programs) <= KEPT
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="Python alone: once will do.")
+@pytest.mark.once
 def test_traits():
     model = kg.VAE(image_shape=(4, 4, 1), latent_dim=2, hidden_units=(4,))
     first = Traits(model)

@@ -1,0 +1,28 @@
+"""What a worker does with each line of JSON that it is given: see `Worker`."""
+
+import json
+import os
+import sys
+import traceback
+
+
+def answers():
+    """The standard output, apart from what libraries print: that goes to stderr."""
+    kept = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return kept
+
+
+def answer_each_line(file, answer):
+    """Writes a line of JSON for each on the standard input.
+
+    Args:
+        file: of `answers`.
+        answer: function dict -> dict; what it raises is the answer's `"error"`.
+    """
+    for line in sys.stdin:
+        try:
+            made = answer(json.loads(line))
+        except Exception:
+            made = {"error": traceback.format_exc()}
+        print(json.dumps(made), file=file, flush=True)
