@@ -7,7 +7,7 @@ from keras import ops
 from keras_genai.backend import random
 from keras_genai.training.inference import Inference
 from keras_genai.training.model import Model
-from keras_genai.utils.arguments import checked
+from keras_genai.utils.arguments import check_known, checked, names_of
 from keras_genai.utils.checks import check_labels, check_positive
 from keras_genai.utils.memory import check_room
 
@@ -84,6 +84,9 @@ class Sampling(Inference):
             Iterator of NumPy float32 arrays `(b, H, W, C)`, b at most `batch_size`.
         """
         seed = random.check_seed(seed)
+        known = names_of(self.generate) + names_of(self.draw)
+        for name in options:
+            check_known(name, known, f"{type(self).__name__}.generate")
         labels, n = self._labels_to_draw(n, seed, labels)
         check_positive("batch_size", batch_size)
         size = self.programs.rows(n, batch_size)

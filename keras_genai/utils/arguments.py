@@ -9,6 +9,7 @@ Names that mean the same everywhere (`seed`, `batch_size`, `dropout`) are declar
 in `USUAL`; a function names those of its own.
 """
 
+import difflib
 import functools
 import inspect
 
@@ -60,6 +61,7 @@ def _same(check, names):
     return dict.fromkeys(names.split(), check)
 
 
+UNKNOWN = "has no argument"  # as `load_model` finds it in an error of Keras
 EPOCHS = 10**6  # the most of a fit
 
 # Argument -> check, for the names that mean the same in every signature.
@@ -166,11 +168,13 @@ def _wrapped(function, checks):
             table[argument.name] = entry
         if argument.kind != argument.KEYWORD_ONLY:
             places.append(entry)
-    return _runner(function, signature, places, table)
+    open_ended = inspect.Parameter.VAR_KEYWORD in kinds
+    return _runner(function, signature, places, table, open_ended)
 
 
-def _runner(function, signature, places, table):
+def _runner(function, signature, places, table, open_ended):
     count = len(places)
+    constructor = function.__name__ == "__init__"
 
     def converted(entry, value):
         name, check, default = entry
@@ -185,6 +189,8 @@ def _runner(function, signature, places, table):
             for value, entry in zip(args, places, strict=False)
         ]
         for name in kwargs:
+            if name not in signature.parameters and (constructor or not open_ended):
+                _check_unknown(function, name, args, open_ended)
             if name in table:
                 kwargs[name] = converted(table[name], kwargs[name])
         try:
@@ -197,3 +203,47 @@ def _runner(function, signature, places, table):
 
     run.__signature__ = signature  # Keras reads it without following __wrapped__
     return run
+
+
+def check_known(name, known, called):
+    """Refuses a keyword that is not known, and names the nearest.
+
+    Args:
+        name: the keyword.
+        known: the names that there are.
+        called: what was called, for the message.
+
+    Raises:
+        TypeError: as of Python where it looks itself.
+    """
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near += [each for each in known if each not in near and _share(name, each)][:3]
+    says = f"did you mean {' or '.join(near)}?" if near else ""
+    says = says or f"it takes {', '.join(known)}."
+    raise TypeError(f"{called} {UNKNOWN} {name}; {says}")
+
+
+def _check_unknown(function, name, args, open_ended):
+    """The same for a keyword of a function that `checked` is at."""
+    known, called = names_of(function), function.__qualname__
+    if function.__name__ == "__init__":
+        called = type(args[0]).__name__
+        if open_ended:  # it hands on what it does not know to its bases
+            for base in type(args[0]).__mro__:
+                known += names_of(base.__init__)
+            known.append("input_shape")  # of Keras's layers
+    check_known(name, list(dict.fromkeys(known)), called)
+
+
+def names_of(function):
+    """The arguments of a function that a keyword can name."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    found = inspect.signature(function).parameters.values()
+    return [each.name for each in found if each.kind in kinds and each.name != "self"]
+
+
+def _share(one, other):
+    """Whether two names have a word in common: `heads` and `num_heads`."""
+    return bool(set(one.split("_")) & set(other.split("_")) - {"num", "id", "dim"})
