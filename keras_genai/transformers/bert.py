@@ -14,7 +14,7 @@ from keras_genai.training.inference import Range
 from keras_genai.training.optimizer import decaying
 from keras_genai.transformers.bert_network import BERTNetwork
 from keras_genai.transformers.checks import check_tokens, filled, row_of
-from keras_genai.transformers.masking import (
+from keras_genai.transformers.mlm import (
     mask_tokens,
     not_padding,
     word_numbers,

@@ -1,4 +1,4 @@
-"""GPT: a transformer that writes on (Radford and others, 2018 and 2019).
+"""GPT: a decoder-only language model (Radford and others, 2018 and 2019).
 
 GPT-2 as it was published, and by arguments what came after: root-mean-square
 normalization (1910.07467), rotary positions (2104.09864), SwiGLU (2002.05202) and
@@ -19,23 +19,27 @@ from keras_genai.losses.reduction import weighted_mean
 from keras_genai.training import Model
 from keras_genai.training.inference import Range
 from keras_genai.training.optimizer import decaying
+from keras_genai.transformers import text_generation
 from keras_genai.transformers.checks import check_rate, check_tokens, filled, row_of
 from keras_genai.transformers.gpt_network import GPTNetwork
-from keras_genai.transformers.gpt_writing import GPTWriting, positions_of
-from keras_genai.transformers.masking import not_padding
+from keras_genai.transformers.logits_processors import NUMBERS, SamplingConfig
+from keras_genai.transformers.mlm import not_padding
 from keras_genai.transformers.prompts import Prompts
-from keras_genai.transformers.rules import Rules
 from keras_genai.transformers.tuning import Tuning
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import (
     either,
+    flag,
     integer,
     mapping,
+    network,
+    number,
     optional,
     prompts,
     text,
     tuple_of,
+    word,
 )
 from keras_genai.weights.pretrained import Pretrained
 
@@ -52,7 +56,7 @@ STOP = 50_256  # <|endoftext|>
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class GPT(Tuning, Pretrained, GPTWriting, Model):
+class GPT(Tuning, Pretrained, Model):
     """A language model that learns the next token, weight for weight GPT-2 or Llama.
 
     `fit(tokens)` takes token ids `(N, T)` and minimises the mean negative
@@ -118,6 +122,7 @@ class GPT(Tuning, Pretrained, GPTWriting, Model):
     ```
     """
 
+    unit_name = "text"
     weights_module = "gpt"
     max_shard_size = "50GB"
 
@@ -336,7 +341,7 @@ class GPT(Tuning, Pretrained, GPTWriting, Model):
         positions = None
         if mask is not None:
             mask = ops.cast(mask, "bool")
-            positions = positions_of(mask)
+            positions = text_generation.positions_of(mask)
         return self.run_averaged(
             "network",
             lambda: self.network(
@@ -352,6 +357,124 @@ class GPT(Tuning, Pretrained, GPTWriting, Model):
 
     def sampling_variables(self):
         return self.averaged_variables("network")
+
+    # Text generation
+
+    @checked(
+        prompts=either(integer(1, 10**6), prompts),
+        stop=either(word, tuple_of(text, least=0)),
+        temperature=number(">= 0"),
+        top_k=integer(1),
+        top_p=number("(0, 1]"),
+        min_p=number("[0, 1]"),
+        repetition_penalty=number("> 0"),
+        no_repeat_ngram=integer(1),
+        length_penalty=number(),
+        contrastive=number("[0, 1]"),
+        draft=network,
+        draft_tokens=integer(1, 1000),
+        stream=flag,
+    )
+    def generate(
+        self,
+        prompts,
+        max_new_tokens=None,
+        seed=0,
+        *,
+        temperature=1.0,
+        top_k=None,
+        top_p=None,
+        min_p=None,
+        repetition_penalty=1.0,
+        no_repeat_ngram=None,
+        beam_size=None,
+        length_penalty=1.0,
+        early_stopping=False,
+        contrastive=None,
+        draft=None,
+        draft_tokens=4,
+        stop=(),
+        stream=False,
+        batch_size=64,
+        verbose=0,
+    ):
+        """Writes on from prompts, or from nothing.
+
+        Row i depends on the seed, its prompt and i alone, not on `batch_size`.
+
+        Args:
+            prompts: integers `(N, T)`; a list of lists of them, of any lengths; with a
+                tokenizer a string or a list of strings; or the number of texts to write
+                that begin with `stop_token`.
+            max_new_tokens: by default as many as the context leaves each prompt room
+                for.
+            seed: integer >= 0.
+            temperature: the logits are divided by it; 0 takes the most probable token.
+            top_k: draws from that many of the most probable tokens.
+            top_p: draws from the most probable tokens that together have that
+                probability (1904.09751).
+            min_p: draws from the tokens at least that many times as probable as the
+                most probable one (2407.01082).
+            repetition_penalty: over 1 makes what occurred less probable (1909.05858).
+            no_repeat_ngram: no sequence of that many tokens occurs twice.
+            beam_size: K, searches for the most probable text by K beams instead of
+                drawing: see `decoding.beam_search`.
+            length_penalty: of beams: over 0 prefers longer texts.
+            early_stopping: of beams: whether K ended ones are enough.
+            contrastive: the penalty in [0, 1] of contrastive search (2202.06417), among
+                `top_k` tokens, instead of drawing.
+            draft: a smaller `GPT` of the same vocabulary that proposes tokens, of which
+                this model takes those that it would have drawn (2211.17192): the same
+                distribution (with temperature 0 the same text), in fewer steps.
+            draft_tokens: how many it proposes at a time.
+            stop: strings that end a text, beside the `stop_token`; they are not in it.
+            stream: an iterator is returned of the pieces of what is written on from one
+                prompt, as they come: strings, or token ids.
+            batch_size: rows in one pass.
+            verbose: 1 prints what is written on from a single prompt as it comes, or
+                shows a progress bar of several.
+
+        Returns:
+            Of strings, strings: prompt and continuation. Of lists, a list of NumPy
+            arrays that end where the text ends. Else NumPy int32 `(N, T + new)`, filled
+            up with `pad_token` or `stop_token`.
+
+        Raises:
+            ValueError: for arguments that are out of range or contradict each other,
+                tokens outside the vocabulary, and prompts that are empty or too long.
+        """
+        config = SamplingConfig(
+            temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram
+        )
+        return text_generation.generate(
+            self,
+            prompts,
+            config,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            beam_size=beam_size,
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+            contrastive=contrastive,
+            draft=draft,
+            draft_tokens=draft_tokens,
+            stop=stop,
+            stream=stream,
+            batch_size=batch_size,
+            verbose=verbose,
+        )
+
+    @property
+    def stop_tokens(self):
+        """The ids that end a text, a tuple."""
+        stop = self.stop_token
+        return () if stop is None else stop if isinstance(stop, tuple) else (stop,)
+
+    @property
+    def fill_token(self):
+        """What follows the end of a text."""
+        tokens = (self.pad_token, *self.stop_tokens, 0)
+        return next(token for token in tokens if token is not None)
 
     # Scores and vectors
 
@@ -436,7 +559,7 @@ class GPT(Tuning, Pretrained, GPTWriting, Model):
     def export_signatures(self):
         """What `export` writes: name -> (function, its inputs); the first serves.
 
-        - `generate`: `tokens (batch, length)`, filled up behind, `lengths (batch,)`,
+        - `generate`: `tokens (batch, length)`, right-padded, `lengths (batch,)`,
           `seed`, `temperature` (0: the most probable token) and `top_p` (1: all tokens)
           -> `tokens (batch, length + new)`, moved to the right so that all prompts end
           at `length`: the whole loop with its cache, until each row has its
@@ -452,21 +575,30 @@ class GPT(Tuning, Pretrained, GPTWriting, Model):
         lengths = ("lengths", (None,), "int32")
 
         def generate(tokens, lengths, seed, temperature, top_p):
-            key = random.key(seed, "generate/tokens")
             # At so low a temperature a draw is the largest logit.
-            numbers = (ops.maximum(temperature, 1e-6), top_p, None, None, None)
-            plan = ("sample", Rules(top_p=1.0).bound(numbers))
+            values = {"temperature": ops.maximum(temperature, 1e-6), "top_p": top_p}
             limits = self.context - lengths
-            length = ops.shape(tokens)[1] + ops.max(limits)
-            made = self.write(tokens, lengths, limits, length, plan, key)
-            return {"tokens": made}
+            rows = text_generation.decode(
+                self,
+                tokens,
+                lengths,
+                limits,
+                ops.shape(tokens)[1] + ops.max(limits),
+                config=SamplingConfig(top_p=1.0),
+                numbers=[values.get(name) for name in NUMBERS],
+                key=random.key(seed, "generate/tokens"),
+            )
+            return {"tokens": rows}
 
         return {
             "generate": (
                 generate,
                 [
-                    *(tokens, lengths, ("seed", (), "int32")),
-                    *(("temperature", (), "float32"), ("top_p", (), "float32")),
+                    tokens,
+                    lengths,
+                    ("seed", (), "int32"),
+                    ("temperature", (), "float32"),
+                    ("top_p", (), "float32"),
                 ],
             ),
             "score": (
