@@ -39,25 +39,6 @@ def put(tokens, position, values):
     return ops.where(here, ops.expand_dims(values, -1), tokens)
 
 
-def padded_left(tokens, lengths):
-    """Right-padded rows, left-padded.
-
-    Args:
-        tokens: int32 `(B, T)`.
-        lengths: int32 `(B,)`, or None where all are T.
-
-    Returns:
-        `(tokens, valid)`, each `(B, T)`; `valid` is False where there is padding.
-    """
-    if lengths is None:
-        return tokens, ops.ones_like(tokens, dtype="bool")
-    count = ops.shape(tokens)[1]
-    gap = count - ops.expand_dims(ops.cast(lengths, "int32"), 1)  # (B, 1)
-    index = ops.arange(count, dtype="int32") - gap
-    tokens = ops.take_along_axis(tokens, ops.maximum(index, 0), axis=1)
-    return tokens, index >= 0
-
-
 def visible_before(valid, position):
     """bool `(R, L)`: the tokens before a position, without padding."""
     before = ops.arange(ops.shape(valid)[-1], dtype="int32") < position

@@ -20,13 +20,13 @@ from keras_genai.training import Model
 from keras_genai.training.inference import Range
 from keras_genai.training.optimizer import decaying
 from keras_genai.transformers import text_generation
-from keras_genai.transformers.checks import check_rate, check_tokens, filled, row_of
 from keras_genai.transformers.gpt_network import GPTNetwork
 from keras_genai.transformers.logits_processors import NUMBERS, SamplingConfig
-from keras_genai.transformers.mlm import not_padding
+from keras_genai.transformers.padding import not_padding, pad_rows, positions_of
 from keras_genai.transformers.prompts import Prompts
 from keras_genai.transformers.tuning import Tuning
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_tokens, row_of
 from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import (
     either,
@@ -179,59 +179,69 @@ class GPT(Tuning, Pretrained, Model):
     ):
         super().__init__(seed=seed, **kwargs)
         self.supports_masking = True  # see compute_mask
-        row = row_of(size, SIZES, ("depth", "hidden", "heads"))
-        given = {"depth": depth, "hidden": hidden, "heads": heads}
-        row |= {name: value for name, value in given.items() if value is not None}
-        depth, hidden, heads = row.values()
+        sizes = row_of(size, SIZES, ("depth", "hidden", "heads"))
+        self.depth = sizes["depth"] if depth is None else depth
+        self.hidden = sizes["hidden"] if hidden is None else hidden
+        self.heads = sizes["heads"] if heads is None else heads
         if hidden_units is None:
-            hidden_units = 8 * hidden // 3 if activation in GATED else 4 * hidden
+            gated = activation in GATED
+            hidden_units = 8 * self.hidden // 3 if gated else 4 * self.hidden
+        self.hidden_units = hidden_units
         if vocabulary_size is None:
             known = VOCABULARY if tokenizer is None else tokenizer.vocabulary_size
             vocabulary_size = known
-        if stop_token is None and tokenizer is None and vocabulary_size == VOCABULARY:
-            stop_token = STOP
-        dropout = check_rate("dropout", dropout)
+        self.vocabulary_size = vocabulary_size
+        self.context = context
+        self.activation = activation
+        self.norm = norm
+        self.epsilon = epsilon
+        self.positions = positions
+        self.theta = theta
+        self.rope_scaling = rope_scaling
+        self.kv_heads = kv_heads
+        self.head_dim = head_dim
+        self.use_bias = use_bias
+        self.tied = tied
+        self.window = window
+        self.qk_norm = qk_norm
+        self.dropout = float(dropout)
         if attention_dropout is None:
-            attention_dropout = dropout
-        check_rate("attention_dropout", attention_dropout)
-        given = locals()
-        self._set(
-            {name: given[name] for name in GPTNetwork._ARGUMENTS},
-            pad_token,
-            stop_token,
-            ema_decay,
-            tokenizer,
-            kwargs.get("dtype"),
-        )
-
-    def _set(self, arguments, pad_token, stop_token, ema_decay, tokenizer, dtype):
-        for name, value in arguments.items():
-            setattr(self, name, value)
+            attention_dropout = self.dropout
+        self.attention_dropout = attention_dropout
+        self.remat = remat
         self.tokenizer = tokenizer
+        self._set_tokens(pad_token, stop_token)
+        self.ema_decay = ema_decay
+        with dtype_policy(kwargs.get("dtype")):
+            self.network = GPTNetwork(
+                **{name: getattr(self, name) for name in GPTNetwork._ARGUMENTS},
+                seed=self.seed,
+                stream="gpt",
+                name="network",
+            )
+        self.set_players("network", ema="network", ema_decay=ema_decay)
+
+    def _set_tokens(self, pad_token, stop_token):
+        """Takes those of the tokenizer where none are given; refuses unknown ones."""
+        tokenizer = self.tokenizer
         if tokenizer is not None:
             tokenizer.check_fits(self.vocabulary_size, "the model")
             pad_token = tokenizer.pad_id if pad_token is None else pad_token
             stop_token = tokenizer.eos_id if stop_token is None else stop_token
+        elif stop_token is None and self.vocabulary_size == VOCABULARY:
+            stop_token = STOP
         if isinstance(stop_token, (list, tuple)):
             stop_token = tuple(stop_token)
-        stops = stop_token if isinstance(stop_token, tuple) else (stop_token,)
-        for name, token in (
-            ("pad_token", pad_token),
-            *(("stop_token", token) for token in stops),
-        ):
+        self.pad_token = pad_token
+        self.stop_token = stop_token
+        tokens = [("pad_token", pad_token)]
+        tokens += [("stop_token", token) for token in self.stop_tokens]
+        for name, token in tokens:
             if token is not None and token not in range(self.vocabulary_size):
                 raise ValueError(
                     f"{name} must be a token of the vocabulary, in [0, "
                     f"vocabulary_size={self.vocabulary_size}), or None; got {token!r}."
                 )
-        self.pad_token = pad_token
-        self.stop_token = stop_token
-        self.ema_decay = ema_decay
-        with dtype_policy(dtype):
-            self.network = GPTNetwork(
-                **arguments, seed=self.seed, stream="gpt", name="network"
-            )
-        self.set_players("network", ema="network", ema_decay=ema_decay)
 
     def check_data(self, x, condition, weight):
         check_tokens(x, self.vocabulary_size)
@@ -341,7 +351,7 @@ class GPT(Tuning, Pretrained, Model):
         positions = None
         if mask is not None:
             mask = ops.cast(mask, "bool")
-            positions = text_generation.positions_of(mask)
+            positions = positions_of(mask)
         return self.run_averaged(
             "network",
             lambda: self.network(
@@ -508,7 +518,7 @@ class GPT(Tuning, Pretrained, Model):
         """`fn` of rows, which are filled up to a shape that many calls share."""
         how = ((tokens.shape[1],), batch_size, (most,))
         size, width = self.programs.shape(name, len(tokens), *how)
-        arrays = [filled(tokens, width, self.fill_token), lengths]
+        arrays = [pad_rows(tokens, width, self.fill_token), lengths]
         variables = self.sampling_variables()
         return self.run_in_batches(name, fn, variables, arrays, batch_size, size)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_genai.transformers.checks import check_tokens
+from keras_genai.utils.checks import check_tokens
 from keras_genai.utils.validation import is_integer
 
 

@@ -10,7 +10,7 @@ from keras_genai.layers import Dropout, TransformerBlock
 from keras_genai.layers.normal_block import NormalBlock
 from keras_genai.layers.positions import PositionEmbedding
 from keras_genai.layers.transformer_block import tied_logits
-from keras_genai.transformers.checks import check_length
+from keras_genai.utils.checks import check_length
 from keras_genai.utils.serialization import PACKAGE
 
 
@@ -30,10 +30,23 @@ class Seq2SeqNetwork(NormalBlock):
     """
 
     _ARGUMENTS = (
-        *("vocabulary_size", "context", "depth", "decoder_depth", "hidden", "heads"),
-        *("hidden_units", "activation", "norm_first", "epsilon", "positions"),
-        *("scale_embedding", "logits_bias", "dropout", "attention_dropout"),
-        *("hidden_dropout", "remat"),
+        "vocabulary_size",
+        "context",
+        "depth",
+        "decoder_depth",
+        "hidden",
+        "heads",
+        "hidden_units",
+        "activation",
+        "norm_first",
+        "epsilon",
+        "positions",
+        "scale_embedding",
+        "logits_bias",
+        "dropout",
+        "attention_dropout",
+        "hidden_dropout",
+        "remat",
     )
 
     def __init__(
@@ -58,7 +71,23 @@ class Seq2SeqNetwork(NormalBlock):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self._keep(locals())
+        self.vocabulary_size = vocabulary_size
+        self.context = context
+        self.depth = depth
+        self.decoder_depth = decoder_depth
+        self.hidden = hidden
+        self.heads = heads
+        self.hidden_units = hidden_units
+        self.activation = activation
+        self.norm_first = norm_first
+        self.epsilon = epsilon
+        self.positions = positions
+        self.scale_embedding = scale_embedding
+        self.logits_bias = logits_bias
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+        self.hidden_dropout = hidden_dropout
+        self.remat = remat
         self.initial_std = hidden**-0.5  # scaled up, as large as the positions'
         self.table = self._table("table", vocabulary_size, hidden)
         self.places = PositionEmbedding(

@@ -8,7 +8,7 @@ from keras import ops
 from keras_genai import backend
 from keras_genai.backend import random
 from keras_genai.transformers import decoding
-from keras_genai.transformers.checks import filled
+from keras_genai.transformers.padding import pad_rows, padded_left, positions_of
 from keras_genai.transformers.prompts import Prompts
 from keras_genai.transformers.speculative import speculative_sample
 from keras_genai.transformers.streaming import TokenStream
@@ -161,7 +161,7 @@ def _rows(model, prompts, config, search, penalties, seed, batch_size, verbose):
         run,
         variables,
         [
-            filled(prompts.tokens, width, model.fill_token),
+            pad_rows(prompts.tokens, width, model.fill_token),
             prompts.lengths,
             prompts.limits,
         ],
@@ -207,7 +207,7 @@ def _states(model, prompts, config, seed):
         )
 
     begin, advance = compiled(begin), compiled(advance)
-    tokens = filled(prompts.tokens, width, model.fill_token)
+    tokens = pad_rows(prompts.tokens, width, model.fill_token)
     arrays = (_key(seed), config.numbers, prompts.limits, prompts.lengths, tokens)
     *inputs, lengths, tokens = map(backend.from_host, arrays)
     valid, state = begin(*inputs, lengths, tokens)
@@ -352,7 +352,7 @@ def _sampler(model, config, numbers, key, *, prompt, valid, limits, first=0):
     )
 
 
-class Prefilled(NamedTuple):
+class Prepad_rows(NamedTuple):
     """Prompts of T positions that a model has read, with room up to L.
 
     Attributes:
@@ -380,7 +380,7 @@ def prefill(model, tokens, lengths, length):
         length: L.
     """
     batch, prompt = ops.shape(tokens)
-    tokens, valid = decoding.padded_left(tokens, lengths)
+    tokens, valid = padded_left(tokens, lengths)
     room = ops.full((batch, length - prompt), model.fill_token, "int32")
     whole = ops.concatenate([tokens, room], axis=1)
     count = ops.concatenate([valid, ops.ones_like(room, dtype="bool")], axis=1)
@@ -388,12 +388,12 @@ def prefill(model, tokens, lengths, length):
     blocks = model.network.empty_cache(batch, length)
     if lengths is None:
         hidden, blocks = model.network.hidden_states(tokens, None, None, blocks, 0)
-        return Prefilled(hidden, whole, count, (blocks, ()))
+        return Prepad_rows(hidden, whole, count, (blocks, ()))
     hidden, blocks = model.network.hidden_states(
         tokens, valid, positions_of(valid), blocks, 0
     )
     shift = ops.sum(ops.cast(valid, "int32"), axis=1, keepdims=True) - prompt
-    return Prefilled(hidden, whole, count, (blocks, (count, shift)))
+    return Prepad_rows(hidden, whole, count, (blocks, (count, shift)))
 
 
 def step_of(model, prompt, hidden=False):
@@ -430,8 +430,3 @@ def block_step_of(model):
         return model.network.logits(x), (blocks, (valid, shift))
 
     return step
-
-
-def positions_of(mask):
-    """The positions of tokens without padding: int32 like `mask`."""
-    return ops.maximum(ops.cumsum(ops.cast(mask, "int32"), axis=1) - 1, 0)

@@ -12,13 +12,13 @@ from keras_genai.losses.reduction import weighted_mean
 from keras_genai.training import Model
 from keras_genai.training.inference import Range
 from keras_genai.transformers import decoding
-from keras_genai.transformers.checks import check_tokens, filled, row_of
 from keras_genai.transformers.logits_processors import MINUS
+from keras_genai.transformers.padding import pad_rows
 from keras_genai.transformers.seq2seq_network import Seq2SeqNetwork
 from keras_genai.transformers.translation_config import TranslationConfig
 from keras_genai.transformers.tuning import Tuning
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.checks import check_sample_weight
+from keras_genai.utils.checks import check_sample_weight, check_tokens, row_of
 from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import (
     integer,
@@ -136,7 +136,11 @@ class Translator(Tuning, Pretrained, Model):
 
     _ARGUMENTS = (
         *Seq2SeqNetwork._ARGUMENTS,
-        *("label_smoothing", "pad_token", "start_token", "stop_token", "seed"),
+        "label_smoothing",
+        "pad_token",
+        "start_token",
+        "stop_token",
+        "seed",
     )
 
     @checked(
@@ -176,17 +180,33 @@ class Translator(Tuning, Pretrained, Model):
         **kwargs,
     ):
         super().__init__(seed=seed, **kwargs)
-        given = locals()
-        for name in self._ARGUMENTS:
-            setattr(self, name, given[name])
-        names = ("depth", "hidden", "heads", "hidden_units", "dropout")
-        for name, value in row_of(size, SIZES, names).items():
-            setattr(self, name, value if given[name] is None else given[name])
+        sizes = row_of(
+            size, SIZES, ("depth", "hidden", "heads", "hidden_units", "dropout")
+        )
+        self.depth = sizes["depth"] if depth is None else depth
         self.decoder_depth = decoder_depth or self.depth
-        self.tokenizer = tokenizer
+        self.hidden = sizes["hidden"] if hidden is None else hidden
+        self.heads = sizes["heads"] if heads is None else heads
+        if hidden_units is None:
+            hidden_units = sizes["hidden_units"]
+        self.hidden_units = hidden_units
         if vocabulary_size is None:
             known = 32_000 if tokenizer is None else tokenizer.vocabulary_size
-            self.vocabulary_size = known
+            vocabulary_size = known
+        self.vocabulary_size = vocabulary_size
+        self.context = context
+        self.activation = activation
+        self.norm_first = norm_first
+        self.epsilon = epsilon
+        self.positions = positions
+        self.scale_embedding = scale_embedding
+        self.logits_bias = logits_bias
+        self.dropout = sizes["dropout"] if dropout is None else dropout
+        self.attention_dropout = attention_dropout
+        self.hidden_dropout = hidden_dropout
+        self.label_smoothing = label_smoothing
+        self.remat = remat
+        self.tokenizer = tokenizer
         self._check_arguments()
         self._set_tokens(pad_token, start_token, stop_token)
         self.generation = TranslationConfig.of(generation)
@@ -496,7 +516,7 @@ class Translator(Tuning, Pretrained, Model):
             (*name, longest, defaults),
             run,
             self.network.variables,
-            [filled(sources, width, self.pad_token), limits],
+            [pad_rows(sources, width, self.pad_token), limits],
             size,
             constants=[np.float32(length_penalty)],
             verbose=verbose,
@@ -641,7 +661,7 @@ class Translator(Tuning, Pretrained, Model):
             name, len(arrays[0]), lengths, batch_size, most
         )
         arrays = [
-            filled(array, width, self.pad_token)
+            pad_rows(array, width, self.pad_token)
             for array, width in zip(arrays, widths, strict=True)
         ]
         variables = self.network.variables

@@ -8,7 +8,7 @@ import keras_genai as kg
 from keras_genai.backend import programs
 from keras_genai.layers import lora
 from keras_genai.transformers.logits_processors import SamplingConfig
-from keras_genai.transformers.mlm import not_padding
+from keras_genai.transformers.padding import not_padding
 
 SIZES = {"depth": 1, "hidden": 8, "heads": 2, "vocabulary_size": 12, "seed": 0}
 
