@@ -19,6 +19,7 @@ from keras_genai.transformers.mlm import (
     word_table,
 )
 from keras_genai.transformers.padding import not_padding, pad_rows
+from keras_genai.transformers.tokenizers import Tokenizer
 from keras_genai.transformers.tuning import Tuning
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import (
@@ -129,6 +130,7 @@ class BERT(Tuning, Pretrained, Model):
     """
 
     weights_module = "bert"
+    tokenizer_class = Tokenizer
     max_shard_size = "50GB"
 
     _ARGUMENTS = (
@@ -486,7 +488,7 @@ class BERT(Tuning, Pretrained, Model):
         return self._run(f"embed/{normalize}", run, arrays, batch_size)
 
     def _run(self, name, fn, arrays, batch_size):
-        """`fn` of rows, which are filled up to a shape that many calls share."""
+        """`fn` of rows, padded to a shape that many calls share."""
         how = ((arrays[0].shape[1],), batch_size, (self.context,))
         size, width = self.programs.shape(name, len(arrays[0]), *how)
         values = (self.pad_token, 0, 0)

@@ -24,6 +24,7 @@ from keras_genai.transformers.gpt_network import GPTNetwork
 from keras_genai.transformers.logits_processors import NUMBERS, SamplingConfig
 from keras_genai.transformers.padding import not_padding, pad_rows, positions_of
 from keras_genai.transformers.prompts import Prompts
+from keras_genai.transformers.tokenizers import Tokenizer
 from keras_genai.transformers.tuning import Tuning
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_tokens, row_of
@@ -62,7 +63,7 @@ class GPT(Tuning, Pretrained, Model):
     `fit(tokens)` takes token ids `(N, T)` and minimises the mean negative
     log-likelihood, in nats, of each token given those before it in its row; T is at
     most `context + 1`, since the last token of a row is only predicted. The logs show
-    the loss, the perplexity and the bits of a token. Rows are filled up at the end with
+    the loss, the perplexity and the bits of a token. Rows are right-padded with
     `pad_token`, which does not count; where it is a `stop_token` too, the first after a
     text ends that text and counts. `sample_weight` `(N,)` or `(N, T)` weighs rows or
     tokens.
@@ -100,7 +101,7 @@ class GPT(Tuning, Pretrained, Model):
             `dropout`.
         remat: computes the blocks again for the gradient: less memory, more time.
         tokenizer: a `kg.Tokenizer`; then prompts may be texts.
-        pad_token: id that fills rows up, or None: by default the tokenizer's.
+        pad_token: padding id, or None: by default the tokenizer's.
         stop_token: id that ends a text, or a tuple of such, with the first of which a
             text begins that has no prompt; by default the tokenizer's, or GPT-2's with
             its vocabulary.
@@ -124,6 +125,7 @@ class GPT(Tuning, Pretrained, Model):
 
     unit_name = "text"
     weights_module = "gpt"
+    tokenizer_class = Tokenizer
     max_shard_size = "50GB"
 
     LLAMA = {
@@ -446,8 +448,8 @@ class GPT(Tuning, Pretrained, Model):
 
         Returns:
             Of strings, strings: prompt and continuation. Of lists, a list of NumPy
-            arrays that end where the text ends. Else NumPy int32 `(N, T + new)`, filled
-            up with `pad_token` or `stop_token`.
+            arrays that end where the text ends. Else NumPy int32 `(N, T + new)`, padded
+            with `pad_token` or `stop_token`.
 
         Raises:
             ValueError: for arguments that are out of range or contradict each other,
@@ -515,7 +517,7 @@ class GPT(Tuning, Pretrained, Model):
         return made[:, : tokens.shape[1] - 1]
 
     def _run(self, name, fn, tokens, lengths, batch_size, most):
-        """`fn` of rows, which are filled up to a shape that many calls share."""
+        """`fn` of rows, padded to a shape that many calls share."""
         how = ((tokens.shape[1],), batch_size, (most,))
         size, width = self.programs.shape(name, len(tokens), *how)
         arrays = [pad_rows(tokens, width, self.fill_token), lengths]

@@ -15,6 +15,7 @@ from keras_genai.transformers import decoding
 from keras_genai.transformers.logits_processors import MINUS
 from keras_genai.transformers.padding import pad_rows
 from keras_genai.transformers.seq2seq_network import Seq2SeqNetwork
+from keras_genai.transformers.tokenizers import Tokenizer
 from keras_genai.transformers.translation_config import TranslationConfig
 from keras_genai.transformers.tuning import Tuning
 from keras_genai.utils.arguments import checked
@@ -69,7 +70,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 class Translator(Tuning, Pretrained, Model):
     """The encoder-decoder of 1706.03762, and Marian's weight for weight.
 
-    `fit({"source": ids, "target": ids})` takes two arrays of token ids, filled up with
+    `fit({"source": ids, "target": ids})` takes two arrays of token ids, padded with
     `pad_token`; each target ends with `stop_token`. `model.pairs(sources, targets)`
     makes them of texts.
 
@@ -102,7 +103,7 @@ class Translator(Tuning, Pretrained, Model):
         hidden_dropout: that inside the feed-forward.
         label_smoothing: share of the target spread over all tokens (section 5.4).
         tokenizer: a `Tokenizer`; then `translate` takes and gives texts.
-        pad_token: id that fills rows up; by default the tokenizer's, or 0.
+        pad_token: padding id; by default the tokenizer's, or 0.
         start_token: id that a target begins with; by default the tokenizer's first
             token, or `pad_token`, as Marian does.
         stop_token: id that ends a text; by default the tokenizer's, or 1.
@@ -132,6 +133,7 @@ class Translator(Tuning, Pretrained, Model):
     """
 
     weights_module = "marian"
+    tokenizer_class = Tokenizer
     max_shard_size = "50GB"
 
     _ARGUMENTS = (
@@ -457,7 +459,7 @@ class Translator(Tuning, Pretrained, Model):
 
         Args:
             sentences: a string or a list of them, with a tokenizer; or token ids
-                `(N, S)` filled up with `pad_token`, or a list of lists of them.
+                `(N, S)` padded with `pad_token`, or a list of lists of them.
             beam_size: K, at least 1: how many beginnings are kept (1: the most
                 probable next token each time). By default 4, or what the model's
                 `generation` says, as for the next three.
@@ -655,7 +657,7 @@ class Translator(Tuning, Pretrained, Model):
         return self._run("score", self._scores, arrays, batch_size)
 
     def _run(self, name, fn, arrays, batch_size):
-        """`fn` of pairs, which are filled up to a shape that many calls share."""
+        """`fn` of pairs, padded to a shape that many calls share."""
         lengths, most = [a.shape[1] for a in arrays], [self.context] * 2
         size, *widths = self.programs.shape(
             name, len(arrays[0]), lengths, batch_size, most
