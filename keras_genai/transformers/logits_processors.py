@@ -5,13 +5,22 @@ import dataclasses
 import numpy as np
 from keras import ops
 
-from keras_genai.utils.checks import check_positive
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer, number
 
 MINUS = -1e30  # of a token that is ruled out: finite, so that a softmax stays finite
 # What a compiled function takes as an input: other values of them compile nothing anew.
 NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty", "top_k")
 
 
+@checked(
+    temperature=number(">= 0"),
+    top_k=integer(1),
+    top_p=number("(0, 1]"),
+    min_p=number("(0, 1]"),
+    repetition_penalty=number("> 0"),
+    no_repeat_ngram=integer(1),
+)
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
     """How a token is chosen; see `GPT.generate`.
@@ -42,23 +51,6 @@ class SamplingConfig:
     no_repeat_ngram: int | None = None
 
     def __post_init__(self):
-        if not _is_number(self.temperature) or self.temperature < 0:
-            raise ValueError(
-                "temperature must be over 0, or 0 for the most probable token; got "
-                f"{self.temperature!r}."
-            )
-        for name in ("top_k", "no_repeat_ngram"):
-            if getattr(self, name) is not None:
-                check_positive(name, getattr(self, name))
-        for name in ("top_p", "min_p"):
-            value = getattr(self, name)
-            if value is not None and not (_is_number(value) and 0 < value <= 1):
-                raise ValueError(f"{name} must be in (0, 1]; got {value!r}.")
-        if not _is_number(self.repetition_penalty) or self.repetition_penalty <= 0:
-            raise ValueError(
-                "repetition_penalty must be over 0 (1 is none); got "
-                f"{self.repetition_penalty!r}."
-            )
         if self.greedy and self.restrictions:
             raise ValueError(
                 "temperature=0 takes the most probable token: it contradicts "
@@ -127,10 +119,6 @@ class SamplingConfig:
 
 def _number(name, numbers):
     return numbers[NUMBERS.index(name)]
-
-
-def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _marked(tokens, which, size):

@@ -62,8 +62,17 @@ def generate(
             print(piece, end="" if prompts.form == "text" else " ", flush=True)
         print()
         return pieces.result
-    penalties = (length_penalty, contrastive or 0.0)
-    rows = _rows(model, prompts, config, search, penalties, seed, batch_size, verbose)
+    rows = _rows(
+        model,
+        prompts,
+        config,
+        search,
+        length_penalty=length_penalty,
+        penalty=contrastive or 0.0,
+        seed=seed,
+        batch_size=batch_size,
+        verbose=verbose,
+    )
     return prompts.result(rows, stop)
 
 
@@ -131,7 +140,18 @@ def _key(seed):
     return np.array(random.key(seed, "generate/tokens"), "int32")
 
 
-def _rows(model, prompts, config, search, penalties, seed, batch_size, verbose):
+def _rows(
+    model,
+    prompts,
+    config,
+    search,
+    *,
+    length_penalty,
+    penalty,
+    seed,
+    batch_size,
+    verbose,
+):
     """The prompts and what follows them, `(N, L)`, in batches of one shape."""
     # Only what changes the graph is compiled anew.
     name = ("generate", config.key, *search.items())
@@ -166,7 +186,12 @@ def _rows(model, prompts, config, search, penalties, seed, batch_size, verbose):
             prompts.limits,
         ],
         size,
-        constants=[_key(seed), config.numbers, *map(np.float32, penalties)],
+        constants=[
+            _key(seed),
+            config.numbers,
+            np.float32(length_penalty),
+            np.float32(penalty),
+        ],
         numbered=True,
         verbose=verbose,
     )
@@ -247,7 +272,7 @@ def decode(
         limits: int32 `(B,)`, how many new tokens each may have; None: to the end.
         length: L, T and the room for new tokens.
         config: a `SamplingConfig`.
-        numbers: float32 `(5,)`, its numbers.
+        numbers: float32 `(5,)`, or a list: its numbers.
         key: pair of words, of the noise.
         first: number of the first row.
         beam_size, early_stopping, length_penalty: of a search by beams.

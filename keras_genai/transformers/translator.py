@@ -561,7 +561,7 @@ class Translator(Tuning, Pretrained, Model):
         caches = network.context_caches(network.encode(source, mask))
 
         def next_logits(tokens, cache, index, mask, context):
-            x, cache = network.decode(
+            x, cache, _ = network.decode(
                 tokens,
                 None,
                 mask,
@@ -690,7 +690,7 @@ class Translator(Tuning, Pretrained, Model):
         def run(source, target):
             mask = source != self.pad_token
             context = self.network.encode(source, mask)
-            _, weights = self.network.decode(
+            _, _, weights = self.network.decode(
                 self._before(target), context, mask, return_weights=True
             )
             return ops.stack(weights, axis=1)
