@@ -66,7 +66,7 @@ TEXTS = np.random.default_rng(0).integers(0, 11, (4, 9))
 @pytest.mark.parametrize(
     "make, data, most",
     [
-        (gpt, TEXTS, 11),
+        (gpt, TEXTS, 10),
         (vae, (IMAGES + 1) / 2, 8),
         (dcgan, IMAGES, 10),
         (ddpm, IMAGES, 16),

@@ -145,7 +145,7 @@ print(tokenizer.batch([example])["words"][0])
 # %%
 MASK_RATE = 0.3
 one = tokenizer.batch([example])
-masked, chosen = kg.transformers.masking.mask_tokens(
+masked, chosen = kg.transformers.mlm.mask_tokens(
     *(keras.ops.convert_to_tensor(one[name]) for name in ("tokens", "words")),
     kg.backend.random.key(2),
     tokenizer.mask_id,

@@ -126,6 +126,8 @@ class DDPM(Pretrained, Editing, Inference, GenerativeModel):
     """
 
     weights_module = "ddpm"
+    network_class = UNet  # of published folders, as the schedule
+    schedule_class = schedules.Discrete
 
     @checked(
         parameterization=text,

@@ -18,8 +18,14 @@ MARIAN_FILES = ("source.spm", "target.spm", "vocab.json")
 # All that a tokenizer of any kind may have in a folder.
 FILES = (
     *MARIAN_FILES,
-    *("tokenizer.json", "merges.txt", "vocab.txt", "spiece.model", "tokenizer.model"),
-    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    "tokenizer.json",
+    "merges.txt",
+    "vocab.txt",
+    "spiece.model",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
 )
 
 

@@ -13,18 +13,20 @@ from keras_genai.training import Model
 from keras_genai.training.inference import Range
 from keras_genai.training.optimizer import decaying
 from keras_genai.transformers.bert_network import BERTNetwork
-from keras_genai.transformers.checks import check_tokens, filled, row_of
-from keras_genai.transformers.masking import (
+from keras_genai.transformers.mlm import (
     mask_tokens,
-    not_padding,
     word_numbers,
     word_table,
 )
+from keras_genai.transformers.padding import not_padding, pad_rows
+from keras_genai.transformers.tokenizers import Tokenizer
 from keras_genai.transformers.tuning import Tuning
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import (
     check_labels,
     check_sample_weight,
+    check_tokens,
+    row_of,
 )
 from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import (
@@ -128,13 +130,30 @@ class BERT(Tuning, Pretrained, Model):
     """
 
     weights_module = "bert"
+    tokenizer_class = Tokenizer
     max_shard_size = "50GB"
 
     _ARGUMENTS = (
-        *("depth", "hidden", "heads", "hidden_units", "vocabulary_size", "context"),
-        *("token_types", "dropout", "attention_dropout", "epsilon", "masked_lm"),
-        *("next_sentence", "num_classes", "pooler", "mask_rate", "mask_token"),
-        *("pad_token", "special_tokens", "remat", "seed"),
+        "depth",
+        "hidden",
+        "heads",
+        "hidden_units",
+        "vocabulary_size",
+        "context",
+        "token_types",
+        "dropout",
+        "attention_dropout",
+        "epsilon",
+        "masked_lm",
+        "next_sentence",
+        "num_classes",
+        "pooler",
+        "mask_rate",
+        "mask_token",
+        "pad_token",
+        "special_tokens",
+        "remat",
+        "seed",
     )
 
     @checked(
@@ -172,18 +191,18 @@ class BERT(Tuning, Pretrained, Model):
         **kwargs,
     ):
         super().__init__(seed=seed, **kwargs)
-        row = row_of(size, SIZES, ("depth", "hidden", "heads"))
-        given = {"depth": depth, "hidden": hidden, "heads": heads}
-        row |= {name: value for name, value in given.items() if value is not None}
-        row["hidden_units"] = hidden_units or 4 * row["hidden"]
+        sizes = row_of(size, SIZES, ("depth", "hidden", "heads"))
+        self.depth = sizes["depth"] if depth is None else depth
+        self.hidden = sizes["hidden"] if hidden is None else hidden
+        self.heads = sizes["heads"] if heads is None else heads
+        self.hidden_units = hidden_units or 4 * self.hidden
         self.tokenizer = tokenizer
         if vocabulary_size is None:
             known = VOCABULARY if tokenizer is None else tokenizer.vocabulary_size
             vocabulary_size = known
-        sizes = {**row, "vocabulary_size": vocabulary_size}
-        sizes |= {"context": context, "token_types": token_types}
-        for name, value in sizes.items():
-            setattr(self, name, value)
+        self.vocabulary_size = vocabulary_size
+        self.context = context
+        self.token_types = token_types
         if self.hidden % self.heads:
             raise ValueError(
                 f"heads must divide hidden: {self.heads} does not divide {self.hidden}."
@@ -337,9 +356,13 @@ class BERT(Tuning, Pretrained, Model):
             loss, *parts = _entropy(labels, logits, each)
             return loss, dict(zip(("network", "accuracy"), parts, strict=True))
         masked, chosen = mask_tokens(
-            *(tokens, words, key, self.mask_token, self.vocabulary_size),
-            self.mask_rate,
-            offset,
+            tokens,
+            words,
+            key,
+            self.mask_token,
+            self.vocabulary_size,
+            rate=self.mask_rate,
+            offset=offset,
         )
         hidden = self.network(masked, types, mask, training=training)
         counted = ops.cast(chosen, "float32") * ops.expand_dims(each, 1)  # (B, T)
@@ -465,11 +488,11 @@ class BERT(Tuning, Pretrained, Model):
         return self._run(f"embed/{normalize}", run, arrays, batch_size)
 
     def _run(self, name, fn, arrays, batch_size):
-        """`fn` of rows, which are filled up to a shape that many calls share."""
+        """`fn` of rows, padded to a shape that many calls share."""
         how = ((arrays[0].shape[1],), batch_size, (self.context,))
         size, width = self.programs.shape(name, len(arrays[0]), *how)
         values = (self.pad_token, 0, 0)
-        arrays = [filled(a, width, v) for a, v in zip(arrays, values, strict=True)]
+        arrays = [pad_rows(a, width, v) for a, v in zip(arrays, values, strict=True)]
         variables = self.network.variables
         return self.run_in_batches(name, fn, variables, arrays, batch_size, size)
 

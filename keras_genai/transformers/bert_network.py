@@ -8,7 +8,7 @@ from keras_genai.backend.precision import widen
 from keras_genai.layers import Dropout, TransformerBlock
 from keras_genai.layers.normal_block import INITIAL_STD, NormalBlock
 from keras_genai.layers.transformer_block import tied_logits
-from keras_genai.transformers.checks import check_length
+from keras_genai.utils.checks import check_length
 from keras_genai.utils.serialization import PACKAGE
 
 
@@ -32,9 +32,21 @@ class BERTNetwork(NormalBlock):
 
     initial_std = INITIAL_STD
     _ARGUMENTS = (
-        *("vocabulary_size", "context", "depth", "hidden", "heads", "hidden_units"),
-        *("token_types", "dropout", "attention_dropout", "epsilon", "remat"),
-        *("pooler", "masked_lm", "next_sentence", "num_classes"),
+        "vocabulary_size",
+        "context",
+        "depth",
+        "hidden",
+        "heads",
+        "hidden_units",
+        "token_types",
+        "dropout",
+        "attention_dropout",
+        "epsilon",
+        "remat",
+        "pooler",
+        "masked_lm",
+        "next_sentence",
+        "num_classes",
     )
 
     def __init__(
@@ -57,7 +69,21 @@ class BERTNetwork(NormalBlock):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self._keep(locals())
+        self.vocabulary_size = vocabulary_size
+        self.context = context
+        self.depth = depth
+        self.hidden = hidden
+        self.heads = heads
+        self.hidden_units = hidden_units
+        self.token_types = token_types
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+        self.epsilon = epsilon
+        self.remat = remat
+        self.pooler = pooler
+        self.masked_lm = masked_lm
+        self.next_sentence = next_sentence
+        self.num_classes = num_classes
         self.tokens = self._table("tokens", vocabulary_size, hidden)
         self.positions = self._table("positions", context, hidden, "Positions")
         self.types = self._table("types", token_types, hidden, "token_types")

@@ -1,4 +1,4 @@
-"""GPT: a transformer that writes on (Radford and others, 2018 and 2019).
+"""GPT: a decoder-only language model (Radford and others, 2018 and 2019).
 
 GPT-2 as it was published, and by arguments what came after: root-mean-square
 normalization (1910.07467), rotary positions (2104.09864), SwiGLU (2002.05202) and
@@ -19,23 +19,28 @@ from keras_genai.losses.reduction import weighted_mean
 from keras_genai.training import Model
 from keras_genai.training.inference import Range
 from keras_genai.training.optimizer import decaying
-from keras_genai.transformers.checks import check_rate, check_tokens, filled, row_of
+from keras_genai.transformers import text_generation
 from keras_genai.transformers.gpt_network import GPTNetwork
-from keras_genai.transformers.gpt_writing import GPTWriting, positions_of
-from keras_genai.transformers.masking import not_padding
+from keras_genai.transformers.logits_processors import NUMBERS, SamplingConfig
+from keras_genai.transformers.padding import not_padding, pad_rows, positions_of
 from keras_genai.transformers.prompts import Prompts
-from keras_genai.transformers.rules import Rules
+from keras_genai.transformers.tokenizers import Tokenizer
 from keras_genai.transformers.tuning import Tuning
 from keras_genai.utils.arguments import checked
+from keras_genai.utils.checks import check_tokens, row_of
 from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import (
     either,
+    flag,
     integer,
     mapping,
+    network,
+    number,
     optional,
     prompts,
     text,
     tuple_of,
+    word,
 )
 from keras_genai.weights.pretrained import Pretrained
 
@@ -52,13 +57,13 @@ STOP = 50_256  # <|endoftext|>
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class GPT(Tuning, Pretrained, GPTWriting, Model):
+class GPT(Tuning, Pretrained, Model):
     """A language model that learns the next token, weight for weight GPT-2 or Llama.
 
     `fit(tokens)` takes token ids `(N, T)` and minimises the mean negative
     log-likelihood, in nats, of each token given those before it in its row; T is at
     most `context + 1`, since the last token of a row is only predicted. The logs show
-    the loss, the perplexity and the bits of a token. Rows are filled up at the end with
+    the loss, the perplexity and the bits of a token. Rows are right-padded with
     `pad_token`, which does not count; where it is a `stop_token` too, the first after a
     text ends that text and counts. `sample_weight` `(N,)` or `(N, T)` weighs rows or
     tokens.
@@ -96,7 +101,7 @@ class GPT(Tuning, Pretrained, GPTWriting, Model):
             `dropout`.
         remat: computes the blocks again for the gradient: less memory, more time.
         tokenizer: a `kg.Tokenizer`; then prompts may be texts.
-        pad_token: id that fills rows up, or None: by default the tokenizer's.
+        pad_token: padding id, or None: by default the tokenizer's.
         stop_token: id that ends a text, or a tuple of such, with the first of which a
             text begins that has no prompt; by default the tokenizer's, or GPT-2's with
             its vocabulary.
@@ -118,7 +123,9 @@ class GPT(Tuning, Pretrained, GPTWriting, Model):
     ```
     """
 
+    unit_name = "text"
     weights_module = "gpt"
+    tokenizer_class = Tokenizer
     max_shard_size = "50GB"
 
     LLAMA = {
@@ -174,59 +181,69 @@ class GPT(Tuning, Pretrained, GPTWriting, Model):
     ):
         super().__init__(seed=seed, **kwargs)
         self.supports_masking = True  # see compute_mask
-        row = row_of(size, SIZES, ("depth", "hidden", "heads"))
-        given = {"depth": depth, "hidden": hidden, "heads": heads}
-        row |= {name: value for name, value in given.items() if value is not None}
-        depth, hidden, heads = row.values()
+        sizes = row_of(size, SIZES, ("depth", "hidden", "heads"))
+        self.depth = sizes["depth"] if depth is None else depth
+        self.hidden = sizes["hidden"] if hidden is None else hidden
+        self.heads = sizes["heads"] if heads is None else heads
         if hidden_units is None:
-            hidden_units = 8 * hidden // 3 if activation in GATED else 4 * hidden
+            gated = activation in GATED
+            hidden_units = 8 * self.hidden // 3 if gated else 4 * self.hidden
+        self.hidden_units = hidden_units
         if vocabulary_size is None:
             known = VOCABULARY if tokenizer is None else tokenizer.vocabulary_size
             vocabulary_size = known
-        if stop_token is None and tokenizer is None and vocabulary_size == VOCABULARY:
-            stop_token = STOP
-        dropout = check_rate("dropout", dropout)
+        self.vocabulary_size = vocabulary_size
+        self.context = context
+        self.activation = activation
+        self.norm = norm
+        self.epsilon = epsilon
+        self.positions = positions
+        self.theta = theta
+        self.rope_scaling = rope_scaling
+        self.kv_heads = kv_heads
+        self.head_dim = head_dim
+        self.use_bias = use_bias
+        self.tied = tied
+        self.window = window
+        self.qk_norm = qk_norm
+        self.dropout = float(dropout)
         if attention_dropout is None:
-            attention_dropout = dropout
-        check_rate("attention_dropout", attention_dropout)
-        given = locals()
-        self._set(
-            {name: given[name] for name in GPTNetwork._ARGUMENTS},
-            pad_token,
-            stop_token,
-            ema_decay,
-            tokenizer,
-            kwargs.get("dtype"),
-        )
-
-    def _set(self, arguments, pad_token, stop_token, ema_decay, tokenizer, dtype):
-        for name, value in arguments.items():
-            setattr(self, name, value)
+            attention_dropout = self.dropout
+        self.attention_dropout = attention_dropout
+        self.remat = remat
         self.tokenizer = tokenizer
+        self._set_tokens(pad_token, stop_token)
+        self.ema_decay = ema_decay
+        with dtype_policy(kwargs.get("dtype")):
+            self.network = GPTNetwork(
+                **{name: getattr(self, name) for name in GPTNetwork._ARGUMENTS},
+                seed=self.seed,
+                stream="gpt",
+                name="network",
+            )
+        self.set_players("network", ema="network", ema_decay=ema_decay)
+
+    def _set_tokens(self, pad_token, stop_token):
+        """Takes those of the tokenizer where none are given; refuses unknown ones."""
+        tokenizer = self.tokenizer
         if tokenizer is not None:
             tokenizer.check_fits(self.vocabulary_size, "the model")
             pad_token = tokenizer.pad_id if pad_token is None else pad_token
             stop_token = tokenizer.eos_id if stop_token is None else stop_token
+        elif stop_token is None and self.vocabulary_size == VOCABULARY:
+            stop_token = STOP
         if isinstance(stop_token, (list, tuple)):
             stop_token = tuple(stop_token)
-        stops = stop_token if isinstance(stop_token, tuple) else (stop_token,)
-        for name, token in (
-            ("pad_token", pad_token),
-            *(("stop_token", token) for token in stops),
-        ):
+        self.pad_token = pad_token
+        self.stop_token = stop_token
+        tokens = [("pad_token", pad_token)]
+        tokens += [("stop_token", token) for token in self.stop_tokens]
+        for name, token in tokens:
             if token is not None and token not in range(self.vocabulary_size):
                 raise ValueError(
                     f"{name} must be a token of the vocabulary, in [0, "
                     f"vocabulary_size={self.vocabulary_size}), or None; got {token!r}."
                 )
-        self.pad_token = pad_token
-        self.stop_token = stop_token
-        self.ema_decay = ema_decay
-        with dtype_policy(dtype):
-            self.network = GPTNetwork(
-                **arguments, seed=self.seed, stream="gpt", name="network"
-            )
-        self.set_players("network", ema="network", ema_decay=ema_decay)
 
     def check_data(self, x, condition, weight):
         check_tokens(x, self.vocabulary_size)
@@ -353,6 +370,124 @@ class GPT(Tuning, Pretrained, GPTWriting, Model):
     def sampling_variables(self):
         return self.averaged_variables("network")
 
+    # Text generation
+
+    @checked(
+        prompts=either(integer(1, 10**6), prompts),
+        stop=either(word, tuple_of(text, least=0)),
+        temperature=number(">= 0"),
+        top_k=integer(1),
+        top_p=number("(0, 1]"),
+        min_p=number("[0, 1]"),
+        repetition_penalty=number("> 0"),
+        no_repeat_ngram=integer(1),
+        length_penalty=number(),
+        contrastive=number("[0, 1]"),
+        draft=network,
+        draft_tokens=integer(1, 1000),
+        stream=flag,
+    )
+    def generate(
+        self,
+        prompts,
+        max_new_tokens=None,
+        seed=0,
+        *,
+        temperature=1.0,
+        top_k=None,
+        top_p=None,
+        min_p=None,
+        repetition_penalty=1.0,
+        no_repeat_ngram=None,
+        beam_size=None,
+        length_penalty=1.0,
+        early_stopping=False,
+        contrastive=None,
+        draft=None,
+        draft_tokens=4,
+        stop=(),
+        stream=False,
+        batch_size=64,
+        verbose=0,
+    ):
+        """Writes on from prompts, or from nothing.
+
+        Row i depends on the seed, its prompt and i alone, not on `batch_size`.
+
+        Args:
+            prompts: integers `(N, T)`; a list of lists of them, of any lengths; with a
+                tokenizer a string or a list of strings; or the number of texts to write
+                that begin with `stop_token`.
+            max_new_tokens: by default as many as the context leaves each prompt room
+                for.
+            seed: integer >= 0.
+            temperature: the logits are divided by it; 0 takes the most probable token.
+            top_k: draws from that many of the most probable tokens.
+            top_p: draws from the most probable tokens that together have that
+                probability (1904.09751).
+            min_p: draws from the tokens at least that many times as probable as the
+                most probable one (2407.01082).
+            repetition_penalty: over 1 makes what occurred less probable (1909.05858).
+            no_repeat_ngram: no sequence of that many tokens occurs twice.
+            beam_size: K, searches for the most probable text by K beams instead of
+                drawing: see `decoding.beam_search`.
+            length_penalty: of beams: over 0 prefers longer texts.
+            early_stopping: of beams: whether K ended ones are enough.
+            contrastive: the penalty in [0, 1] of contrastive search (2202.06417), among
+                `top_k` tokens, instead of drawing.
+            draft: a smaller `GPT` of the same vocabulary that proposes tokens, of which
+                this model takes those that it would have drawn (2211.17192): the same
+                distribution (with temperature 0 the same text), in fewer steps.
+            draft_tokens: how many it proposes at a time.
+            stop: strings that end a text, beside the `stop_token`; they are not in it.
+            stream: an iterator is returned of the pieces of what is written on from one
+                prompt, as they come: strings, or token ids.
+            batch_size: rows in one pass.
+            verbose: 1 prints what is written on from a single prompt as it comes, or
+                shows a progress bar of several.
+
+        Returns:
+            Of strings, strings: prompt and continuation. Of lists, a list of NumPy
+            arrays that end where the text ends. Else NumPy int32 `(N, T + new)`, padded
+            with `pad_token` or `stop_token`.
+
+        Raises:
+            ValueError: for arguments that are out of range or contradict each other,
+                tokens outside the vocabulary, and prompts that are empty or too long.
+        """
+        config = SamplingConfig(
+            temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram
+        )
+        return text_generation.generate(
+            self,
+            prompts,
+            config,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+            beam_size=beam_size,
+            length_penalty=length_penalty,
+            early_stopping=early_stopping,
+            contrastive=contrastive,
+            draft=draft,
+            draft_tokens=draft_tokens,
+            stop=stop,
+            stream=stream,
+            batch_size=batch_size,
+            verbose=verbose,
+        )
+
+    @property
+    def stop_tokens(self):
+        """The ids that end a text, a tuple."""
+        stop = self.stop_token
+        return () if stop is None else stop if isinstance(stop, tuple) else (stop,)
+
+    @property
+    def fill_token(self):
+        """What follows the end of a text."""
+        tokens = (self.pad_token, *self.stop_tokens, 0)
+        return next(token for token in tokens if token is not None)
+
     # Scores and vectors
 
     def _rows(self, texts, most):
@@ -382,10 +517,10 @@ class GPT(Tuning, Pretrained, GPTWriting, Model):
         return made[:, : tokens.shape[1] - 1]
 
     def _run(self, name, fn, tokens, lengths, batch_size, most):
-        """`fn` of rows, which are filled up to a shape that many calls share."""
+        """`fn` of rows, padded to a shape that many calls share."""
         how = ((tokens.shape[1],), batch_size, (most,))
         size, width = self.programs.shape(name, len(tokens), *how)
-        arrays = [filled(tokens, width, self.fill_token), lengths]
+        arrays = [pad_rows(tokens, width, self.fill_token), lengths]
         variables = self.sampling_variables()
         return self.run_in_batches(name, fn, variables, arrays, batch_size, size)
 
@@ -436,7 +571,7 @@ class GPT(Tuning, Pretrained, GPTWriting, Model):
     def export_signatures(self):
         """What `export` writes: name -> (function, its inputs); the first serves.
 
-        - `generate`: `tokens (batch, length)`, filled up behind, `lengths (batch,)`,
+        - `generate`: `tokens (batch, length)`, right-padded, `lengths (batch,)`,
           `seed`, `temperature` (0: the most probable token) and `top_p` (1: all tokens)
           -> `tokens (batch, length + new)`, moved to the right so that all prompts end
           at `length`: the whole loop with its cache, until each row has its
@@ -452,21 +587,30 @@ class GPT(Tuning, Pretrained, GPTWriting, Model):
         lengths = ("lengths", (None,), "int32")
 
         def generate(tokens, lengths, seed, temperature, top_p):
-            key = random.key(seed, "generate/tokens")
             # At so low a temperature a draw is the largest logit.
-            numbers = (ops.maximum(temperature, 1e-6), top_p, None, None, None)
-            plan = ("sample", Rules(top_p=1.0).bound(numbers))
+            values = {"temperature": ops.maximum(temperature, 1e-6), "top_p": top_p}
             limits = self.context - lengths
-            length = ops.shape(tokens)[1] + ops.max(limits)
-            made = self.write(tokens, lengths, limits, length, plan, key)
-            return {"tokens": made}
+            rows = text_generation.decode(
+                self,
+                tokens,
+                lengths,
+                limits,
+                ops.shape(tokens)[1] + ops.max(limits),
+                config=SamplingConfig(top_p=1.0),
+                numbers=[values.get(name) for name in NUMBERS],
+                key=random.key(seed, "generate/tokens"),
+            )
+            return {"tokens": rows}
 
         return {
             "generate": (
                 generate,
                 [
-                    *(tokens, lengths, ("seed", (), "int32")),
-                    *(("temperature", (), "float32"), ("top_p", (), "float32")),
+                    tokens,
+                    lengths,
+                    ("seed", (), "int32"),
+                    ("temperature", (), "float32"),
+                    ("top_p", (), "float32"),
                 ],
             ),
             "score": (

@@ -9,8 +9,7 @@ from keras_genai.layers.dropout import Dropout
 from keras_genai.layers.normal_block import INITIAL_STD, NormalBlock
 from keras_genai.layers.positions import PositionEmbedding
 from keras_genai.layers.transformer_block import TransformerBlock, tied_logits
-from keras_genai.transformers.checks import check_length
-from keras_genai.utils.checks import check_positive
+from keras_genai.utils.checks import check_length, check_positive
 from keras_genai.utils.serialization import PACKAGE
 
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
@@ -30,10 +29,27 @@ class GPTNetwork(NormalBlock):
 
     initial_std = INITIAL_STD
     _ARGUMENTS = (
-        *("vocabulary_size", "context", "depth", "hidden", "heads", "hidden_units"),
-        *("activation", "norm", "epsilon", "positions", "theta", "kv_heads"),
-        *("head_dim", "use_bias", "tied", "window", "qk_norm", "dropout"),
-        *("attention_dropout", "remat", "rope_scaling"),
+        "vocabulary_size",
+        "context",
+        "depth",
+        "hidden",
+        "heads",
+        "hidden_units",
+        "activation",
+        "norm",
+        "epsilon",
+        "positions",
+        "theta",
+        "kv_heads",
+        "head_dim",
+        "use_bias",
+        "tied",
+        "window",
+        "qk_norm",
+        "dropout",
+        "attention_dropout",
+        "remat",
+        "rope_scaling",
     )
 
     def __init__(
@@ -63,7 +79,27 @@ class GPTNetwork(NormalBlock):
     ):
         super().__init__(**kwargs)
         self.supports_masking = True  # see compute_mask
-        self._keep(locals())
+        self.vocabulary_size = vocabulary_size
+        self.context = context
+        self.depth = depth
+        self.hidden = hidden
+        self.heads = heads
+        self.hidden_units = hidden_units
+        self.activation = activation
+        self.norm = norm
+        self.epsilon = epsilon
+        self.positions = positions
+        self.theta = theta
+        self.kv_heads = kv_heads
+        self.head_dim = head_dim
+        self.use_bias = use_bias
+        self.tied = tied
+        self.window = window
+        self.qk_norm = qk_norm
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+        self.remat = remat
+        self.rope_scaling = rope_scaling
         for name in ("vocabulary_size", "context", "depth", "hidden", "heads"):
             check_positive(name, getattr(self, name))
         if positions not in POSITIONS:

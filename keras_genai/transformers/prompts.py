@@ -1,8 +1,8 @@
-"""What texts are begun with, in every form, and what is returned for each."""
+"""Prompts: in every form that is taken, and what is returned for each."""
 
 import numpy as np
 
-from keras_genai.transformers.checks import check_tokens
+from keras_genai.utils.checks import check_tokens
 from keras_genai.utils.validation import is_integer
 
 
@@ -19,7 +19,7 @@ class Prompts:
         name: what they are, the first word of a message.
 
     Attributes:
-        tokens: int32 `(N, T)`, filled up behind.
+        tokens: int32 `(N, T)`, right-padded.
         lengths: int32 `(N,)`.
         limits: int32 `(N,)`, how many new tokens each may have; None for texts to
             score.
@@ -50,7 +50,7 @@ class Prompts:
                     "A number of texts begins each with stop_token, which this model "
                     "has not: give prompts, or make it with stop_token=."
                 )
-            return cls([[stop_tokens(model)[0]]] * int(prompts), model, "array", False)
+            return cls([[model.stop_tokens[0]]] * int(prompts), model, "array", False)
         if isinstance(prompts, str):
             return cls(_encoded([prompts], model), model, "text", True, name)
         if hasattr(prompts, "shape"):
@@ -127,7 +127,7 @@ class Prompts:
 
     def _ended(self, row, prompt, stop):
         """A row without what fills it up; with its stop token."""
-        found = np.flatnonzero(np.isin(row[prompt:], stop_tokens(self.model)))
+        found = np.flatnonzero(np.isin(row[prompt:], self.model.stop_tokens))
         row = row if not len(found) else row[: prompt + found[0] + 1]
         if stop and self.form != "text":
             decode = self.model.tokenizer.decode
@@ -145,61 +145,12 @@ class Prompts:
             text = before + cut(new, stop)[0]
         return text
 
-    def pieces(self, stop):
-        """What shows the tokens of a single prompt as they come: a `Pieces`."""
-        return Pieces(self, stop)
-
-
-class Pieces:
-    """Tokens one by one as pieces of text, held back while they may change.
-
-    Attributes:
-        ended: whether a stop string came.
-    """
-
-    def __init__(self, prompts, stop):
-        self.prompts, self.stop = prompts, stop
-        self.tokens, self.shown, self.ended = [], 0, False
-        self.begin = prompts.tokens[0].tolist()
-
-    def add(self, token, last):
-        """Iterator of the pieces that a token brings."""
-        self.tokens.append(token)
-        if self.prompts.form != "text":
-            yield token
-            return
-        decode = self.prompts.model.tokenizer.decode
-        before = decode(self.begin)
-        text = decode([*self.begin, *self.tokens])
-        text = text[len(before) :] if text.startswith(before) else text
-        text, self.ended = cut(text, self.stop)
-        last = last or self.ended
-        # Half a letter, or what may be the beginning of a stop string, is held back.
-        held = 0 if last else max((_overlap(text, s) for s in self.stop), default=0)
-        if not last and text.endswith("\ufffd"):
-            held = max(held, len(text) - len(text.rstrip("\ufffd")))
-        end = len(text) - held
-        if end > self.shown:
-            yield text[self.shown : end]
-            self.shown = end
-
 
 def cut(text, stop):
     """`(text, whether it was cut)`: before the first of the strings."""
     places = [text.find(s) for s in stop]
     places = [place for place in places if place >= 0]
     return (text[: min(places)], True) if places else (text, False)
-
-
-def _overlap(text, stop):
-    """How many letters at the end of a text begin a string."""
-    return max(n for n in range(len(stop)) if text.endswith(stop[:n]))
-
-
-def stop_tokens(model):
-    """The ids that end a text, a tuple."""
-    stop = model.stop_token
-    return () if stop is None else stop if isinstance(stop, tuple) else (stop,)
 
 
 def _encoded(texts, model):

@@ -10,7 +10,7 @@ from keras_genai.layers import Dropout, TransformerBlock
 from keras_genai.layers.normal_block import NormalBlock
 from keras_genai.layers.positions import PositionEmbedding
 from keras_genai.layers.transformer_block import tied_logits
-from keras_genai.transformers.checks import check_length
+from keras_genai.utils.checks import check_length
 from keras_genai.utils.serialization import PACKAGE
 
 
@@ -30,10 +30,23 @@ class Seq2SeqNetwork(NormalBlock):
     """
 
     _ARGUMENTS = (
-        *("vocabulary_size", "context", "depth", "decoder_depth", "hidden", "heads"),
-        *("hidden_units", "activation", "norm_first", "epsilon", "positions"),
-        *("scale_embedding", "logits_bias", "dropout", "attention_dropout"),
-        *("hidden_dropout", "remat"),
+        "vocabulary_size",
+        "context",
+        "depth",
+        "decoder_depth",
+        "hidden",
+        "heads",
+        "hidden_units",
+        "activation",
+        "norm_first",
+        "epsilon",
+        "positions",
+        "scale_embedding",
+        "logits_bias",
+        "dropout",
+        "attention_dropout",
+        "hidden_dropout",
+        "remat",
     )
 
     def __init__(
@@ -58,7 +71,23 @@ class Seq2SeqNetwork(NormalBlock):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self._keep(locals())
+        self.vocabulary_size = vocabulary_size
+        self.context = context
+        self.depth = depth
+        self.decoder_depth = decoder_depth
+        self.hidden = hidden
+        self.heads = heads
+        self.hidden_units = hidden_units
+        self.activation = activation
+        self.norm_first = norm_first
+        self.epsilon = epsilon
+        self.positions = positions
+        self.scale_embedding = scale_embedding
+        self.logits_bias = logits_bias
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+        self.hidden_dropout = hidden_dropout
+        self.remat = remat
         self.initial_std = hidden**-0.5  # scaled up, as large as the positions'
         self.table = self._table("table", vocabulary_size, hidden)
         self.places = PositionEmbedding(
@@ -150,13 +179,13 @@ class Seq2SeqNetwork(NormalBlock):
             context: `(B, S, C)`, or None with a `context_cache`.
             mask: bool `(B, S)`, False where the source is padded.
             cache, cache_index, context_cache: of all blocks, see `TransformerBlock`.
-            return_weights: each block's probabilities of the source's tokens,
-                `(B, N, T, S)`, are returned beside, a list.
+            return_weights: whether the probabilities are returned.
             training: whether there is dropout.
 
         Returns:
-            `(B, T, C)`; then the new cache where there is a `cache_index`, then the
-            probabilities.
+            `(x, cache, weights)`: `(B, T, C)`; the new cache, empty without a
+            `cache_index`; each block's probabilities of the source's tokens, a list of
+            `(B, N, T, S)`, empty where they are not returned.
         """
         first = 0 if cache_index is None else cache_index
         x = self.embedded(target, first, training)
@@ -181,9 +210,7 @@ class Seq2SeqNetwork(NormalBlock):
             if more:
                 caches.append(more.pop())
         x = x if self.decoder_norm is None else self.decoder_norm(x)
-        more = [tuple(caches)] if cache_index is not None else []
-        more += [weights] if return_weights else []
-        return (x, *more) if more else x
+        return x, tuple(caches), weights
 
     def logits(self, x):
         """`(..., C)` -> `(..., V)`, float32."""
@@ -210,7 +237,8 @@ class Seq2SeqNetwork(NormalBlock):
         source, target = ops.cast(source, "int32"), ops.cast(target, "int32")
         mask = None if mask is None else ops.cast(mask, "bool")
         context = self.encode(source, mask, training)
-        return self.logits(self.decode(target, context, mask, training=training))
+        x, _, _ = self.decode(target, context, mask, training=training)
+        return self.logits(x)
 
     def compute_mask(self, inputs, previous_mask):
         """None: what follows is told what is padding, not left to find out."""

@@ -321,7 +321,7 @@ class Tokenizer:
 
     @checked(sequences=token_rows, length=integer(1, 10**6))
     def pad(self, sequences, length=None, *, truncate=False):
-        """Sequences of ids as one array, filled up with `fill_id`.
+        """Sequences of ids as one array, padded with `fill_id`.
 
         Args:
             sequences: list of lists of ids.

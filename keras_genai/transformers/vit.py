@@ -11,7 +11,6 @@ from keras_genai.losses.reduction import mean_over_samples
 from keras_genai.training import Model
 from keras_genai.training.data import tensors
 from keras_genai.training.optimizer import decaying
-from keras_genai.transformers.checks import row_of
 from keras_genai.transformers.tuning import Tuning
 from keras_genai.transformers.vit_network import (
     POSITIONS,
@@ -27,6 +26,7 @@ from keras_genai.utils.checks import (
     check_labels,
     check_positive,
     check_sample_weight,
+    row_of,
 )
 from keras_genai.utils.serialization import PACKAGE, configuration, deserialized
 from keras_genai.utils.validation import integer, number, text
@@ -107,11 +107,28 @@ class ViT(Tuning, Pretrained, Model):
     max_shard_size = "50GB"
 
     _ARGUMENTS = (
-        *("image_shape", "patch_size", "depth", "hidden", "heads", "hidden_units"),
-        *("num_classes", "pooling", "positions", "pooler", "dropout"),
-        *("attention_dropout", "epsilon", "label_smoothing", "mae", "mask_ratio"),
-        *("decoder_depth", "decoder_hidden", "decoder_heads", "normalized_pixels"),
-        *("remat", "seed"),
+        "image_shape",
+        "patch_size",
+        "depth",
+        "hidden",
+        "heads",
+        "hidden_units",
+        "num_classes",
+        "pooling",
+        "positions",
+        "pooler",
+        "dropout",
+        "attention_dropout",
+        "epsilon",
+        "label_smoothing",
+        "mae",
+        "mask_ratio",
+        "decoder_depth",
+        "decoder_hidden",
+        "decoder_heads",
+        "normalized_pixels",
+        "remat",
+        "seed",
     )
 
     @checked(
@@ -150,17 +167,30 @@ class ViT(Tuning, Pretrained, Model):
         **kwargs,
     ):
         super().__init__(seed=seed, **kwargs)
-        given = locals()
-        for name in self._ARGUMENTS:
-            setattr(self, name, given[name])
-        row = _row(size)
-        for name, value in row.items():
-            value = value if given[name] is None else given[name]
-            setattr(self, name, value)
+        sizes = _row(size)
+        self.patch_size = sizes["patch_size"] if patch_size is None else patch_size
+        self.depth = sizes["depth"] if depth is None else depth
+        self.hidden = sizes["hidden"] if hidden is None else hidden
+        self.heads = sizes["heads"] if heads is None else heads
         self.hidden_units = hidden_units or 4 * self.hidden
         self.image_shape = check_image_shape(
             image_shape, self.patch_size, instead="Give another patch_size."
         )
+        self.num_classes = num_classes
+        self.pooling = pooling
+        self.positions = positions
+        self.pooler = pooler
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+        self.epsilon = epsilon
+        self.label_smoothing = label_smoothing
+        self.mae = mae
+        self.mask_ratio = mask_ratio
+        self.decoder_depth = decoder_depth
+        self.decoder_hidden = decoder_hidden
+        self.decoder_heads = decoder_heads
+        self.normalized_pixels = normalized_pixels
+        self.remat = remat
         self._check_arguments()
         # A token, even where no head reads it, belongs to the published networks.
         self.class_token = pooling == "token"

@@ -90,6 +90,19 @@ def labels(config):
     return config["num_labels"] or 2
 
 
+def tokenizer_of(cls, folder, files):
+    """The tokenizer that is in a folder, or None.
+
+    Args:
+        cls: class of the model; its `tokenizer_class` reads the folder.
+        folder: path.
+        files: names, one of which a folder with a tokenizer has.
+    """
+    if any((folder / name).is_file() for name in files):
+        return cls.tokenizer_class.load(folder)
+    return None
+
+
 def find(folder, variant=None):
     """The weights' file of a folder; a pickle is refused with the way to convert it."""
     folder = pathlib.Path(folder)

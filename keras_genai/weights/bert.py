@@ -2,10 +2,10 @@
 
 import dataclasses
 
-from keras_genai.transformers.tokenizers import Tokenizer
 from keras_genai.weights import _keys, _transformers, _writing
 from keras_genai.weights._keys import NULL, RATE, SIZE
 
+TOKENIZER = ("tokenizer.json", "vocab.txt")  # one of these files
 BODY = "BertModel"
 CLASSES = (
     BODY,
@@ -210,9 +210,8 @@ def load(cls, source, subfolder=None, variant=None, **arguments):
         required.update(name for name in ("masked_lm", "next_sentence") if given[name])
         if given["num_classes"]:
             required.add("num_classes")
-        # A tokenizer that is in the folder, unless another is given.
         if "tokenizer" not in arguments:
-            given["tokenizer"] = tokenizer_of(path.parent)
+            given["tokenizer"] = _transformers.tokenizer_of(cls, path.parent, TOKENIZER)
         if arguments.get("num_classes"):
             # What is fine-tuned to classify keeps no other head.
             given["masked_lm"] = given["next_sentence"] = False
@@ -248,14 +247,6 @@ def _head_of(entry):
     ):
         if entry.name.startswith(start):
             return name
-    return None
-
-
-def tokenizer_of(folder):
-    """The tokenizer in a folder, or None."""
-    known = ("tokenizer.json", "vocab.txt")
-    if any((folder / name).is_file() for name in known):
-        return Tokenizer.load(folder)
     return None
 
 

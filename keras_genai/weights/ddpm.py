@@ -7,7 +7,6 @@ The first is written.
 
 import dataclasses
 
-from keras_genai.diffusion import schedules
 from keras_genai.utils.files import reading
 from keras_genai.weights import _diffusers, _keys, _writing, unet
 from keras_genai.weights import _safetensors as st
@@ -87,7 +86,7 @@ CLASSES = {
 
 
 def from_config(config, path=SCHEDULER):
-    """The arguments of `DDPM` of a scheduler's configuration.
+    """The arguments of `DDPM` of a scheduler's configuration; `schedule` those of its.
 
     Args:
         config: the content of `scheduler_config.json`, a dict.
@@ -100,12 +99,12 @@ def from_config(config, path=SCHEDULER):
     config = _keys.read(config, path, {**COMMON, **CLASSES[kind]}, of="a DDPM")
     name = SCHEDULES[config["beta_schedule"]]
     ends = () if name == "cosine" else ("beta_start", "beta_end")
-    schedule = schedules.Discrete(
-        name,
-        config["num_train_timesteps"],
-        zero_terminal_snr=config.get("rescale_betas_zero_snr", False),
+    schedule = {
+        "name": name,
+        "steps": config["num_train_timesteps"],
+        "zero_terminal_snr": config.get("rescale_betas_zero_snr", False),
         **{key: config[key] for key in ends},
-    )
+    }
     clipped = config.get("clip_sample", False)  # most classes never clip
     return {
         "schedule": schedule,
@@ -124,7 +123,7 @@ def to_config(model):
     schedule = model.schedule
     names = {ours: theirs for theirs, ours in SCHEDULES.items()}
     predicts = {ours: theirs for theirs, ours in PARAMETERIZATIONS.items()}
-    if not isinstance(schedule, schedules.Discrete) or (
+    if not isinstance(schedule, model.schedule_class) or (
         model.parameterization not in predicts
     ):
         raise ValueError(
@@ -154,28 +153,25 @@ def to_config(model):
 
 def load(cls, source, subfolder=None, variant=None, **arguments):
     """A model of a published folder; see `DDPM.from_pretrained`."""
-    from keras_genai.diffusion.unet import UNet
-
     folder = st.fetch(source, subfolder)
     with reading(folder):
         pipeline = (folder / "unet").is_dir()
         path = (folder / "scheduler" if pipeline else folder) / SCHEDULER
         config = from_config(st.read_json(path), path)
+        config["schedule"] = cls.schedule_class(**config["schedule"])
         place = folder / "unet" if pipeline else folder
-        network = unet.load(UNet, place, None, variant)
+        network = unet.load(cls.network_class, place, None, variant)
     return cls(network, **{**config, **arguments})
 
 
 @_writing.saved_whole
 def save(model, folder, dtype="float32", max_shard_size=None):
     """Writes the folder of `google/ddpm-cifar10-32`'s layout."""
-    from keras_genai.diffusion.unet import UNet
-
-    if not isinstance(model.network, UNet):
+    if not isinstance(model.network, model.network_class):
+        known, network = model.network_class.__name__, type(model.network).__name__
         raise ValueError(
-            "This layout holds a kg.UNet; this model's network is a "
-            f"{type(model.network).__name__}. Save it as a .keras file, "
-            "model.save('ddpm.keras')."
+            f"This layout holds a kg.{known}; this model's network is a {network}. "
+            "Save it as a .keras file, model.save('ddpm.keras')."
         )
     scheduler = to_config(model)
     # What samples is the average, where one is kept: that is what is written.

@@ -6,7 +6,6 @@ import numpy as np
 from keras import ops
 
 from keras_genai.layers.positions import SCALINGS
-from keras_genai.transformers.tokenizers import Tokenizer
 from keras_genai.utils.deferred import fill
 from keras_genai.weights import _generation, _keys, _transformers, _writing
 from keras_genai.weights import _safetensors as st
@@ -25,6 +24,7 @@ from keras_genai.weights._keys import (
 
 GPT2 = ("GPT2LMHeadModel", "GPT2Model")
 LLAMA = ("LlamaForCausalLM", "LlamaModel")
+TOKENIZER = ("tokenizer.json", "vocab.json", "tokenizer.model")  # one of these files
 BARE = ("GPT2Model", "LlamaModel")  # without a head
 ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": "silu"}
 # An absent key has the default of transformers' own class. A tuple of the first part
@@ -372,9 +372,8 @@ def load(cls, source, subfolder=None, variant=None, **arguments):
         given |= _ends(given, config, path)
         if (config.get("architectures") or [""])[0] in BARE:
             bare.append(True)
-        # A tokenizer that is in the folder, unless another is given.
         if "tokenizer" not in arguments:
-            given["tokenizer"] = tokenizer_of(path.parent)
+            given["tokenizer"] = _transformers.tokenizer_of(cls, path.parent, TOKENIZER)
         return cls(**{**given, **arguments})
 
     def ignored(name):
@@ -390,14 +389,6 @@ def load(cls, source, subfolder=None, variant=None, **arguments):
         return table(model, bool(bare))
 
     return _transformers.load(make, entries, source, subfolder, variant, ignored)
-
-
-def tokenizer_of(folder):
-    """The tokenizer in a folder, or None."""
-    known = ("tokenizer.json", "vocab.json", "tokenizer.model")
-    if any((folder / name).is_file() for name in known):
-        return Tokenizer.load(folder)
-    return None
 
 
 @_writing.saved_whole

@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from keras_genai.transformers.tokenizers import Tokenizer
 from keras_genai.weights import _generation, _keys, _transformers, _writing
 from keras_genai.weights._keys import NULL, RATE, SIZE, TOKEN
 
 CLASS = "MarianMTModel"
+TOKENIZER = ("source.spm",)
 ACTIVATIONS = {  # transformers' name -> ours
     "gelu": "gelu",
     "swish": "silu",
@@ -188,7 +188,7 @@ def _attention(table, place, layer):
         table.dense(f"{place}.{name}", getattr(layer, own))
 
 
-# The keys of `generation_config.json` that become arguments of `Generation`.
+# The keys of `generation_config.json` that become arguments of `TranslationConfig`.
 USUAL = {
     "num_beams": ("beam_size", 1),
     "length_penalty": ("length_penalty", 1.0),
@@ -262,9 +262,8 @@ def load(cls, source, subfolder=None, variant=None, **arguments):
     def make(config, path, kinds):
         given = from_config(config, path, kinds)
         given |= _written(given, config, path)
-        there = (path.parent / "source.spm").is_file()
-        if there and "tokenizer" not in arguments:
-            given["tokenizer"] = Tokenizer.load(path.parent)
+        if "tokenizer" not in arguments:
+            given["tokenizer"] = _transformers.tokenizer_of(cls, path.parent, TOKENIZER)
         return cls(**{**given, **arguments})
 
     return _transformers.load(

@@ -12,7 +12,8 @@ class Pretrained:
     A class says which layout is its own by `weights_module`, the name of a module of
     `keras_genai.weights` with `load(cls, source, subfolder, variant, **arguments)` and
     `save(model, folder, dtype, max_shard_size)`, and in its docstring which of the
-    library's classes it stands for.
+    library's classes it stands for. Such a module imports no model: what else a folder
+    holds, a class names as its `tokenizer_class`, `network_class` or `schedule_class`.
     """
 
     weights_module = None

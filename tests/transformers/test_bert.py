@@ -7,7 +7,7 @@ from keras import ops
 
 import keras_genai as kg
 from keras_genai.backend import random
-from keras_genai.transformers import masking
+from keras_genai.transformers import mlm
 from tests.conformance import host
 
 SMALL = {
@@ -52,7 +52,7 @@ def test_words_are_hidden_whole_and_at_the_papers_rates():
     key = random.key(0, "test")
     masked, chosen = (
         host(x)
-        for x in masking.mask_tokens(
+        for x in mlm.mask_tokens(
             ops.convert_to_tensor(tokens),
             ops.convert_to_tensor(words.astype("int32")),
             key,
@@ -72,7 +72,7 @@ def test_words_are_hidden_whole_and_at_the_papers_rates():
     other = hidden[(hidden != 3) & (hidden != before)]
     assert abs(other.mean() - size / 2) < 50 and other.max() > 0.98 * size
     later = host(
-        masking.mask_tokens(
+        mlm.mask_tokens(
             ops.convert_to_tensor(tokens[8:16]),
             ops.convert_to_tensor(words[8:16].astype("int32")),
             key,
@@ -87,9 +87,9 @@ def test_words_are_hidden_whole_and_at_the_papers_rates():
 
 def test_words_follow_from_the_vocabulary(tokenizer):
     batch = tokenizer.batch(["unkindness, my lord!", "ay"], ["questionable", "no"])
-    table = masking.word_table(300, tokenizer.special_ids(), tokenizer)
+    table = mlm.word_table(300, tokenizer.special_ids(), tokenizer)
     found = host(
-        masking.word_numbers(
+        mlm.word_numbers(
             *(ops.convert_to_tensor(batch[n]) for n in ("tokens", "mask")), table
         )
     )

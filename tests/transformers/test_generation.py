@@ -6,8 +6,7 @@ from keras import ops
 
 import keras_genai as kg
 from keras_genai import backend
-from keras_genai.transformers import rules as rules_lib
-from keras_genai.transformers.rules import Rules
+from keras_genai.transformers.logits_processors import MINUS, SamplingConfig
 from tests.conformance import BACKEND
 
 V = 29
@@ -190,7 +189,11 @@ def test_numbers_are_inputs_of_what_is_compiled():
     assert len(model.programs) == count
 
 
-def test_rules_against_transformers():
+def processed(config, *arrays):
+    return config.process(*map(ops.convert_to_tensor, (*arrays, config.numbers)))
+
+
+def test_logits_processors_against_transformers():
     torch = pytest.importorskip("torch")
     process = pytest.importorskip("transformers.generation.logits_process")
     rng = np.random.default_rng(0)
@@ -210,12 +213,12 @@ def test_rules_against_transformers():
         ({"min_p": 0.2}, process.MinPLogitsWarper(0.2)),
     ):
         wanted = reference(torch.from_numpy(x).long(), torch.from_numpy(logits.copy()))
-        wanted = np.maximum(wanted.numpy(), rules_lib.MINUS)
-        got = Rules(**own)(*map(ops.convert_to_tensor, (logits, x, seen)))
+        wanted = np.maximum(wanted.numpy(), MINUS)
+        got = processed(SamplingConfig(**own), logits, x, seen)
         np.testing.assert_allclose(host(got), wanted, rtol=1e-5, err_msg=str(own))
     # What is not seen does not count.
-    half = ops.convert_to_tensor(np.arange(9) < np.array([[4]] * 4))
-    got = Rules(repetition_penalty=2.0)(*map(ops.convert_to_tensor, (logits, x)), half)
+    half = np.arange(9) < np.array([[4]] * 4)
+    got = processed(SamplingConfig(repetition_penalty=2.0), logits, x, half)
     changed = host(got) != logits
     assert all(
         set(np.flatnonzero(c)) == set(r[:4]) for c, r in zip(changed, x, strict=True)

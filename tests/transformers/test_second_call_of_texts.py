@@ -7,8 +7,8 @@ from keras import ops
 import keras_genai as kg
 from keras_genai.backend import programs
 from keras_genai.layers import lora
-from keras_genai.transformers.masking import not_padding
-from keras_genai.transformers.rules import Rules
+from keras_genai.transformers.logits_processors import SamplingConfig
+from keras_genai.transformers.padding import not_padding
 
 SIZES = {"depth": 1, "hidden": 8, "heads": 2, "vocabulary_size": 12, "seed": 0}
 
@@ -184,18 +184,18 @@ def test_pairs_that_are_too_long_keep_both_sentences():
     assert np.abs(one - other).max() > 1e-3
 
 
-# Rules
+# Logits processors
 
 
 def test_top_p_keeps_no_more_ties_than_it_needs():
-    rules = Rules(top_p=0.35)
+    config = SamplingConfig(top_p=0.35)
     logits = np.zeros((1, 10), "float32")
-    kept = host(rules.restricted(ops.convert_to_tensor(logits))) > -1e9
+    kept = host(config.restrict(ops.convert_to_tensor(logits), config.numbers)) > -1e9
     np.testing.assert_array_equal(kept.sum(axis=1), 4)
     # Four of the largest ids, as transformers' `TopPLogitsWarper` has it.
     np.testing.assert_array_equal(np.flatnonzero(kept), [6, 7, 8, 9])
     logits[0, 2] = np.log(2)  # shares 2 / 11 and 1 / 11
-    kept = host(rules.restricted(ops.convert_to_tensor(logits))) > -1e9
+    kept = host(config.restrict(ops.convert_to_tensor(logits), config.numbers)) > -1e9
     np.testing.assert_array_equal(np.flatnonzero(kept), [2, 8, 9])
 
 

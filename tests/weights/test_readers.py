@@ -14,7 +14,7 @@ import pytest
 from keras import ops
 
 import keras_genai as kg
-from keras_genai.diffusion import Denoiser, samplers
+from keras_genai.diffusion import Denoiser, samplers, schedules
 from keras_genai.weights import autoencoder_kl, bert, ddpm, dit, gpt, marian, unet, vit
 from tests.conformance import host
 from tests.diffusion.test_diffusers import NOISES, START, assert_same, ours, reference
@@ -78,9 +78,9 @@ def test_schedulers_as_they_are_written(name, tmp_path):
     path = tmp_path / "scheduler_config.json"
     read = ddpm.from_config(json.loads(path.read_text("utf-8")), path)
     assert read == ddpm.from_config({"_class_name": name})
-    np.testing.assert_allclose(
-        read["schedule"].alpha_bar, scheduler.alphas_cumprod.numpy(), atol=1e-6
-    )
+    schedule = schedules.Discrete(**read["schedule"])
+    wanted = scheduler.alphas_cumprod.numpy()
+    np.testing.assert_allclose(schedule.alpha_bar, wanted, atol=1e-6)
     # What a class has not is without effect there, as in Stable Diffusion's own file.
     other = {"clip_sample": True, "thresholding": True, "variance_type": "fixed_large"}
     foreign = {k: v for k, v in other.items() if k not in ddpm.CLASSES[name]}
@@ -119,13 +119,14 @@ def test_trajectories_of_an_empty_file(name, monkeypatch):
     if name == "DDIMScheduler":
         step = scheduler.step
         scheduler.step = lambda *a: step(*a, use_clipped_model_output=True)
-    path = samplers.path(read["schedule"], steps, **nodes)
+    schedule = schedules.Discrete(**read["schedule"])
+    path = samplers.path(schedule, steps, **nodes)
     alpha = path.alphas[0] if divided else 1.0
     start = 3.0 * START  # so that what is clipped is seen
     wanted = reference(scheduler, start / alpha, monkeypatch, steps=steps)
     denoise = Denoiser(
         lambda x, t: ours(x, t, 0.01),
-        read["schedule"],
+        schedule,
         read["parameterization"],
         clip=read["clip"],
         round_times="2m" in sampler,

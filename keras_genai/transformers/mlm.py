@@ -1,4 +1,4 @@
-"""What is padding, and what BERT learns by: masked words and pairs of sentences.
+"""Masked language modelling: masked words and pairs of sentences.
 
 Pure functions (1810.04805, section 3.1): tensors, or lists of sentences, in and out.
 """
@@ -11,29 +11,6 @@ from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import tuple_of, word
 
 MASKED, REPLACED = 0.8, 0.1  # shares of the chosen tokens; the others stay
-
-
-def not_padding(tokens, pad, ends=()):
-    """Where a token counts: bool like `tokens` `(B, T)`, a tensor or NumPy array.
-
-    All but `pad`. Where `pad` ends texts too, the one that directly follows a text is
-    the text's end and counts; those after an end, and those that begin a row, are
-    padding.
-
-    Args:
-        tokens: int32 `(B, T)`.
-        pad: id of the padding.
-        ends: ids that end a text.
-    """
-    counts = tokens != pad
-    if pad not in ends:
-        return counts
-    text = tokens[:, :-1] != pad
-    for end in ends:
-        text = text & (tokens[:, :-1] != end)
-    host = isinstance(tokens, np.ndarray)
-    first, concatenate = counts[:, :1], np.concatenate if host else ops.concatenate
-    return counts | concatenate([first, text], axis=1)
 
 
 def mask_tokens(tokens, words, key, mask_token, vocabulary_size, rate=0.15, offset=0):

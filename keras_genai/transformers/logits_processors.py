@@ -1,22 +1,32 @@
-"""What is done to the logits of a next token before one is chosen."""
+"""Logits processors: penalties and restrictions of the next token's logits."""
 
-import copy
 import dataclasses
-import functools
 
 import numpy as np
 from keras import ops
 
-from keras_genai.utils.checks import check_positive
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import integer, number
 
 MINUS = -1e30  # of a token that is ruled out: finite, so that a softmax stays finite
-# The rules that are numbers: they can be the inputs of a compiled function.
+# What a compiled function takes as an input: other values of them compile nothing anew.
 NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty", "top_k")
 
 
+@checked(
+    temperature=number(">= 0"),
+    top_k=integer(1),
+    top_p=number("(0, 1]"),
+    min_p=number("(0, 1]"),
+    repetition_penalty=number("> 0"),
+    no_repeat_ngram=integer(1),
+)
 @dataclasses.dataclass(frozen=True)
-class Rules:
+class SamplingConfig:
     """How a token is chosen; see `GPT.generate`.
+
+    In a graph, the values of `NUMBERS` are a tensor `numbers`, float32 `(5,)`, beside
+    the configuration, which then only says which processors there are.
 
     Args:
         temperature: the logits are divided by it; 0 takes the most probable token.
@@ -41,94 +51,74 @@ class Rules:
     no_repeat_ngram: int | None = None
 
     def __post_init__(self):
-        if not _is_number(self.temperature) or self.temperature < 0:
-            raise ValueError(
-                "temperature must be over 0, or 0 for the most probable token; got "
-                f"{self.temperature!r}."
-            )
-        for name in ("top_k", "no_repeat_ngram"):
-            if getattr(self, name) is not None:
-                check_positive(name, getattr(self, name))
-        for name in ("top_p", "min_p"):
-            value = getattr(self, name)
-            if value is not None and not (_is_number(value) and 0 < value <= 1):
-                raise ValueError(f"{name} must be in (0, 1]; got {value!r}.")
-        if not _is_number(self.repetition_penalty) or self.repetition_penalty <= 0:
-            raise ValueError(
-                "repetition_penalty must be over 0 (1 is none); got "
-                f"{self.repetition_penalty!r}."
-            )
-        if self.greedy and self.restricts:
+        if self.greedy and self.restrictions:
             raise ValueError(
                 "temperature=0 takes the most probable token: it contradicts "
-                f"{', '.join(self.restricts)}. Give a temperature over 0, or leave "
+                f"{', '.join(self.restrictions)}. Give a temperature over 0, or leave "
                 "them out."
             )
 
     @property
     def greedy(self):
-        return "temperature" not in self.form
+        return self.temperature == 0
 
     @property
-    def restricts(self):
+    def restrictions(self):
         """The names of the arguments that leave some tokens out of a draw."""
         names = ("top_k", "top_p", "min_p")
         return [name for name in names if getattr(self, name) is not None]
 
-    @functools.cached_property
-    def form(self):
-        """What the graph follows from: which rules there are."""
-        names = [name for name in NUMBERS if getattr(self, name) is not None]
-        if self.temperature == 0:
-            names.remove("temperature")
-        if self.repetition_penalty == 1:
-            names.remove("repetition_penalty")
-        return (*names, ("no_repeat", self.no_repeat_ngram))
+    @property
+    def key(self):
+        """Hashable: what a graph depends on, which processors there are."""
+        names = list(self.restrictions)
+        if not self.greedy:
+            names.append("temperature")
+        if self.repetition_penalty != 1:
+            names.append("repetition_penalty")
+        return (*names, self.no_repeat_ngram)
 
     @property
     def numbers(self):
-        """The values of `NUMBERS`, float32 `(5,)`; 0 for a rule that there is not."""
+        """The values of `NUMBERS`, float32 `(5,)`; 0 where there is none."""
         return np.array([getattr(self, name) or 0 for name in NUMBERS], "float32")
 
-    def bound(self, numbers):
-        """The same rules with tensors `(5,)` for `numbers`, which are not checked."""
-        rules = copy.copy(self)
-        values = {name: numbers[i] for i, name in enumerate(NUMBERS)}
-        rules.__dict__.update(values, form=self.form)  # the form is of the old ones
-        return rules
-
-    def penalized(self, logits, tokens, seen):
+    def penalize(self, logits, tokens, visible, numbers):
         """The logits with what depends on the tokens before.
 
         Args:
             logits: `(R, V)`, or logarithms of probabilities.
             tokens: int32 `(R, L)`.
-            seen: bool `(R, L)`: which of them count.
+            visible: bool `(R, L)`: which of them count.
+            numbers: float32 `(5,)`, the values of `NUMBERS`.
         """
-        if "repetition_penalty" in self.form:
-            logits = penalize_repetition(logits, tokens, seen, self.repetition_penalty)
+        if self.repetition_penalty != 1:
+            penalty = _number("repetition_penalty", numbers)
+            logits = penalize_repetition(logits, tokens, visible, penalty)
         if self.no_repeat_ngram is not None:
-            logits = forbid_ngrams(logits, tokens, seen, self.no_repeat_ngram)
+            logits = forbid_ngrams(logits, tokens, visible, self.no_repeat_ngram)
         return logits
 
-    def restricted(self, logits):
+    def restrict(self, logits, numbers):
         """The logits at the temperature, of the tokens that may be drawn."""
         if not self.greedy:
-            logits = logits / self.temperature
-        if "top_k" in self.form:
-            logits = keep_top_k(logits, self.top_k)
-        if "top_p" in self.form:
-            logits = keep_top_p(logits, self.top_p)
-        if "min_p" in self.form:
-            logits = keep_min_p(logits, self.min_p)
+            logits = logits / _number("temperature", numbers)
+        if self.top_k is not None:
+            logits = keep_top_k(logits, _number("top_k", numbers))
+        if self.top_p is not None:
+            logits = keep_top_p(logits, _number("top_p", numbers))
+        if self.min_p is not None:
+            logits = keep_min_p(logits, _number("min_p", numbers))
         return logits
 
-    def __call__(self, logits, tokens, seen):
-        return self.restricted(self.penalized(logits, tokens, seen))
+    def process(self, logits, tokens, visible, numbers):
+        """See `penalize`; then `restrict`."""
+        penalized = self.penalize(logits, tokens, visible, numbers)
+        return self.restrict(penalized, numbers)
 
 
-def _is_number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _number(name, numbers):
+    return numbers[NUMBERS.index(name)]
 
 
 def _marked(tokens, which, size):
@@ -144,35 +134,35 @@ def _marked(tokens, which, size):
     return marks[:, :size] > 0
 
 
-def penalize_repetition(logits, tokens, seen, penalty):
-    """See `Rules`: `(R, V)` logits, by the tokens `(R, L)` that were seen."""
-    there = _marked(tokens, seen, logits.shape[-1])
+def penalize_repetition(logits, tokens, visible, penalty):
+    """See `SamplingConfig`: `(R, V)` logits, by the visible tokens `(R, L)`."""
+    there = _marked(tokens, visible, logits.shape[-1])
     lower = ops.where(logits < 0, logits * penalty, logits / penalty)
     return ops.where(there, lower, logits)
 
 
-def forbid_ngrams(logits, tokens, seen, n):
-    """See `Rules`: no token that would end a sequence of n that was seen already."""
+def forbid_ngrams(logits, tokens, visible, n):
+    """See `SamplingConfig`: no token that would end a sequence of n that occurred."""
     length = tokens.shape[1]
     if length < n:
         return logits
     count = length - n + 1
     if n == 1:
-        matches = seen
+        matches = visible
         ends = tokens
     else:
-        # The places of the last n - 1 tokens: those seen are neighbours.
+        # The positions of the last n - 1 tokens: visible ones are neighbours.
         last = ops.max(
-            ops.where(seen, ops.arange(length, dtype="int32"), -1),
+            ops.where(visible, ops.arange(length, dtype="int32"), -1),
             axis=1,
             keepdims=True,
         )  # (R, 1)
-        matches = seen[:, n - 1 :]
+        matches = visible[:, n - 1 :]
         for k in range(n - 1):
             place = ops.clip(last - (n - 2) + k, 0, length - 1)
             wanted = ops.take_along_axis(tokens, place, axis=1)  # (R, 1)
             same = ops.equal(tokens[:, k : k + count], wanted)
-            matches = matches & same & seen[:, k : k + count]
+            matches = matches & same & visible[:, k : k + count]
         ends = tokens[:, n - 1 :]
     return ops.where(_marked(ends, matches, logits.shape[-1]), MINUS, logits)
 

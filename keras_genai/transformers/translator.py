@@ -11,14 +11,15 @@ from keras_genai.layers.positions import KINDS as POSITIONS
 from keras_genai.losses.reduction import weighted_mean
 from keras_genai.training import Model
 from keras_genai.training.inference import Range
-from keras_genai.transformers import generation
-from keras_genai.transformers.checks import check_tokens, filled, row_of
-from keras_genai.transformers.rules import MINUS, Rules
+from keras_genai.transformers import decoding
+from keras_genai.transformers.logits_processors import MINUS
+from keras_genai.transformers.padding import pad_rows
 from keras_genai.transformers.seq2seq_network import Seq2SeqNetwork
+from keras_genai.transformers.tokenizers import Tokenizer
+from keras_genai.transformers.translation_config import TranslationConfig
 from keras_genai.transformers.tuning import Tuning
-from keras_genai.transformers.writing_rules import Generation, Restrained
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.checks import check_sample_weight
+from keras_genai.utils.checks import check_sample_weight, check_tokens, row_of
 from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import (
     integer,
@@ -69,7 +70,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 class Translator(Tuning, Pretrained, Model):
     """The encoder-decoder of 1706.03762, and Marian's weight for weight.
 
-    `fit({"source": ids, "target": ids})` takes two arrays of token ids, filled up with
+    `fit({"source": ids, "target": ids})` takes two arrays of token ids, padded with
     `pad_token`; each target ends with `stop_token`. `model.pairs(sources, targets)`
     makes them of texts.
 
@@ -102,13 +103,13 @@ class Translator(Tuning, Pretrained, Model):
         hidden_dropout: that inside the feed-forward.
         label_smoothing: share of the target spread over all tokens (section 5.4).
         tokenizer: a `Tokenizer`; then `translate` takes and gives texts.
-        pad_token: id that fills rows up; by default the tokenizer's, or 0.
+        pad_token: padding id; by default the tokenizer's, or 0.
         start_token: id that a target begins with; by default the tokenizer's first
             token, or `pad_token`, as Marian does.
         stop_token: id that ends a text; by default the tokenizer's, or 1.
         generation: dict of the defaults of `translate` that are other than its own,
-            and of tokens that it never writes: the arguments of
-            `keras_genai.transformers.writing_rules.Generation`.
+            and of tokens that it never generates: the arguments of
+            `keras_genai.transformers.translation_config.TranslationConfig`.
         remat: computes the blocks again for the gradient: less memory, more time.
         seed: integer >= 0: initial weights, noise and shuffling follow from it.
 
@@ -132,11 +133,16 @@ class Translator(Tuning, Pretrained, Model):
     """
 
     weights_module = "marian"
+    tokenizer_class = Tokenizer
     max_shard_size = "50GB"
 
     _ARGUMENTS = (
         *Seq2SeqNetwork._ARGUMENTS,
-        *("label_smoothing", "pad_token", "start_token", "stop_token", "seed"),
+        "label_smoothing",
+        "pad_token",
+        "start_token",
+        "stop_token",
+        "seed",
     )
 
     @checked(
@@ -176,20 +182,36 @@ class Translator(Tuning, Pretrained, Model):
         **kwargs,
     ):
         super().__init__(seed=seed, **kwargs)
-        given = locals()
-        for name in self._ARGUMENTS:
-            setattr(self, name, given[name])
-        names = ("depth", "hidden", "heads", "hidden_units", "dropout")
-        for name, value in row_of(size, SIZES, names).items():
-            setattr(self, name, value if given[name] is None else given[name])
+        sizes = row_of(
+            size, SIZES, ("depth", "hidden", "heads", "hidden_units", "dropout")
+        )
+        self.depth = sizes["depth"] if depth is None else depth
         self.decoder_depth = decoder_depth or self.depth
-        self.tokenizer = tokenizer
+        self.hidden = sizes["hidden"] if hidden is None else hidden
+        self.heads = sizes["heads"] if heads is None else heads
+        if hidden_units is None:
+            hidden_units = sizes["hidden_units"]
+        self.hidden_units = hidden_units
         if vocabulary_size is None:
             known = 32_000 if tokenizer is None else tokenizer.vocabulary_size
-            self.vocabulary_size = known
+            vocabulary_size = known
+        self.vocabulary_size = vocabulary_size
+        self.context = context
+        self.activation = activation
+        self.norm_first = norm_first
+        self.epsilon = epsilon
+        self.positions = positions
+        self.scale_embedding = scale_embedding
+        self.logits_bias = logits_bias
+        self.dropout = sizes["dropout"] if dropout is None else dropout
+        self.attention_dropout = attention_dropout
+        self.hidden_dropout = hidden_dropout
+        self.label_smoothing = label_smoothing
+        self.remat = remat
+        self.tokenizer = tokenizer
         self._check_arguments()
         self._set_tokens(pad_token, start_token, stop_token)
-        self.generation = Generation.of(generation)
+        self.generation = TranslationConfig.of(generation)
         self.generation.check_tokens(self.vocabulary_size)
         with dtype_policy(kwargs.get("dtype")):
             self.network = Seq2SeqNetwork(
@@ -437,7 +459,7 @@ class Translator(Tuning, Pretrained, Model):
 
         Args:
             sentences: a string or a list of them, with a tokenizer; or token ids
-                `(N, S)` filled up with `pad_token`, or a list of lists of them.
+                `(N, S)` padded with `pad_token`, or a list of lists of them.
             beam_size: K, at least 1: how many beginnings are kept (1: the most
                 probable next token each time). By default 4, or what the model's
                 `generation` says, as for the next three.
@@ -458,14 +480,14 @@ class Translator(Tuning, Pretrained, Model):
             ValueError: for arguments out of range, ids outside the vocabulary, or
                 sentences that are empty or longer than the context.
         """
-        usual, room = self.generation, self.context - 1
-        beam_size = usual.beam_size if beam_size is None else beam_size
+        defaults, room = self.generation, self.context - 1
+        beam_size = defaults.beam_size if beam_size is None else beam_size
         if length_penalty is None:
-            length_penalty = usual.length_penalty
+            length_penalty = defaults.length_penalty
         if early_stopping is None:
-            early_stopping = usual.early_stopping
-        if max_length is None and usual.max_length is not None:
-            max_length = min(room, usual.max_length)
+            early_stopping = defaults.early_stopping
+        if max_length is None and defaults.max_length is not None:
+            max_length = min(room, defaults.max_length)
         sources, texts = self._ids(sentences, "sentences")
         limits = np.minimum(room, 2 * np.sum(sources != self.pad_token, axis=1) + 10)
         if max_length is not None:
@@ -476,26 +498,33 @@ class Translator(Tuning, Pretrained, Model):
                 )
             limits = np.full(len(sources), max_length)
         limits = limits.astype("int32")
-        how = (beam_size, early_stopping)
-        wanted = (sources.shape[1], int(limits.max()))
+        name = ("translate", beam_size, early_stopping)
+        lengths = (sources.shape[1], int(limits.max()))
         size, width, longest = self.programs.shape(
-            ("translate", *how), len(sources), wanted, batch_size, (self.context, room)
+            name, len(sources), lengths, batch_size, (self.context, room)
         )
 
         def run(length_penalty, source, limits):
-            return self.write(source, length_penalty, *how, longest, limits)
+            return self._decode(
+                source,
+                beam_size=beam_size,
+                length_penalty=length_penalty,
+                early_stopping=early_stopping,
+                max_length=longest,
+                limits=limits,
+            )
 
         batches = self.stream(
-            ("translate", *how, longest, usual),
+            (*name, longest, defaults),
             run,
             self.network.variables,
-            [filled(sources, width, self.pad_token), limits],
+            [pad_rows(sources, width, self.pad_token), limits],
             size,
             constants=[np.float32(length_penalty)],
             verbose=verbose,
         )
-        made = np.concatenate([rows[:count] for _, count, rows in batches])
-        rows = [self._ended(row[: n + 1]) for row, n in zip(made, limits, strict=True)]
+        rows = np.concatenate([rows[:count] for _, count, rows in batches])
+        rows = [self._ended(row[: n + 1]) for row, n in zip(rows, limits, strict=True)]
         if not texts:
             return rows
         found = self.tokenizer.decode([row.tolist() for row in rows])
@@ -511,8 +540,15 @@ class Translator(Tuning, Pretrained, Model):
         """See `translate`."""
         return self.translate(sources, **options)
 
-    def write(
-        self, source, length_penalty, beams, early_stopping, max_length, limits=None
+    def _decode(
+        self,
+        source,
+        *,
+        beam_size,
+        length_penalty,
+        early_stopping,
+        max_length,
+        limits=None,
     ):
         """Translations in the graph: int32 `(B, S)` -> `(B, 1 + max_length)`.
 
@@ -524,13 +560,13 @@ class Translator(Tuning, Pretrained, Model):
         length = 1 + max_length
         caches = network.context_caches(network.encode(source, mask))
 
-        def next_logits(tokens, cache, place, seen, context):
-            x, cache = network.decode(
+        def next_logits(tokens, cache, index, mask, context):
+            x, cache, _ = network.decode(
                 tokens,
                 None,
-                seen,
+                mask,
                 cache=cache,
-                cache_index=place,
+                cache_index=index,
                 context_cache=context,
             )
             logits = network.logits(x[:, -1])  # (R, V)
@@ -545,61 +581,53 @@ class Translator(Tuning, Pretrained, Model):
         valid = ops.ones_like(tokens, dtype="bool")
         empty = network.empty_cache(batch, length)
         logits, cache = next_logits(start, empty, 0, mask, caches)
-        if beams > 1:
+        if beam_size > 1:
             # The beams of a sentence read the same source: it does not move with them.
             mask, caches = tree.map_structure(
-                lambda x: ops.repeat(x, beams, axis=0), (mask, caches)
+                lambda x: ops.repeat(x, beam_size, axis=0), (mask, caches)
             )
+        most = max_length
+        if limits is not None:  # of each row, or of each of its beams
+            most = ops.expand_dims(ops.repeat(limits, beam_size), 1)
+        stops = (self.stop_token,)
 
         def step(tokens, cache, i):
             return next_logits(tokens, cache, i + 1, mask, caches)
 
-        most = max_length
-        if limits is not None:  # of each row, or of each of its beams
-            most = ops.expand_dims(ops.repeat(limits, beams), 1)
-        rules = self._rules(1 + most)
-        stops = (self.stop_token,)
-        if beams == 1:
-            sampler = generation.Sampler(
-                *(step, rules, 1, valid, (0, 0)),
+        def process(logits, tokens, visible):
+            return self.generation.process(
+                logits, tokens, visible, stops=stops, length=1 + most
+            )
+
+        if beam_size == 1:
+            sampler = decoding.Sampler(
+                step=step,
+                process=process,
+                prompt=1,
+                valid=valid,
                 stops=stops,
-                pad=self.pad_token,
+                fill=self.pad_token,
                 limits=limits,
             )
-            return generation.sample(sampler, logits, tokens, cache)
-        found, _ = generation.beam_search(
+            return decoding.sample(sampler, logits, tokens, cache)
+        beams, _ = decoding.beam_search(
             step,
-            rules,
             logits,
             tokens,
             cache,
-            valid,
-            1,
-            beams,
+            process=process,
+            valid=valid,
+            prompt=1,
+            beam_size=beam_size,
             length_penalty=length_penalty,
             early_stopping=early_stopping,
             stops=stops,
             fill=self.pad_token,
             limits=limits,
         )
-        return found[:, 0]
+        return beams[:, 0]
 
-    def _rules(self, length):
-        """What is done to the logits of each place of a translation."""
-        usual = self.generation
-        if usual.barred is None and usual.first_token is usual.last_token is None:
-            return Rules(temperature=0)
-        return Restrained(
-            temperature=0,
-            barred=usual.barred or (),
-            first_token=usual.first_token,
-            last_token=usual.last_token,
-            renormalize=usual.renormalize,
-            stops=(self.stop_token,),
-            length=length,
-        )
-
-    # What it thinks of given translations
+    # Scores and attention maps
 
     def _given(self, sources, targets):
         """Two arrays of ids, checked, of texts or ids; targets end with the stop."""
@@ -629,13 +657,13 @@ class Translator(Tuning, Pretrained, Model):
         return self._run("score", self._scores, arrays, batch_size)
 
     def _run(self, name, fn, arrays, batch_size):
-        """`fn` of pairs, which are filled up to a shape that many calls share."""
+        """`fn` of pairs, padded to a shape that many calls share."""
         lengths, most = [a.shape[1] for a in arrays], [self.context] * 2
         size, *widths = self.programs.shape(
             name, len(arrays[0]), lengths, batch_size, most
         )
         arrays = [
-            filled(array, width, self.pad_token)
+            pad_rows(array, width, self.pad_token)
             for array, width in zip(arrays, widths, strict=True)
         ]
         variables = self.network.variables
@@ -662,7 +690,7 @@ class Translator(Tuning, Pretrained, Model):
         def run(source, target):
             mask = source != self.pad_token
             context = self.network.encode(source, mask)
-            _, weights = self.network.decode(
+            _, _, weights = self.network.decode(
                 self._before(target), context, mask, return_weights=True
             )
             return ops.stack(weights, axis=1)
@@ -683,10 +711,15 @@ class Translator(Tuning, Pretrained, Model):
         """
 
         def translate(tokens):
-            usual, room = self.generation, self.context - 1
-            most = min(room, usual.max_length or room)
-            how = (usual.length_penalty, usual.beam_size, usual.early_stopping, most)
-            return {"tokens": self.write(tokens, *how)}
+            defaults, room = self.generation, self.context - 1
+            rows = self._decode(
+                tokens,
+                beam_size=defaults.beam_size,
+                length_penalty=defaults.length_penalty,
+                early_stopping=defaults.early_stopping,
+                max_length=min(room, defaults.max_length or room),
+            )
+            return {"tokens": rows}
 
         def score(source, target):
             return {"scores": self._scores(source, target)}

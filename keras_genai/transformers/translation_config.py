@@ -1,11 +1,11 @@
-"""How a `Translator` writes where `translate` is not told otherwise."""
+"""Defaults of `Translator.translate`, and the tokens that it never generates."""
 
 import dataclasses
 
 import numpy as np
 from keras import ops
 
-from keras_genai.transformers.rules import MINUS, Rules
+from keras_genai.transformers.logits_processors import MINUS
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import flag, integer, integers, number, tuple_of
 
@@ -18,8 +18,8 @@ from keras_genai.utils.validation import flag, integer, integers, number, tuple_
     renormalize=flag,
 )
 @dataclasses.dataclass(frozen=True)
-class Generation:
-    """The defaults of `Translator.translate`, and which tokens it never writes.
+class TranslationConfig:
+    """The defaults of `Translator.translate`, and which tokens it never generates.
 
     Published translators have their own: `Translator.from_pretrained` reads them.
 
@@ -29,10 +29,10 @@ class Generation:
         max_length: most tokens of a translation, at most the context; None: by the
             source's length.
         early_stopping: see `translate`.
-        barred: sequences of token ids that are never written; by default the padding
+        barred: sequences of token ids that are never generated; by default the padding
             alone.
         first_token: id that every translation begins with, or None.
-        last_token: id that stands at the last place of one that is not shorter, or
+        last_token: id that stands at the last position of one that is not shorter, or
             None.
         renormalize: whether the probabilities that beams add up are those among the
             tokens that are not barred.
@@ -82,52 +82,41 @@ class Generation:
             config["barred"] = [list(words) for words in self.barred]
         return config
 
+    def process(self, logits, tokens, visible, *, stops, length):
+        """A logits processor: tokens that are barred or forced come before all others.
 
-@dataclasses.dataclass(frozen=True)
-class Restrained(Rules):
-    """The rules of a `Generation`: the most probable token among those that may be.
-
-    Args:
-        barred, first_token, last_token, renormalize: see `Generation`.
-        stops: ids that end a text, which alone are never barred.
-        length: places of a translation and its start: an integer, or int32 `(R, 1)`.
-    """
-
-    barred: tuple = ()
-    first_token: int | None = None
-    last_token: int | None = None
-    renormalize: bool = True
-    stops: tuple = ()
-    length: int = 0
-
-    def penalized(self, logits, tokens, seen):
-        """See `Rules.penalized`; the tokens that count come before all others."""
-        logits = super().penalized(logits, tokens, seen)
-        places = ops.sum(ops.cast(seen, "int32"), axis=1, keepdims=True)  # (R, 1)
+        Args:
+            logits, tokens, visible: see `decoding`.
+            stops: ids that end a text, which alone are never barred.
+            length: positions of a translation and its start: an integer, or int32
+                `(R, 1)`.
+        """
+        if self.barred is None and self.first_token is self.last_token is None:
+            return logits
+        count = ops.sum(ops.cast(visible, "int32"), axis=1, keepdims=True)  # (R, 1)
         ids = ops.arange(logits.shape[-1], dtype="int32")  # (V,)
         single = np.zeros(logits.shape[-1], "bool")
-        for words in self.barred:
+        for words in self.barred or ():
             if len(words) == 1:
-                single[words[0]] = words[0] not in self.stops
+                single[words[0]] = words[0] not in stops
             else:
-                hit = ops.logical_and(_follows(words, tokens, places), ids == words[-1])
+                hit = ops.logical_and(_follows(words, tokens, count), ids == words[-1])
                 logits = ops.where(hit, MINUS, logits)
         if single.any():
             logits = ops.where(ops.convert_to_tensor(single), MINUS, logits)
-        forced = ((self.first_token, 1), (self.last_token, self.length - 1))
-        for token, place in forced:
+        forced = ((self.first_token, 1), (self.last_token, length - 1))
+        for token, index in forced:
             if token is not None:
                 only = ops.where(ids == token, 0.0, MINUS)
-                logits = ops.where(
-                    places == place, ops.cast(only, logits.dtype), logits
-                )
+                only = ops.cast(only, logits.dtype)
+                logits = ops.where(count == index, only, logits)
         return ops.log_softmax(logits, axis=-1) if self.renormalize else logits
 
 
-def _follows(words, tokens, places):
-    """bool `(R, 1)`: whether all but the last of a sequence stand before a place."""
-    found = places >= len(words)
+def _follows(words, tokens, count):
+    """bool `(R, 1)`: whether all but the last of a sequence stand before an index."""
+    found = count >= len(words)
     for back, word in enumerate(reversed(words[:-1]), 1):
-        before = ops.take_along_axis(tokens, ops.maximum(places - back, 0), axis=1)
+        before = ops.take_along_axis(tokens, ops.maximum(count - back, 0), axis=1)
         found = ops.logical_and(found, before == word)
     return found
