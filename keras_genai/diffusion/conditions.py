@@ -127,9 +127,9 @@ class Conditions:
             for name, value in given.items()
         }
 
-    def dropped(self, given, keep):
+    def dropped(self, given, keep, null=None):
         """Each condition where `keep` (bool `(B,)`), else the null one."""
-        null = self.null(given)
+        null = self.null(given) if null is None else null
         return {
             name: ops.where(
                 ops.reshape(keep, (-1,) + (1,) * (len(value.shape) - 1)),

@@ -81,6 +81,12 @@ class Sampler:
         size = self.updates.shape[1:]
         return self.name, size, learned, self.stochastic, patterns
 
+    @property
+    def key(self):
+        """Hashable: the sampler with its numbers."""
+        tables = [getattr(self, name) for name in _TABLES]
+        return self.form, tuple([x if x is None else x.tobytes() for x in tables])
+
     def bound(self, tables):
         """The sampler with its numbers, or those of another of its `form`, as tensors.
 

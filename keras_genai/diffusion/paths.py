@@ -102,6 +102,11 @@ class Path:
         return float(self.alphas[0]) * x_0 + float(self.sigmas[0]) * noise
 
     @property
+    def begin(self):
+        """Alpha, sigma and the prior's standard deviation at the first node."""
+        return float(self.alphas[0]), float(self.sigmas[0]), self.prior_std
+
+    @property
     def prior_std(self):
         """Standard deviation that sampling begins with at the first node."""
         explodes = self.schedule.prior_std != 1.0
