@@ -402,6 +402,7 @@ class DDPM(Pretrained, GenerativeModel):
         guidance_rescale=number("[0, 1]"),
         negative=mapping,
         noise=array(4),
+        size=integers(length=2),
         vector=array(2),
         context=array(3),
     )
@@ -422,6 +423,7 @@ class DDPM(Pretrained, GenerativeModel):
         guidance_rescale=0.0,
         negative=None,
         noise=None,
+        size=None,
         batch_size=64,
         verbose=0,
     ):
@@ -452,6 +454,8 @@ class DDPM(Pretrained, GenerativeModel):
                 `{"labels": ...}`, as many as there are samples.
             noise: floats `(n, H, W, C)` to begin with, such as `invert` gives; by
                 default drawn from the seed.
+            size: `(H, W)` of the images, for a network that takes other sizes than its
+                own, such as `kg.UNet`; by default those of `image_shape`.
             batch_size: images in one pass.
             verbose: 1 shows a progress bar of the network's evaluations; the loop is
                 then driven from Python.
@@ -477,6 +481,7 @@ class DDPM(Pretrained, GenerativeModel):
             guidance_rescale=guidance_rescale,
             negative=negative,
             noise=noise,
+            size=size,
             batch_size=batch_size,
             verbose=verbose,
         )
@@ -519,8 +524,7 @@ class DDPM(Pretrained, GenerativeModel):
         )
         loop = sampling_loop(self, guided=guided, **options)
         if noise is not None:
-            shape = self.latent_shape(self.image_shape)
-            inputs["noise"] = checked_images(noise, n, shape, "noise")
+            inputs["noise"] = checked_images(noise, n, loop.latent_shape, "noise")
         key = random.key(seed, "generate/latents")
         return loop.batches("generate", inputs, n, key, batch_size, verbose)
 

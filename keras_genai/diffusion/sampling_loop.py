@@ -17,6 +17,7 @@ from keras_genai.utils.validation import (
     array,
     either,
     function,
+    integers,
     mapping,
     number,
     optional,
@@ -51,6 +52,7 @@ class SamplingLoop:
         guided: whether there is classifier-free guidance.
         interval, rescale: see `guidance.classifier_free`.
         repaint: of `repaint.tables`, for `inpaint`.
+        image_shape: `(H, W, C)` of the images; None for the model's own.
     """
 
     model: Any
@@ -61,17 +63,24 @@ class SamplingLoop:
     interval: tuple | None = None
     rescale: float = 0.0
     repaint: dict | None = None
+    image_shape: tuple | None = None
+
+    @property
+    def latent_shape(self):
+        """`(h, w, c)` of what is denoised."""
+        return self.model.latent_shape(self.image_shape or self.model.image_shape)
 
     @property
     def form(self):
         """Hashable: what the compiled function depends on, beside model and inputs."""
-        guided = self.guided, self.interval is None, self.rescale == 0
+        options = self.guided, self.interval is None, self.rescale == 0
+        form = options, self.repaint is None, self.latent_shape
         if backend.COMPILES:
-            return self.sampler.form, guided, self.repaint is None
-        tables = () if self.repaint is None else self.repaint.values()
-        painted = tuple(table.tobytes() for table in tables)
-        numbers = self.begin, self.interval, self.rescale
-        return self.sampler.key, guided, numbers, painted
+            return self.sampler.form, *form
+        tables = {} if self.repaint is None else self.repaint
+        constants = self.begin, self.interval, self.rescale
+        repaint = tuple(table.tobytes() for table in tables.values())
+        return self.sampler.key, *form, constants, repaint
 
     def numbers(self):
         """The numbers that are inputs: a dict of NumPy arrays; none where constants."""
@@ -116,7 +125,7 @@ class SamplingLoop:
         """x at the first node: noise, or noised images."""
         noise = inputs.get("noise")
         if noise is None:
-            shape = (count, *self.model.latent_shape(self.model.image_shape))
+            shape = (count, *self.latent_shape)
             noise = random.normal(random.subkey(key, "x"), shape, offset=first)
         if "images" not in inputs:
             return self.begin[2] * noise
@@ -213,6 +222,7 @@ class SamplingLoop:
     guidance_interval=pair(">= 0"),
     guidance_rescale=number("[0, 1]"),
     strength=number("(0, 1]"),
+    size=integers(length=2),
 )
 def sampling_loop(
     model,
@@ -224,6 +234,7 @@ def sampling_loop(
     guidance_interval=None,
     guidance_rescale=0.0,
     strength=1.0,
+    size=None,
 ):
     """The `SamplingLoop` of a model; see `DDPM.generate` and `DDPM.img2img`.
 
@@ -257,7 +268,14 @@ def sampling_loop(
         guidance.check_interval(interval)
         guidance.check_rescale(guidance_rescale)
     return SamplingLoop(
-        model, made, path, path.begin, guided, interval, guidance_rescale
+        model,
+        made,
+        path,
+        path.begin,
+        guided,
+        interval,
+        guidance_rescale,
+        image_shape=size and (*size, model.image_shape[-1]),
     )
 
 
