@@ -1,4 +1,4 @@
-"""What an image is made for: labels, vectors, sequences, and none of them.
+"""Conditioning: labels, vectors, sequences, and none of them.
 
 Inside a model a condition is a dict of tensors, of which the network takes each as a
 keyword: `labels` integers `(B,)`, `vector` `(B, E)`, `context` `(B, S, E)`.

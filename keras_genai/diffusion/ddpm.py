@@ -1,4 +1,4 @@
-"""DDPM: a network that takes noise away, trained by `fit()`.
+"""DDPM: a denoising diffusion model, trained by `fit()`.
 
 Denoising diffusion probabilistic models (2006.11239) with what came after as
 arguments: the schedule, what the network predicts, the weight of its error, a learned
@@ -71,7 +71,7 @@ class DDPM(Pretrained, GenerativeModel):
 
     `fit(images)` minimises, over times t and noise eps, the weighted squared error of
     what the network predicts of `x_t = alpha(t) x_0 + sigma(t) eps` (equation 14);
-    `generate` walks from noise to images with any sampler of `kg.samplers`.
+    `generate` goes from noise to images by any sampler of `kg.samplers`.
 
     The condition `y` of `fit(images, y)` is what the arguments name: integer labels
     (`num_classes`), vectors (`vector_dim`), sequences (`context_shape`), or a dict of
@@ -280,8 +280,8 @@ class DDPM(Pretrained, GenerativeModel):
         self.conditions.check(self.conditions.named(y), count)
 
     def time_grid(self, steps, spacing):
-        """The times that a sampler steps through."""
-        return samplers.path(self.schedule, steps, spacing)
+        """The `TimeGrid` of so many steps; `spacing`: see `kg.samplers.time_grid`."""
+        return samplers.time_grid(self.schedule, steps, spacing)
 
     # Training
 
@@ -440,10 +440,10 @@ class DDPM(Pretrained, GenerativeModel):
                 drawn uniformly from the seed, for a model with labels.
             vector: floats `(n, E)`, for a model with vectors.
             context: floats `(n, S, E)`, for a model with sequences.
-            sampler: a name in `kg.samplers.NAMES`, or a function path -> `Sampler`; by
-                default the model's own.
+            sampler: a name in `kg.samplers.NAMES`, or a function time grid ->
+                `Sampler`; by default the model's own.
             steps: of the sampler, at most the training's; by default the model's own.
-            spacing: of the steps; see `kg.samplers.path`.
+            spacing: of the steps; see `kg.samplers.time_grid`.
             sampler_options: dict of arguments of the sampler, such as `{"eta": 1.0}`.
             guidance_scale: of classifier-free guidance (2207.12598); 1 is none, more
                 follows the condition more closely and varies less.
@@ -592,7 +592,7 @@ class DDPM(Pretrained, GenerativeModel):
     def invert(self, images, *, steps=None, spacing="trailing", batch_size=64, **given):
         """The noise from which `generate` makes these images (2010.02502, 4.3).
 
-        The deterministic walk of DDIM the other way: `generate(noise=invert(images))`
+        DDIM's deterministic steps the other way: `generate(noise=invert(images))`
         with as many steps and the sampler `"ddim"` gives the images back but for the
         error of the steps.
 

@@ -24,8 +24,12 @@ from keras import ops
 
 from keras_genai.backend.precision import widen
 from keras_genai.diffusion import variance
-from keras_genai.diffusion.schedule import Schedule, expand
-from keras_genai.diffusion.schedules import Discrete, RectifiedFlow
+from keras_genai.diffusion.schedules import (
+    Discrete,
+    RectifiedFlow,
+    Schedule,
+    expand,
+)
 
 PARAMETERIZATIONS = ("epsilon", "x0", "v", "flow", "edm")
 WEIGHTINGS = ("uniform", "min_snr", "edm", "sigmoid")

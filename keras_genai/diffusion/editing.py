@@ -1,4 +1,4 @@
-"""Editing of images by a diffusion model: img2img, inpainting, inversion, ways."""
+"""Editing by a diffusion model: img2img, inpainting, inversion, interpolation."""
 
 import dataclasses
 
@@ -36,11 +36,11 @@ def inpaint(model, images, mask, seed, jump_length, resamplings, batch_size, opt
     inputs["mask"] = mask
     inputs["latent_mask"] = _coarser(mask, model.latent_shape(model.image_shape))
     inputs["known"] = np.where(mask > 0, np.float32(0.0), images)
-    repaint.check_repaintable(loop.sampler, loop.path)
-    steps = loop.path.steps
+    repaint.check_repaintable(loop.sampler, loop.grid)
+    steps = loop.grid.steps
     jump_length = min(10, steps) if jump_length is None else jump_length
     walk = repaint.resampled(steps, jump_length, resamplings)
-    loop = dataclasses.replace(loop, repaint=repaint.tables(loop.path, walk))
+    loop = dataclasses.replace(loop, repaint=repaint.tables(loop.grid, walk))
     key = random.key(seed, "inpaint")
     return np.concatenate(list(loop.batches("inpaint", inputs, n, key, batch_size)))
 
@@ -48,10 +48,12 @@ def inpaint(model, images, mask, seed, jump_length, resamplings, batch_size, opt
 def invert(model, images, steps, spacing, batch_size, conditions):
     """See `DDPM.invert`."""
     inputs, n = conditions_and_images(model, "invert", images, conditions)
-    path = samplers.path(model.schedule, steps or model.steps, spacing, end="least")
-    rising = path.reversed()
+    grid = samplers.time_grid(
+        model.schedule, steps or model.steps, spacing, end="least"
+    )
+    rising = grid.reversed()
     loop = SamplingLoop(model, samplers.ddim(rising), rising, rising.begin)
-    inputs |= {"prior_std": np.float32(path.prior_std), **loop.numbers()}
+    inputs |= {"prior_std": np.float32(grid.prior_std), **loop.numbers()}
 
     def noise(key, count, first, inputs):
         bound = loop.bound(inputs)

@@ -13,7 +13,7 @@ from keras import ops
 from keras_genai import backend
 from keras_genai.backend.precision import widen
 from keras_genai.diffusion.denoiser import Denoiser, split
-from keras_genai.diffusion.schedule import expand
+from keras_genai.diffusion.schedules import expand
 
 
 def _join(x_0, v):

@@ -63,7 +63,7 @@ def log_likelihood(
         probe: how the trace of the Jacobian is found: "rademacher" or "gaussian"
             vectors (Hutchinson's estimator, unbiased), or "exact", with as many
             gradients as there are dimensions.
-        probes: how many vectors are averaged; they stay the same along the path.
+        probes: how many vectors are averaged; they stay the same along the grid.
         key: pair of words of `backend.random.key`, for the vectors.
         first: number of the first sample: its vectors depend on the key and on it.
         method: "rk4" (fourth order) or "heun" (second).

@@ -47,7 +47,7 @@ class SamplingLoop:
     Args:
         model: the `DDPM`.
         sampler: a `Sampler`.
-        path: the `Path` that the sampler was made for.
+        grid: the `TimeGrid` that the sampler was made for.
         begin: alpha, sigma and the prior's standard deviation at the first node.
         guided: whether there is classifier-free guidance.
         interval, rescale: see `guidance.classifier_free`.
@@ -57,7 +57,7 @@ class SamplingLoop:
 
     model: Any
     sampler: samplers.Sampler
-    path: samplers.Path
+    grid: samplers.TimeGrid
     begin: tuple
     guided: bool = False
     interval: tuple | None = None
@@ -246,14 +246,14 @@ def sampling_loop(
     options = dict(sampler_options or {})
     if sampler == "ddpm":
         options.setdefault("variance", model.variance)
-    path = model.time_grid(
+    grid = model.time_grid(
         model.steps if steps is None else steps,
         spacing or ("lcm" if sampler == "lcm" else "trailing"),
     )
     if strength != 1.0:
-        path = path.last(strength)
+        grid = grid.last(strength)
     try:
-        made = make(path, **options)
+        made = make(grid, **options)
     except TypeError as error:
         raise ValueError(
             f"The sampler {sampler!r} does not take sampler_options="
@@ -261,7 +261,7 @@ def sampling_loop(
         ) from None
     if not callable(made):
         raise ValueError(
-            f"sampler must make a Sampler of a path; {sampler!r} made {made!r}."
+            f"sampler must make a Sampler of a time grid; {sampler!r} made {made!r}."
         )
     interval = guidance_interval and tuple(guidance_interval)
     if guided:
@@ -270,8 +270,8 @@ def sampling_loop(
     return SamplingLoop(
         model,
         made,
-        path,
-        path.begin,
+        grid,
+        grid.begin,
         guided,
         interval,
         guidance_rescale,

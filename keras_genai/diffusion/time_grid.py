@@ -1,4 +1,4 @@
-"""The noise levels that a sampler walks through, from much to none."""
+"""Time grids: the times of a sampler's steps, from much noise to none."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_genai.diffusion import schedules
-from keras_genai.diffusion.schedule import Schedule
+from keras_genai.diffusion.schedules import Schedule
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_positive
 from keras_genai.utils.validation import either, flag, having, integer, number, text
@@ -16,11 +16,11 @@ ENDS = ("zero", "least")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Path:
-    """The nodes of a walk: n + 1 times with their alpha and sigma, in float64.
+class TimeGrid:
+    """The nodes of n steps: n + 1 times with their alpha and sigma, in float64.
 
-    `path(schedule, steps)` makes the usual ones; `at(schedule, times)` any other.
-    A slice is the part between its nodes: `path[10:]` begins at node 10.
+    `time_grid(schedule, steps)` makes the usual ones; `at(schedule, times)` any other.
+    A slice is the part between its nodes: `grid[10:]` begins at node 10.
 
     Args:
         schedule: the schedule they are of.
@@ -38,7 +38,7 @@ class Path:
         steps = np.diff(self.sigmas / np.maximum(self.alphas, 1e-30))
         if len(steps) < 1 or not (np.all(steps < 0) or np.all(steps > 0)):
             raise ValueError(
-                "A path needs at least two nodes, whose noise falls (or rises) at "
+                "A time grid needs at least two nodes, whose noise falls (or rises) at "
                 "every step; got times "
                 f"{np.array2string(self.times, threshold=12, precision=4)}. With many "
                 "steps neighbouring nodes may be rounded to the same time: take fewer."
@@ -63,16 +63,16 @@ class Path:
 
     def __getitem__(self, nodes):
         if not isinstance(nodes, slice):
-            raise TypeError("A path is cut by slices of its nodes, as path[10:].")
-        return Path(
+            raise TypeError("A time grid is cut by slices of its nodes, as grid[10:].")
+        return TimeGrid(
             self.schedule, self.times[nodes], self.alphas[nodes], self.sigmas[nodes]
         )
 
     def last(self, strength):
-        """The end of the path, that share of its steps: how img2img begins.
+        """The end of the grid, that share of its steps: how img2img begins.
 
         Args:
-            strength: in (0, 1]; 1 is the whole path.
+            strength: in (0, 1]; 1 is the whole grid.
         """
         if not 0 < strength <= 1:
             raise ValueError(f"strength must be in (0, 1]; got {strength!r}.")
@@ -82,7 +82,7 @@ class Path:
         """The way back, from little noise to much: for the inversion by an ODE.
 
         A node without noise is left out, since there is no noise in it to tell: what
-        is inverted is taken to lie at the next one. Make the path with
+        is inverted is taken to lie at the next one. Make the grid with
         `end="least"` for that to be the least noise that the network knows.
         """
         return self[: len(self.times) - (self.sigmas[-1] == 0)][::-1]
@@ -96,10 +96,10 @@ class Path:
                 the noise alone, as sampling from nothing begins.
         """
         noise = ops.convert_to_tensor(noise)
+        alpha, sigma, prior_std = self.begin
         if x_0 is None:
-            return self.prior_std * noise
-        x_0 = ops.convert_to_tensor(x_0, dtype=noise.dtype)
-        return float(self.alphas[0]) * x_0 + float(self.sigmas[0]) * noise
+            return prior_std * noise
+        return alpha * ops.convert_to_tensor(x_0, dtype=noise.dtype) + sigma * noise
 
     @property
     def begin(self):
@@ -123,9 +123,9 @@ class Path:
 
 
 def at(schedule, times):
-    """The path through these times of a schedule."""
+    """The `TimeGrid` of these times of a schedule."""
     times = np.asarray(times, "float64")
-    return Path(schedule, times, schedule.alpha(times), schedule.sigma(times))
+    return TimeGrid(schedule, times, schedule.alpha(times), schedule.sigma(times))
 
 
 @checked(
@@ -136,7 +136,7 @@ def at(schedule, times):
     rho=number("> 0"),
     origin_steps=integer(1),
 )
-def path(
+def time_grid(
     schedule,
     steps,
     spacing="trailing",
@@ -171,7 +171,7 @@ def path(
         origin_steps: for "lcm".
 
     Returns:
-        A `Path` of `steps` steps.
+        A `TimeGrid` of `steps` steps.
 
     Raises:
         ValueError: for steps or a spacing that this schedule does not have.
@@ -179,7 +179,7 @@ def path(
     Example:
 
     ```python
-    path(kg.schedules.get("linear"), 4).times  # 999, 749, 499, 249, -1
+    time_grid(kg.schedules.get("linear"), 4).times  # 999, 749, 499, 249, -1
     ```
     """
     check_positive("steps", steps)
@@ -275,4 +275,4 @@ def _ended(schedule, times, alphas, sigmas, end):
         discrete = isinstance(schedule, schedules.Discrete)
         times = np.append(times, -1.0 if discrete else 0.0)
         alphas, sigmas = np.append(alphas, 1.0), np.append(sigmas, 0.0)
-    return Path(schedule, times, alphas, sigmas)
+    return TimeGrid(schedule, times, alphas, sigmas)
