@@ -212,9 +212,10 @@ class DDPM(Pretrained, GenerativeModel):
         return self.variance == "learned"
 
     def _default_network(self):
-        channels = self.image_shape[-1]
+        shape = self.latent_shape(self.image_shape)
+        channels = shape[-1]
         return UNet(
-            self.image_shape,
+            shape,
             out_channels=2 * channels if self.learned_variance else channels,
             block_channels=(64, 128, 128),
             attention=(False, True, False),

@@ -382,7 +382,7 @@ def test_names_and_errors():
     for call, message in (
         (lambda: samplers.flow_heun(grid), "is a sampler of flows"),
         (lambda: samplers.ddim(grid, eta=2.0), r"eta must be in \[0, 1\]"),
-        (lambda: samplers.ddim(grid.reversed(), eta=1.0), "this grid rises"),
+        (lambda: samplers.ddim(grid.reversed(), eta=1.0), "this time grid rises"),
         (lambda: samplers.ddpm(grid, "fixed"), "'small', 'large' or 'learned'"),
         (lambda: samplers.lms(grid, 0), r"order must be an integer in \[1, 6\]"),
         (lambda: samplers.heun(grid, churn=-1), "churn must be a finite number >= 0"),
