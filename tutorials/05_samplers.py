@@ -181,7 +181,7 @@ table = {
     "dpmpp_2m": 2,
     "unipc": 2,
 }
-low, high = schedule.time(-2 * np.log(np.array([0.2, 5.0])))
+low, high = schedule.time_at(-2 * np.log(np.array([0.2, 5.0])))
 x = start[::4]
 
 
@@ -190,7 +190,7 @@ def smooth(name, steps):
     if name == "pndm":
         return kg.samplers.at(schedule, np.linspace(high, low, steps + 1))
     log_snr = np.linspace(*schedule.log_snr(np.array([high, low])), steps + 1)
-    return kg.samplers.at(schedule, schedule.time(log_snr))
+    return kg.samplers.at(schedule, schedule.time_at(log_snr))
 
 
 def solve(name, steps):
@@ -268,7 +268,7 @@ time_grid = kg.samplers.time_grid(schedule, 40)
 sampler = kg.samplers.dpmpp_2m(time_grid)
 normal = kg.backend.random.normal(kg.backend.random.key(2), (count, 2))
 labels, none = np.full(count, 2, "int32"), np.full(count, 3, "int32")
-times = schedule.time(-2 * np.log(np.array([0.2, 0.8])))
+times = schedule.time_at(-2 * np.log(np.array([0.2, 0.8])))
 
 
 def sample(scale, interval=None):

@@ -162,7 +162,7 @@ def _ends(schedule, t_range):
 def _tables(schedule, ends, steps):
     """Times, c and sqrt(alpha^2 + sigma^2) at every half step: dict name -> array."""
     u = np.linspace(*ends, 2 * steps + 1)
-    times = schedule.time(-2.0 * u)
+    times = schedule.time_at(-2.0 * u)
     radii = np.sqrt(schedule.alpha(times) ** 2 + schedule.sigma(times) ** 2)
     return dict(
         zip(_NAMES, (times, 1.0 / np.sqrt(1.0 + np.exp(2.0 * u)), radii), strict=True)
@@ -264,7 +264,7 @@ def _range(schedule):
     low, high = schedule.t_min, schedule.t_max
     if schedule.alpha(high) > 0:
         return low, high
-    return low, float(schedule.time(math.log(1e-4) * 2.0))
+    return low, float(schedule.time_at(math.log(1e-4) * 2.0))
 
 
 def bits_of_images(model, images, seed, levels, options):

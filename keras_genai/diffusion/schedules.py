@@ -8,8 +8,8 @@ a small frozen object. Its methods take Python numbers, NumPy arrays (float64, f
 tables) or tensors (in their own float dtype), of any shape:
 
 - `alpha(t)`, `sigma(t)`, `log_snr(t)` = log(alpha^2 / sigma^2), which falls with t;
-- `time(log_snr)`: its inverse;
-- `times(u)`: u in [0, 1] to a time, from `t_min` to `t_max`: uniform u are the times
+- `time_at(log_snr)`: its inverse;
+- `quantile(u)`: u in [0, 1] to a time, from `t_min` to `t_max`: uniform u are the times
   to train on, equal steps of u the steps to sample with;
 - `add_noise(x_0, noise, t)`: a draw of q(x_t | x_0).
 
@@ -107,10 +107,10 @@ class Schedule:
     def log_snr(self, t):
         raise NotImplementedError
 
-    def time(self, log_snr):
+    def time_at(self, log_snr):
         raise NotImplementedError
 
-    def times(self, u):
+    def quantile(self, u):
         return self.t_min + (self.t_max - self.t_min) * u
 
     def noise_level(self, t):
@@ -282,7 +282,7 @@ class Discrete(Schedule):
     def t_max(self):
         return float(self.steps - 1)
 
-    def times(self, u):
+    def quantile(self, u):
         """Each integer time is an equal part of [0, 1); u = 1 is the last."""
         xp, u = library(u)
         return xp.minimum(xp.floor(u * self.steps), self.t_max)
@@ -308,7 +308,7 @@ class Discrete(Schedule):
         low, high = found[..., 0], found[..., 1]
         return low + (place - left) * (high - low)
 
-    def time(self, log_snr):
+    def time_at(self, log_snr):
         xp, log_snr = library(log_snr)
         rising = self._log_snrs[::-1].copy()
         if xp is np:
@@ -344,7 +344,7 @@ class Continuous(Schedule):
 
     ```python
     schedule = Continuous("linear")
-    schedule.time(schedule.log_snr(0.5))  # 0.5
+    schedule.time_at(schedule.log_snr(0.5))  # 0.5
     ```
     """
 
@@ -401,7 +401,7 @@ class Continuous(Schedule):
             return 2.0 * (xp.log(self.alpha(t)) - xp.log(self.sigma(t)))
         return -xp.log(xp.expm1(self._integral(xp, t)))
 
-    def time(self, log_snr):
+    def time_at(self, log_snr):
         xp, log_snr = library(log_snr)
         if self.name == "cosine":
             return 2.0 / math.pi * xp.arctan(xp.exp(-0.5 * log_snr))
@@ -416,7 +416,7 @@ class Continuous(Schedule):
 class Karras(Schedule):
     """The schedule of EDM (2206.00364): alpha = 1, and the time is sigma itself.
 
-    `times(u)` is its equation 5, from `sigma_min` at u = 0 to `sigma_max` at 1.
+    `quantile(u)` is its equation 5, from `sigma_min` at u = 0 to `sigma_max` at 1.
 
     Args:
         sigma_min: least noise, in units of the data.
@@ -456,11 +456,11 @@ class Karras(Schedule):
         xp, t = library(t)
         return -2.0 * xp.log(t)
 
-    def time(self, log_snr):
+    def time_at(self, log_snr):
         xp, log_snr = library(log_snr)
         return xp.exp(-0.5 * log_snr)
 
-    def times(self, u):
+    def quantile(self, u):
         return karras_sigmas(u, self.sigma_min, self.sigma_max, self.rho)
 
 
@@ -478,7 +478,7 @@ class Exponential(Karras):
     sigma_max: float = 50.0
     rho: float = dataclasses.field(default=math.inf, init=False, repr=False)
 
-    def times(self, u):
+    def quantile(self, u):
         return exponential_sigmas(u, self.sigma_min, self.sigma_max)
 
     def get_config(self):
@@ -528,7 +528,7 @@ class RectifiedFlow(Schedule):
     """`x_t = (1 - t) x_0 + t eps` (2209.03003), and the shift of 2403.03206.
 
     Args:
-        shift: `times(u) = shift u / (1 + (shift - 1) u)` (2403.03206, equation 23):
+        shift: `quantile(u) = shift u / (1 + (shift - 1) u)` (2403.03206, equation 23):
             more of the steps where there is much noise, as large images need. 1 is
             none; Stable Diffusion 3 takes 3.
     """
@@ -541,7 +541,7 @@ class RectifiedFlow(Schedule):
 
     @property
     def t_min(self):
-        return self.times(1e-3)  # the least of 1,000 training times
+        return self.quantile(1e-3)  # the least of 1,000 training times
 
     def alpha(self, t):
         return 1.0 - library(t)[1]
@@ -556,11 +556,11 @@ class RectifiedFlow(Schedule):
                 return 2.0 * (np.log1p(-t) - np.log(t))
         return 2.0 * (ops.log1p(-t) - ops.log(t))
 
-    def time(self, log_snr):
+    def time_at(self, log_snr):
         xp, log_snr = library(log_snr)
         return sigmoid(xp, -0.5 * log_snr)
 
-    def times(self, u):
+    def quantile(self, u):
         return self.shift * u / (1.0 + (self.shift - 1.0) * u)
 
 

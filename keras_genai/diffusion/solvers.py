@@ -201,7 +201,7 @@ def heun(grid, churn=0.0, churn_min=0.0, churn_max=math.inf, churn_noise=1.0):
     schedule, t_hat, alpha_hat = grid.schedule, grid.times.copy(), alpha.copy()
     up = gamma[:-1] > 0
     if np.any(up):
-        t_hat[:-1][up] = schedule.time(-2.0 * np.log(raised[:-1][up]))
+        t_hat[:-1][up] = schedule.time_at(-2.0 * np.log(raised[:-1][up]))
         alpha_hat[:-1][up] = schedule.alpha(t_hat[:-1][up])
         # Above the schedule's own range there is no such time.
         reached = schedule.noise_level(t_hat[:-1][up])

@@ -129,7 +129,7 @@ def at(schedule, times):
 
 
 @checked(
-    schedule=having("alpha sigma times log_snr", "a schedule of kg.schedules"),
+    schedule=having("alpha sigma quantile log_snr", "a schedule of kg.schedules"),
     spacing=text,
     end=text,
     offset=either(integer(0), flag),
@@ -155,10 +155,10 @@ def time_grid(
         spacing: of the T times of a `Discrete` schedule (2305.08891, table 2),
             "leading": multiples of T // steps from 0; "trailing": from T - 1 down in
             steps of T / steps; "linspace": from T - 1 to 0, both included. In
-            continuous time, "trailing" is equal steps of u in `schedule.times(u)` from
-            1 to 0 and "linspace" n nodes from 1 to 0. "karras" and "exponential" space
-            sigma / alpha, by 2206.00364's equation 5 and geometrically. "lcm": the part
-            of 2310.04378's `origin_steps` times.
+            continuous time, "trailing" is equal steps from 1 to 0 of u in
+            `schedule.quantile(u)` and "linspace" n nodes from 1 to 0. "karras" and
+            "exponential" space sigma / alpha, by 2206.00364's equation 5 and
+            geometrically. "lcm": the part of 2310.04378's `origin_steps` times.
         end: "zero", a last step to no noise, or "least", which ends at `t_min` (and has
             a step fewer where the spacing ends there by itself).
         offset: is added to the times of "leading" (Stable Diffusion takes 1).
@@ -196,7 +196,7 @@ def time_grid(
     count = steps + bool(skip_last)
     if spacing in ("karras", "exponential"):
         levels = _spaced_levels(schedule, count, spacing, rho)
-        times = schedule.time(-2.0 * np.log(levels))
+        times = schedule.time_at(-2.0 * np.log(levels))
     elif discrete:
         times = _discrete_times(schedule, count, spacing, offset, origin_steps)
     elif spacing in ("trailing", "linspace"):
@@ -247,7 +247,7 @@ def _continuous_times(schedule, count, spacing):
         u = np.linspace(1.0, 1e-3, count)  # the 1,000 training times of 2403.03206
     else:
         u = np.linspace(1.0, 0.0, count)
-    return np.asarray(schedule.times(u))
+    return np.asarray(schedule.quantile(u))
 
 
 def _spaced_levels(schedule, count, spacing, rho):

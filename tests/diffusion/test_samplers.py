@@ -41,13 +41,13 @@ LOW, HIGH = 0.2, 5.0  # of sigma / alpha: where the order is seen with few steps
 def smooth_grid(schedule, spacing, steps):
     u = np.linspace(1.0, 0.0, steps + 1)
     if spacing == "time":
-        low, high = schedule.time(-2.0 * np.log([LOW, HIGH]))
+        low, high = schedule.time_at(-2.0 * np.log([LOW, HIGH]))
         return samplers.at(schedule, low + u * (high - low))
     if spacing == "karras":
         levels = schedules.karras_sigmas(u, LOW, HIGH)
     else:
         levels = schedules.exponential_sigmas(u, LOW, HIGH)
-    return samplers.at(schedule, schedule.time(-2.0 * np.log(levels)))
+    return samplers.at(schedule, schedule.time_at(-2.0 * np.log(levels)))
 
 
 def exact(grid, x):

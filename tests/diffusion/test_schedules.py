@@ -36,20 +36,20 @@ def test_identities(schedule):
     np.testing.assert_allclose(log_snr, 2 * np.log(alpha / sigma), rtol=1e-9)
     np.testing.assert_allclose(schedule.noise_level(t), sigma / alpha, rtol=1e-9)
     assert np.all(np.diff(log_snr) < 0)
-    np.testing.assert_allclose(schedule.time(log_snr), t, rtol=1e-9)
+    np.testing.assert_allclose(schedule.time_at(log_snr), t, rtol=1e-9)
     # Tensors: the same in float32, of any shape, in the graph.
     tensor = ops.convert_to_tensor(t.reshape(5, 5), dtype="float32")
     for function, wanted in (
         (schedule.alpha, alpha),
         (schedule.sigma, sigma),
         (schedule.log_snr, log_snr),
-        (lambda t: schedule.time(schedule.log_snr(t)), t),
+        (lambda t: schedule.time_at(schedule.log_snr(t)), t),
     ):
         got = function(tensor)
         assert keras.backend.standardize_dtype(got.dtype) == "float32"
         got = ops.convert_to_numpy(got).ravel()
         np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=1e-5)
-    times = schedule.times(np.linspace(0.0, 1.0, 9))
+    times = schedule.quantile(np.linspace(0.0, 1.0, 9))
     first = 0.0 if isinstance(schedule, schedules.RectifiedFlow) else schedule.t_min
     np.testing.assert_allclose(times[[0, -1]], [first, schedule.t_max], rtol=1e-12)
     assert np.all(np.diff(times) > 0)
@@ -76,7 +76,7 @@ def test_add_noise(schedule):
     """alpha x + sigma eps, with a time for each sample or one for all."""
     rng = np.random.default_rng(0)
     x, noise = rng.normal(size=(2, 3, 2, 2, 1)).astype("float32")
-    t = schedule.times(np.array([0.1, 0.5, 0.9]))
+    t = schedule.quantile(np.array([0.1, 0.5, 0.9]))
     dtype = "int32" if isinstance(schedule, Discrete) else "float32"
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     got = schedule.add_noise(x, noise, ops.convert_to_tensor(t, dtype=dtype))
@@ -130,18 +130,18 @@ def test_karras_exponential_and_shift():
     u = np.linspace(0, 1, 5)
     karras = schedules.get("karras", sigma_min=0.1, sigma_max=10.0, rho=3.0)
     np.testing.assert_allclose(
-        karras.times(u), (0.1 ** (1 / 3) * (1 - u) + 10 ** (1 / 3) * u) ** 3
+        karras.quantile(u), (0.1 ** (1 / 3) * (1 - u) + 10 ** (1 / 3) * u) ** 3
     )
     grid = samplers.time_grid(karras, 3, "linspace")
     i = np.arange(3)
     equation_5 = (10 ** (1 / 3) + i / 2 * (0.1 ** (1 / 3) - 10 ** (1 / 3))) ** 3
     np.testing.assert_allclose(grid.times, [*equation_5, 0.0])
     exponential = schedules.get("exponential", sigma_min=0.1, sigma_max=10.0)
-    np.testing.assert_allclose(exponential.times(u), 0.1 * 100**u)
+    np.testing.assert_allclose(exponential.quantile(u), 0.1 * 100**u)
     flow = schedules.get("rectified_flow", shift=3.0)
-    np.testing.assert_allclose(flow.times(u), 3 * u / (1 + 2 * u))
+    np.testing.assert_allclose(flow.quantile(u), 3 * u / (1 + 2 * u))
     # Equation 23 of 2403.03206: the shift multiplies sigma / alpha.
-    t = flow.times(np.array([0.3, 0.6]))
+    t = flow.quantile(np.array([0.3, 0.6]))
     np.testing.assert_allclose(
         flow.noise_level(t), 3 * np.array([0.3, 0.6]) / [0.7, 0.4]
     )
