@@ -80,7 +80,7 @@ def targets():
         [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(4)]
     )
     images = np.zeros((8, 8, 8, 1), "float32")
-    path = kg.samplers.path(kg.schedules.get("linear"), 4)
+    grid = kg.samplers.time_grid(kg.schedules.get("linear"), 4)
     dcgan, gpt = kg.DCGAN(**gan), kg.GPT(**text, **tokens)
     dcgan.compile()
     training = {"x": images, "batch_size": 8, "epochs": 1, "verbose": 0}
@@ -123,8 +123,8 @@ def targets():
         (kg.callbacks.ImageGrid, {"folder": "pictures"}),
         (kg.callbacks.Resume, {"path": "resume.npz"}),
         (kg.callbacks.image_grid, {"images": images}),
-        (kg.samplers.ddim, {"path": path}),
-        (kg.samplers.heun, {"path": path}),
+        (kg.samplers.ddim, {"grid": grid}),
+        (kg.samplers.heun, {"grid": grid}),
         (kg.schedules.Karras, {}),
         (kg.schedules.Discrete, {}),
         (tokenizer.encode, {"texts": ["abc"]}),

@@ -21,7 +21,8 @@ from keras_genai.backend import programs
 from keras_genai.training.inference import Inference
 from tests.conformance import BACKEND, THOROUGH
 
-ROOTS = {"compiled_once", "run_compiled", "run_in_batches"}  # and `stream`, a method
+# And `stream`, a method. The last two are of diffusion's `SamplingLoop`.
+ROOTS = {"compiled_once", "run_compiled", "run_in_batches", "batches", "in_batches"}
 INSIDE = {"train_step", "test_step", "objective", "stream"}  # a step, not a call
 DRAW = np.random.default_rng(0)
 IMAGES = DRAW.uniform(-1, 1, (3, 4, 4, 1)).astype("float32")
@@ -439,13 +440,22 @@ def compiles(cls, fn, seen):
     if not isinstance(fn, types.FunctionType) or fn in seen:
         return False
     seen.add(fn)
-    for name in names_in(fn.__code__):
-        if name in ROOTS:
-            return True
-        called = [vars(base)[name] for base in cls.__mro__ if name in vars(base)]
-        if any(compiles(cls, one, seen) for one in called if of_package(one)):
-            return True
-    return False
+    names = names_in(fn.__code__)
+    if names & ROOTS:
+        return True
+    called = [vars(base)[n] for base in cls.__mro__ for n in names if n in vars(base)]
+    called += functions_of(cls, fn.__globals__, names)
+    return any(compiles(cls, one, seen) for one in called if of_package(one))
+
+
+def functions_of(cls, around, names):
+    """The functions of these names in the modules of a class's family."""
+    family = cls.__module__.rpartition(".")[0]
+    named = [around[name] for name in names if name in around]
+    for module in [x for x in named if isinstance(x, types.ModuleType)]:
+        named += [getattr(module, name) for name in names if hasattr(module, name)]
+    own = [x for x in named if isinstance(x, types.FunctionType)]
+    return [x for x in own if x.__module__.rpartition(".")[0] == family]
 
 
 def of_package(fn):

@@ -100,7 +100,7 @@ denoise, density = mixture([0.35, 0.65], [[-1.2], [0.8]], [0.25, 0.35])
 # noise (left) walk to the data (right), over the density of the noisy data.
 
 # %%
-path = kg.samplers.path(schedule, 60)
+time_grid = kg.samplers.time_grid(schedule, 60)
 start = np.linspace(-2.6, 2.6, 60, dtype="float32")[:, None]
 
 
@@ -117,11 +117,11 @@ def picture(axis, tracks, title):
     """Tracks over the logarithm of the density at every time."""
     grid = np.linspace(-3, 3, 300)[:, None]
     columns = []
-    for a, s in zip(path.alphas, path.sigmas, strict=True):
+    for a, s in zip(time_grid.alphas, time_grid.sigmas, strict=True):
         columns.append(density(grid / a, s / a) / a)
     axis.imshow(
         np.log(np.array(columns).T + 1e-2),
-        extent=(0, path.steps, -3, 3),
+        extent=(0, time_grid.steps, -3, 3),
         origin="lower",
         aspect="auto",
         cmap="Blues",
@@ -132,9 +132,9 @@ def picture(axis, tracks, title):
 
 noise = kg.samplers.keyed_noise(kg.backend.random.key(0))
 figure, axes = plt.subplots(1, 2, figsize=(13, 4), sharey=True)
-still = walk(kg.samplers.ddim(path), path.start(start))
-few = path.start(start[::6])
-rough = walk(kg.samplers.ddpm(path), few, noise)
+still = walk(kg.samplers.ddim(time_grid), time_grid.start(start))
+few = time_grid.start(start[::6])
+rough = walk(kg.samplers.ddpm(time_grid), few, noise)
 picture(axes[0], still, "Deterministic: DDIM. Tracks never cross")
 picture(axes[1], rough, "Stochastic: DDPM. Fresh noise at every step")
 plt.tight_layout()
@@ -142,7 +142,7 @@ plt.show()
 
 # %% [markdown]
 # Both lead to the same distribution, by different roads. The deterministic one is a map
-# from noise to data and can be walked back (`path.reversed()`); the stochastic one
+# from noise to data and can be walked back (`time_grid.reversed()`); the stochastic one
 # forgets where it began, and with it earlier errors, but needs more steps: in 40 of
 # them, DDPM's peaks are still too narrow. A stochastic solver of second order
 # (`dpmpp_2m_sde`) repairs that.
@@ -155,7 +155,7 @@ figure, axes = plt.subplots(1, 3, figsize=(13, 3), sharey=True)
 for axis, (name, options) in zip(
     axes, (("ddim", {}), ("ddpm", {}), ("dpmpp_2m_sde", {})), strict=True
 ):
-    sampler = kg.samplers.get(name)(kg.samplers.path(schedule, 40), **options)
+    sampler = kg.samplers.get(name)(kg.samplers.time_grid(schedule, 40), **options)
     run = kg.backend.jit(lambda x, s=sampler: s(denoise, x, noise))
     samples = ops.convert_to_numpy(run(normal))[:, 0]
     axis.hist(samples, 80, range=(-2.5, 2.5), density=True, color="lightsteelblue")
@@ -181,7 +181,7 @@ table = {
     "dpmpp_2m": 2,
     "unipc": 2,
 }
-low, high = schedule.time(-2 * np.log(np.array([0.2, 5.0])))
+low, high = schedule.time_at(-2 * np.log(np.array([0.2, 5.0])))
 x = start[::4]
 
 
@@ -190,7 +190,7 @@ def smooth(name, steps):
     if name == "pndm":
         return kg.samplers.at(schedule, np.linspace(high, low, steps + 1))
     log_snr = np.linspace(*schedule.log_snr(np.array([high, low])), steps + 1)
-    return kg.samplers.at(schedule, schedule.time(log_snr))
+    return kg.samplers.at(schedule, schedule.time_at(log_snr))
 
 
 def solve(name, steps):
@@ -264,11 +264,11 @@ def conditional(x, t, labels):
 
 
 count = 400 if FAST else 1500
-path = kg.samplers.path(schedule, 40)
-sampler = kg.samplers.dpmpp_2m(path)
+time_grid = kg.samplers.time_grid(schedule, 40)
+sampler = kg.samplers.dpmpp_2m(time_grid)
 normal = kg.backend.random.normal(kg.backend.random.key(2), (count, 2))
 labels, none = np.full(count, 2, "int32"), np.full(count, 3, "int32")
-times = schedule.time(-2 * np.log(np.array([0.2, 0.8])))
+times = schedule.time_at(-2 * np.log(np.array([0.2, 0.8])))
 
 
 def sample(scale, interval=None):
@@ -276,7 +276,7 @@ def sample(scale, interval=None):
         conditional, labels, none, scale, interval=interval
     )
     run = kg.backend.jit(lambda x: sampler(guided, x))
-    return ops.convert_to_numpy(run(path.start(normal)))
+    return ops.convert_to_numpy(run(time_grid.start(normal)))
 
 
 side = np.linspace(-2.5, 2.5, 80)
@@ -341,9 +341,9 @@ for point, true, *found in zip(
 # %% [markdown]
 # ## On
 #
-# - Every sampler is a table of factors: `kg.samplers.ddim(path).updates`, computed in
-#   float64 by the papers' formulas, and one loop in the graph applies any of them. It
-#   leaves with the network as one SavedModel.
+# - Every sampler is a table of factors: `kg.samplers.ddim(time_grid).updates`,
+#   computed in float64 by the papers' formulas, and one loop in the graph applies any
+#   of them. It leaves with the network as one SavedModel.
 # - `sampler(denoise, x, noise)` is one compiled program; `kg.samplers.stepped` drives
 #   it from Python, with a progress bar.
 # - `kg.samplers.NAMES`, `kg.schedules.NAMES` and `kg.samplers.SPACINGS` list what there

@@ -1,7 +1,7 @@
 """Diffusion: schedules, denoisers, samplers, guidance and likelihood.
 
 Independent parts: a schedule says how much noise there is at a time, a `Denoiser` what
-a network's answer means, a sampler how to walk from noise to data, and guidance turns a
+a network's answer means, a sampler the steps from noise to data, and guidance turns a
 denoiser into another.
 """
 

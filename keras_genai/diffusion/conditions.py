@@ -1,4 +1,4 @@
-"""What an image is made for: labels, vectors, sequences, and none of them.
+"""Conditioning: labels, vectors, sequences, and none of them.
 
 Inside a model a condition is a dict of tensors, of which the network takes each as a
 keyword: `labels` integers `(B,)`, `vector` `(B, E)`, `context` `(B, S, E)`.
@@ -127,9 +127,9 @@ class Conditions:
             for name, value in given.items()
         }
 
-    def dropped(self, given, keep):
+    def dropped(self, given, keep, null=None):
         """Each condition where `keep` (bool `(B,)`), else the null one."""
-        null = self.null(given)
+        null = self.null(given) if null is None else null
         return {
             name: ops.where(
                 ops.reshape(keep, (-1,) + (1,) * (len(value.shape) - 1)),

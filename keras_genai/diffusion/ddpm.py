@@ -1,4 +1,4 @@
-"""DDPM: a network that takes noise away, trained by `fit()`.
+"""DDPM: a denoising diffusion model, trained by `fit()`.
 
 Denoising diffusion probabilistic models (2006.11239) with what came after as
 arguments: the schedule, what the network predicts, the weight of its error, a learned
@@ -16,7 +16,13 @@ from keras.src.models.functional import Functional
 from keras_genai import backend
 from keras_genai.backend import random
 from keras_genai.backend.precision import dtype_policy
-from keras_genai.diffusion import samplers, schedules
+from keras_genai.diffusion import (
+    editing,
+    likelihood,
+    samplers,
+    schedules,
+    signatures,
+)
 from keras_genai.diffusion.conditions import Conditions
 from keras_genai.diffusion.denoiser import (
     WEIGHTINGS,
@@ -25,12 +31,13 @@ from keras_genai.diffusion.denoiser import (
     lognormal_times,
     uniform_times,
 )
-from keras_genai.diffusion.editing import Editing
-from keras_genai.diffusion.inference import Inference
+from keras_genai.diffusion.editing import checked_images
+from keras_genai.diffusion.sampling_loop import sampling_inputs, sampling_loop
 from keras_genai.diffusion.unet import UNet
 from keras_genai.losses.reduction import mean_over_samples, weighted_mean
 from keras_genai.training import GenerativeModel
 from keras_genai.training.data import tensors
+from keras_genai.training.inference import Range
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import (
     check_image_shape,
@@ -40,11 +47,14 @@ from keras_genai.utils.checks import (
 )
 from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import (
+    array,
     either,
     function,
     integers,
+    mapping,
     number,
     optional,
+    pair,
     text,
 )
 from keras_genai.weights.pretrained import Pretrained
@@ -56,12 +66,12 @@ _PARTS = ("loss_0_25", "loss_25_50", "loss_50_75", "loss_75_100")
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class DDPM(Pretrained, Editing, Inference, GenerativeModel):
+class DDPM(Pretrained, GenerativeModel):
     """A diffusion model of images (2006.11239), or of latents.
 
     `fit(images)` minimises, over times t and noise eps, the weighted squared error of
     what the network predicts of `x_t = alpha(t) x_0 + sigma(t) eps` (equation 14);
-    `generate` walks from noise to images with any sampler of `kg.samplers`.
+    `generate` goes from noise to images by any sampler of `kg.samplers`.
 
     The condition `y` of `fit(images, y)` is what the arguments name: integer labels
     (`num_classes`), vectors (`vector_dim`), sequences (`context_shape`), or a dict of
@@ -193,7 +203,7 @@ class DDPM(Pretrained, Editing, Inference, GenerativeModel):
         with dtype_policy(kwargs.get("dtype")):
             self.network = network or self._default_network()
         self._check_network()
-        self.plan(sampler, steps)  # refuses a sampler that does not fit
+        sampling_loop(self, sampler, steps)  # refuses a sampler that does not fit
         self.set_players(
             "network", ema="network", ema_decay=ema_decay, metrics=list(_PARTS)
         )
@@ -204,9 +214,10 @@ class DDPM(Pretrained, Editing, Inference, GenerativeModel):
         return self.variance == "learned"
 
     def _default_network(self):
-        channels = self.image_shape[-1]
+        shape = self.latent_shape(self.image_shape)
+        channels = shape[-1]
         return UNet(
-            self.image_shape,
+            shape,
             out_channels=2 * channels if self.learned_variance else channels,
             block_channels=(64, 128, 128),
             attention=(False, True, False),
@@ -215,10 +226,10 @@ class DDPM(Pretrained, Editing, Inference, GenerativeModel):
         )
 
     def _check_network(self):
-        x = keras.KerasTensor((None, *self.image_shape))
+        height, width, channels = self.latent_shape(self.image_shape)
+        x = keras.KerasTensor((None, height, width, channels))
         t = keras.KerasTensor((None,))
-        made = self.predict_noise(x, t, self.conditions.keras_tensors())
-        height, width, channels = self.image_shape
+        made = self.prediction(x, t, self.conditions.keras_tensors())
         wanted = (height, width, channels * (2 if self.learned_variance else 1))
         if tuple(made.shape[1:]) != wanted:
             raise ValueError(
@@ -232,8 +243,48 @@ class DDPM(Pretrained, Editing, Inference, GenerativeModel):
             _check_floats(x, self.image_shape)
         else:
             check_images(x, self.image_shape, (-self.clip, self.clip))
-        self.conditions.check(self.conditions.named(condition), len(x))
+        self.check_conditions(condition, len(x))
         check_sample_weight(weight, len(x))
+
+    # A model that composes others, such as one of an autoencoder's latents, overrides
+    # these; here they change nothing.
+
+    def to_latents(self, x):
+        """Images `(B, H, W, C)` as what the network denoises: a tensor, `latent_shape`.
+
+        In training and in `img2img`, `inpaint`, `invert` and `log_likelihood`; no
+        gradient goes through it.
+        """
+        return x
+
+    def from_latents(self, z):
+        """The images `(B, H, W, C)` of latents, of `generate` and its kin."""
+        return z
+
+    def latent_shape(self, image_shape):
+        """`(h, w, c)` of the latents of images `(H, W, C)`."""
+        return image_shape
+
+    def conditions_of(self, y):
+        """The network's conditions: a dict of tensors, `{}` for none.
+
+        Args:
+            y: what `fit` is given, as tensors; or a dict with the keys `"labels"`,
+                `"vector"` and `"context"`, of what `generate` is given.
+        """
+        return self.conditions.tensors(self.conditions.named(y))
+
+    def null_conditions(self, conditions):
+        """The conditions of images without any: label K, zeros; like `conditions`."""
+        return self.conditions.null(conditions)
+
+    def check_conditions(self, y, count):
+        """Refuses a `y` of `fit`, NumPy arrays, that does not fit `count` images."""
+        self.conditions.check(self.conditions.named(y), count)
+
+    def time_grid(self, steps, spacing):
+        """The `TimeGrid` of so many steps; `spacing`: see `kg.samplers.time_grid`."""
+        return samplers.time_grid(self.schedule, steps, spacing)
 
     # Training
 
@@ -242,7 +293,7 @@ class DDPM(Pretrained, Editing, Inference, GenerativeModel):
         del player
         return keras.optimizers.Adam(2e-4, global_clipnorm=1.0)
 
-    def predict_noise(self, x, t, condition, training=False):
+    def prediction(self, x, t, condition, training=False):
         """What the network gives, in whatever parameterization: `(B, H, W, C)`."""
         condition = condition or {}
         if isinstance(self.network, Functional):
@@ -260,9 +311,9 @@ class DDPM(Pretrained, Editing, Inference, GenerativeModel):
 
         def network(x, t, condition=None):
             if training:
-                return self.predict_noise(x, t, condition, training)
+                return self.prediction(x, t, condition, training)
             return self.run_averaged(
-                "network", lambda: self.predict_noise(x, t, condition)
+                "network", lambda: self.prediction(x, t, condition)
             )
 
         return Denoiser(
@@ -285,33 +336,35 @@ class DDPM(Pretrained, Editing, Inference, GenerativeModel):
             return lognormal_times(self.schedule, z)
         return logit_normal_times(self.schedule, z)
 
-    def losses(self, images, condition, t, noise, training):
+    def losses(self, x, condition, t, noise, training):
         """The loss of each sample `(B,)`; see `Denoiser.loss`."""
         return self.denoiser(training).loss(
-            images, noise, t, condition or None, weighting=self.weighting
+            x, noise, t, condition or None, weighting=self.weighting
         )
 
     def _batch(self, data):
+        """Latents, conditions and weights of a batch."""
         images, y, weight = data
         images, _, weight = tensors((images, None, weight))
-        return images, self.conditions.tensors(self.conditions.named(y)), weight
+        return ops.stop_gradient(self.to_latents(images)), self.conditions_of(y), weight
 
     def train_step(self, data):
-        images, condition, weight = self._batch(data)
-        batch = ops.shape(images)[0]
+        x, condition, weight = self._batch(data)
+        batch = ops.shape(x)[0]
         u = self.noise.uniform("times", (batch,))
-        noise = self.noise.normal("noise", ops.shape(images))
+        noise = self.noise.normal("noise", ops.shape(x))
         if condition and self.conditions.dropout:
             keep = self.noise.bernoulli("keep", (batch,), 1.0 - self.conditions.dropout)
-            condition = self.conditions.dropped(condition, keep)
+            null = self.null_conditions(condition)
+            condition = self.conditions.dropped(condition, keep, null)
         t = self._times(u)
 
-        def loss(images, condition, t, u, noise, weight):
-            losses = self.losses(images, condition, t, noise, training=True)
+        def loss(x, condition, t, u, noise, weight):
+            losses = self.losses(x, condition, t, noise, training=True)
             self._track_parts(u, ops.stop_gradient(losses), weight)
             return mean_over_samples(losses, weight)
 
-        self.minimize("network", loss, images, condition, t, u, noise, weight)
+        self.minimize("network", loss, x, condition, t, u, noise, weight)
 
     def _track_parts(self, u, losses, weight):
         """The losses of the samples whose time lies in each part."""
@@ -324,22 +377,336 @@ class DDPM(Pretrained, Editing, Inference, GenerativeModel):
 
     def test_step(self, data):
         """Each sample at one time of each part of the training's times."""
-        images, condition, weight = self._batch(data)
-        batch = ops.shape(images)[0]
+        x, condition, weight = self._batch(data)
+        batch = ops.shape(x)[0]
         first = self.samples_seen() + backend.replicas.offset()
         whole = 0.0
         for k, name in enumerate(_PARTS):
             key = random.key(self.seed, f"evaluate/{name}")
             u = random.uniform(random.subkey(key, "times"), (batch,), offset=first)
             noise = random.normal(
-                random.subkey(key, "noise"), ops.shape(images), offset=first
+                random.subkey(key, "noise"), ops.shape(x), offset=first
             )
             t = self._times((k + u) / len(_PARTS))
-            losses = self.losses(images, condition, t, noise, training=False)
+            losses = self.losses(x, condition, t, noise, training=False)
             loss = mean_over_samples(losses, weight)
             self.track(name, loss)
             whole = whole + loss / len(_PARTS)
         self.track("network", whole)
+
+    # Sampling
+
+    @checked(
+        sampler=either(text, function),
+        spacing=text,
+        sampler_options=mapping,
+        guidance_scale=either(number(), array(1)),
+        guidance_interval=pair(">= 0"),
+        guidance_rescale=number("[0, 1]"),
+        negative=mapping,
+        noise=array(4),
+        size=integers(length=2),
+        vector=array(2),
+        context=array(3),
+    )
+    def generate(
+        self,
+        n=None,
+        seed=0,
+        *,
+        labels=None,
+        vector=None,
+        context=None,
+        sampler=None,
+        steps=None,
+        spacing=None,
+        sampler_options=None,
+        guidance_scale=1.0,
+        guidance_interval=None,
+        guidance_rescale=0.0,
+        negative=None,
+        noise=None,
+        size=None,
+        batch_size=64,
+        verbose=0,
+    ):
+        """Samples images, from noise to none.
+
+        Sample i depends on the seed and on i alone, not on `batch_size`. All steps are
+        one compiled loop; another guidance scale, seed or condition compiles nothing.
+
+        Args:
+            n: how many, at least 1; may be left out when a condition is given.
+            seed: integer >= 0. The same seed and weights give the same images on
+                every backend.
+            labels: integers `(n,)` in [0, num_classes), or K for none; by default
+                drawn uniformly from the seed, for a model with labels.
+            vector: floats `(n, E)`, for a model with vectors.
+            context: floats `(n, S, E)`, for a model with sequences.
+            sampler: a name in `kg.samplers.NAMES`, or a function time grid ->
+                `Sampler`; by default the model's own.
+            steps: of the sampler, at most the training's; by default the model's own.
+            spacing: of the steps; see `kg.samplers.time_grid`.
+            sampler_options: dict of arguments of the sampler, such as `{"eta": 1.0}`.
+            guidance_scale: of classifier-free guidance (2207.12598); 1 is none, more
+                follows the condition more closely and varies less.
+            guidance_interval: `(t_low, t_high)`: guidance at these times alone
+                (2404.07724).
+            guidance_rescale: in [0, 1] (2305.08891, section 3.4).
+            negative: dict of conditions to be led away from, in the place of none:
+                `{"labels": ...}`, as many as there are samples.
+            noise: floats `(n, H, W, C)` to begin with, such as `invert` gives; by
+                default drawn from the seed.
+            size: `(H, W)` of the images, for a network that takes other sizes than its
+                own, such as `kg.UNet`; by default those of `image_shape`.
+            batch_size: images in one pass.
+            verbose: 1 shows a progress bar of the network's evaluations; the loop is
+                then driven from Python.
+
+        Returns:
+            NumPy float32 `(n, H, W, C)`, in the range of the training images.
+
+        Raises:
+            ValueError: for arguments that do not fit, before any work.
+        """
+        batches = self.generate_batches(
+            n,
+            seed,
+            labels=labels,
+            vector=vector,
+            context=context,
+            sampler=sampler,
+            steps=steps,
+            spacing=spacing,
+            sampler_options=sampler_options,
+            guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
+            guidance_rescale=guidance_rescale,
+            negative=negative,
+            noise=noise,
+            size=size,
+            batch_size=batch_size,
+            verbose=verbose,
+        )
+        return np.concatenate(list(batches))
+
+    @checked(
+        guidance_scale=either(number(), array(1)),
+        negative=mapping,
+        noise=array(4),
+        vector=array(2),
+        context=array(3),
+    )
+    def generate_batches(
+        self,
+        n=None,
+        seed=0,
+        *,
+        labels=None,
+        vector=None,
+        context=None,
+        guidance_scale=1.0,
+        negative=None,
+        noise=None,
+        batch_size=64,
+        verbose=0,
+        **options,
+    ):
+        """What `generate` returns, one batch after the other: an iterator."""
+        if n is None and noise is not None:
+            n = len(noise)
+        inputs, n, guided = sampling_inputs(
+            self,
+            n,
+            seed,
+            labels=labels,
+            vector=vector,
+            context=context,
+            guidance_scale=guidance_scale,
+            negative=negative,
+        )
+        loop = sampling_loop(self, guided=guided, **options)
+        if noise is not None:
+            inputs["noise"] = checked_images(noise, n, loop.latent_shape, "noise")
+        key = random.key(seed, "generate/latents")
+        return loop.batches("generate", inputs, n, key, batch_size, verbose)
+
+    # Images
+
+    @checked(images=array(finite=False), strength=number("(0, 1]"))
+    def img2img(
+        self, images, strength=0.5, seed=0, *, batch_size=64, verbose=0, **options
+    ):
+        """New images like others: noised part of the way, and cleaned (2108.01073).
+
+        Args:
+            images: floats `(N, H, W, C)`.
+            strength: share of the steps, in (0, 1]: how far from the images.
+            seed: integer >= 0.
+            batch_size, verbose: see `generate`.
+            **options: the conditions and the sampler's and guidance's arguments of
+                `generate`.
+
+        Returns:
+            NumPy float32 like `images`.
+        """
+        return editing.img2img(
+            self, images, strength, seed, batch_size, verbose, options
+        )
+
+    @checked(images=array(finite=False), mask=array(finite=True))
+    def inpaint(
+        self,
+        images,
+        mask,
+        seed=0,
+        *,
+        steps=250,
+        jump_length=None,
+        resamplings=10,
+        batch_size=64,
+        **options,
+    ):
+        """Paints a part of images anew, in keeping with the rest (RePaint, 2201.09865).
+
+        Args:
+            images: floats `(N, H, W, C)`; what they hold under the mask is not read.
+            mask: booleans, True where to paint: `(H, W)`, `(H, W, 1)` or
+                `(N, H, W, 1)`.
+            seed: integer >= 0.
+            steps: of the sampler.
+            jump_length: how many steps at a time are gone back and done again
+                (section 4.2); at most `steps`, by default 10 of more than that.
+            resamplings: how often each stretch is done; 1 goes back nowhere. The
+                network is called about `steps * resamplings` times.
+            batch_size: images in one pass.
+            **options: see `img2img`; a sampler of one evaluation a step, by default
+                `"ddpm"`.
+
+        Returns:
+            NumPy float32 like `images`: equal to them outside the mask.
+        """
+        options["steps"] = steps
+        return editing.inpaint(
+            self, images, mask, seed, jump_length, resamplings, batch_size, options
+        )
+
+    @checked(images=array(finite=False), spacing=text)
+    def invert(self, images, *, steps=None, spacing="trailing", batch_size=64, **given):
+        """The noise from which `generate` makes these images (2010.02502, 4.3).
+
+        DDIM's deterministic steps the other way: `generate(noise=invert(images))`
+        with as many steps and the sampler `"ddim"` gives the images back but for the
+        error of the steps.
+
+        Args:
+            images: floats `(N, H, W, C)`.
+            steps, spacing, batch_size: see `generate`.
+            **given: the images' conditions: `labels`, `vector`, `context`.
+
+        Returns:
+            NumPy float32 like `images`: about standard normal.
+        """
+        return editing.invert(self, images, steps, spacing, batch_size, given)
+
+    @checked(a=array(), b=array(), kind=text)
+    def interpolate(self, a, b, n=8, *, kind="spherical", steps=None, batch_size=64):
+        """Images on the way from one to another, through their noise (2010.02502, 5.3).
+
+        Args:
+            a: where it begins: an image `(H, W, C)`.
+            b: where it ends, likewise.
+            n: images on the way, both ends included, at least 2.
+            kind: `"spherical"` or `"linear"`, of the noise that `invert` finds.
+            steps: see `generate`.
+            batch_size: images in one pass.
+
+        Returns:
+            NumPy float32 `(n, H, W, C)`, the first and last about `a` and `b`.
+        """
+        return editing.interpolated(self, a, b, n, kind, steps, batch_size)
+
+    @checked(probe=text)
+    def log_likelihood(
+        self,
+        images,
+        seed=0,
+        *,
+        steps=100,
+        probe="rademacher",
+        probes=1,
+        batch_size=64,
+        **given,
+    ):
+        """`log p(x)` by the probability-flow ODE (2011.13456, appendix D.2), in nats.
+
+        A density of continuous data: see `bits_per_dim` for images of 256 levels.
+
+        Args:
+            images: floats `(N, H, W, C)`.
+            seed: integer >= 0, of the estimator of Hutchinson.
+            steps: of the ODE's solver, of four evaluations and gradients each.
+            probe: how the divergence is found: `"rademacher"` or `"gaussian"` vectors,
+                without a bias, or `"exact"`, with a gradient for each dimension.
+            probes: how many vectors.
+            batch_size: images in one pass.
+            **given: the images' conditions: `labels`, `vector`, `context`.
+
+        Returns:
+            NumPy float32 `(N,)`.
+        """
+        return likelihood.of_images(
+            self, images, seed, steps, probe, probes, batch_size, given
+        )
+
+    @checked()
+    def bits_per_dim(self, images, seed=0, *, levels=256, **options):
+        """Bits per dimension of images of discrete levels, a bound from above.
+
+        Uniform noise of one level is added to them (1511.01844, section 3.1).
+
+        Args:
+            images: floats `(N, H, W, C)` in [-1, 1], of that many levels.
+            seed: integer >= 0.
+            levels: their number.
+            **options: of `log_likelihood`.
+
+        Returns:
+            NumPy float32 `(N,)`.
+        """
+        return likelihood.bits_of_images(self, images, seed, levels, options)
+
+    # Use as a function, and export
+
+    def sampling_variables(self):
+        """The network's, and those of the layers that a composing model holds."""
+        own = {id(self.network), id(self.ema)}
+        others = [layer.variables for layer in self.layers if id(layer) not in own]
+        return sum(others, self.averaged_variables("network"))
+
+    def call(self, x, t, labels=None, vector=None, context=None, training=False):
+        """What the network gives for noisy images x at times t, by the average."""
+        given = {"labels": labels, "vector": vector, "context": context}
+        given = self.conditions.tensors(
+            {k: v for k, v in given.items() if k in self.conditions.shapes}
+        )
+        return self.denoiser(training).predict(ops.convert_to_tensor(x), t, given)[0]
+
+    def input_ranges(self):
+        ranges = {**super().input_ranges(), "guidance_scale": Range()}
+        if self.num_classes and self.conditions.dropout:  # K is that of no label
+            ranges["labels"] = Range(least=0, most=self.num_classes)
+        return ranges
+
+    def export_signatures(self):
+        """What `export` writes: name -> (function, its inputs); the first serves.
+
+        - `generate`: `seed`, with the conditions and `guidance_scale`, or `n` ->
+          `images`: the whole loop of the model's `sampler` and `steps`. Guidance is in
+          it where the model was trained for it.
+        - `denoise`: noisy `images`, times `t` and the conditions -> `x_0`.
+        """
+        return signatures.export_signatures(self)
 
     # Configuration
 

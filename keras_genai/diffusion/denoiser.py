@@ -24,8 +24,12 @@ from keras import ops
 
 from keras_genai.backend.precision import widen
 from keras_genai.diffusion import variance
-from keras_genai.diffusion.schedule import Schedule, expand
-from keras_genai.diffusion.schedules import Discrete, RectifiedFlow
+from keras_genai.diffusion.schedules import (
+    Discrete,
+    RectifiedFlow,
+    Schedule,
+    expand,
+)
 
 PARAMETERIZATIONS = ("epsilon", "x0", "v", "flow", "edm")
 WEIGHTINGS = ("uniform", "min_snr", "edm", "sigmoid")
@@ -364,13 +368,13 @@ class Denoiser:
 
 def uniform_times(schedule, u):
     """Times for uniform u in [0, 1): integer ones for a `Discrete` schedule."""
-    times = schedule.times(u)
+    times = schedule.quantile(u)
     return ops.cast(times, "int32") if isinstance(schedule, Discrete) else times
 
 
 def lognormal_times(schedule, z, mean=-1.2, std=1.2):
     """`log(sigma / alpha)` normal (2206.00364, table 1), for standard normal z."""
-    return schedule.time(-2.0 * (mean + std * z))
+    return schedule.time_at(-2.0 * (mean + std * z))
 
 
 def logit_normal_times(schedule, z, mean=0.0, std=1.0):
@@ -380,4 +384,4 @@ def logit_normal_times(schedule, z, mean=0.0, std=1.0):
             "logit_normal_times are times of a RectifiedFlow; got "
             f"{type(schedule).__name__}."
         )
-    return schedule.times(ops.sigmoid(mean + std * z))
+    return schedule.quantile(ops.sigmoid(mean + std * z))

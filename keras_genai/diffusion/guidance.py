@@ -13,7 +13,7 @@ from keras import ops
 from keras_genai import backend
 from keras_genai.backend.precision import widen
 from keras_genai.diffusion.denoiser import Denoiser, split
-from keras_genai.diffusion.schedule import expand
+from keras_genai.diffusion.schedules import expand
 
 
 def _join(x_0, v):
@@ -66,7 +66,7 @@ def classifier_free(denoise, condition, null, scale, interval=None, rescale=0.0)
         scale: number, scalar tensor or `(B,)`.
         interval: times (t_low, t_high), both included; outside there is no guidance
             (2404.07724), and with one time for all samples no second half of the batch.
-            `schedule.time(-2 log(sigma / alpha))` turns noise levels into times.
+            `schedule.time_at(-2 log(sigma / alpha))` turns noise levels into times.
         rescale: share phi in [0, 1] by which the prediction is scaled back to the
             standard deviation of the conditional one (2305.08891, section 3.4); in the
             parameterization of a `Denoiser`, else of x_0.

@@ -16,8 +16,10 @@ import numpy as np
 from keras import ops
 
 from keras_genai import backend
-from keras_genai.backend import programs
+from keras_genai.backend import programs, random
 from keras_genai.diffusion.denoiser import split
+from keras_genai.diffusion.editing import checked_images, conditions_and_images
+from keras_genai.diffusion.sampling_loop import conditioned, in_batches
 from keras_genai.utils.checks import check_positive
 
 _NAMES = ("times", "cosines", "radii")
@@ -61,13 +63,13 @@ def log_likelihood(
         probe: how the trace of the Jacobian is found: "rademacher" or "gaussian"
             vectors (Hutchinson's estimator, unbiased), or "exact", with as many
             gradients as there are dimensions.
-        probes: how many vectors are averaged; they stay the same along the path.
+        probes: how many vectors are averaged; they stay the same along the grid.
         key: pair of words of `backend.random.key`, for the vectors.
         first: number of the first sample: its vectors depend on the key and on it.
         method: "rk4" (fourth order) or "heun" (second).
         t_range: least and largest time; by default the schedule's own. Alpha must be
             above 0 there.
-        tables: of `inputs`, as tensors, in place of `steps`.
+        tables: of `ode_inputs`, as tensors, in place of `steps`.
 
     Returns:
         `(log p, y)`: `(B,)`, and the latent at the end of the ODE, like x and about
@@ -137,8 +139,8 @@ def log_likelihood(
     return prior - change + size * math.log(cosines[0]), y
 
 
-def inputs(schedule, steps, t_range=None):
-    """What a program for any number of steps is told: dict name -> NumPy array."""
+def ode_inputs(schedule, steps, t_range=None):
+    """The `tables` of `log_likelihood` as inputs of one program for any `steps`."""
     ends = _ends(schedule, t_range)
     made = {**programs.filled(_tables(schedule, ends, steps)), **_numbers(ends, steps)}
     return {**made, "du": made["du"].astype("float32")}
@@ -160,7 +162,7 @@ def _ends(schedule, t_range):
 def _tables(schedule, ends, steps):
     """Times, c and sqrt(alpha^2 + sigma^2) at every half step: dict name -> array."""
     u = np.linspace(*ends, 2 * steps + 1)
-    times = schedule.time(-2.0 * u)
+    times = schedule.time_at(-2.0 * u)
     radii = np.sqrt(schedule.alpha(times) ** 2 + schedule.sigma(times) ** 2)
     return dict(
         zip(_NAMES, (times, 1.0 / np.sqrt(1.0 + np.exp(2.0 * u)), radii), strict=True)
@@ -223,3 +225,55 @@ def bits_per_dim(log_p, shape, levels=256, value_range=(-1.0, 1.0)):
     size = math.prod(shape)
     low, high = value_range
     return -log_p / (size * math.log(2.0)) + math.log2((levels - 1) / (high - low))
+
+
+# Of a model
+
+
+def of_images(model, images, seed, steps, probe, probes, batch_size, conditions):
+    """See `DDPM.log_likelihood`."""
+    inputs, n = conditions_and_images(model, "log_likelihood", images, conditions)
+    t_range = _range(model.schedule)
+    if backend.COMPILES:
+        name = ("likelihood", probe, probes)
+        inputs["ode"] = ode_inputs(model.schedule, steps, t_range)
+    else:
+        name = ("likelihood", probe, probes, steps)
+
+    def density(key, count, first, inputs):
+        return log_likelihood(
+            conditioned(model, inputs, clip=None),
+            model.schedule,
+            model.to_latents(inputs["images"]),
+            steps=steps,
+            probe=probe,
+            probes=probes,
+            key=key,
+            first=first,
+            t_range=t_range,
+            tables=inputs.get("ode"),
+        )[0]
+
+    key = random.key(seed, "likelihood")
+    made = in_batches(model, name, density, inputs, n, key, batch_size)
+    return np.concatenate(list(made))
+
+
+def _range(schedule):
+    """The schedule's times, but for one where nothing of the data is left."""
+    low, high = schedule.t_min, schedule.t_max
+    if schedule.alpha(high) > 0:
+        return low, high
+    return low, float(schedule.time_at(math.log(1e-4) * 2.0))
+
+
+def bits_of_images(model, images, seed, levels, options):
+    """See `DDPM.bits_per_dim`."""
+    images = checked_images(images, len(images), model.image_shape, "images")
+    key = random.key(seed, "dequantize")
+    u = random.uniform(key, images.shape, host=True)
+    width = 2.0 / (levels - 1)
+    # Each level fills its own interval: the range grows by half a level each way.
+    noisy = (images + (u - 0.5) * width).astype("float32")
+    nats = model.log_likelihood(noisy, seed, **options)
+    return bits_per_dim(nats, model.image_shape, levels)

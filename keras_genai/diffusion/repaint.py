@@ -10,10 +10,10 @@ from keras_genai.utils.checks import check_integer, check_positive
 
 
 def resampled(steps, jump_length, resamplings):
-    """The walk that goes back and does stretches again (section 4.2, appendix B).
+    """The trajectory that goes back and does stretches again (section 4.2, appendix B).
 
     Args:
-        steps: n of the path.
+        steps: n of the grid.
         jump_length: j, how many steps are gone back at a time, at most n.
         resamplings: r, how often each stretch is done; 1 goes back nowhere.
 
@@ -44,27 +44,27 @@ def resampled(steps, jump_length, resamplings):
     return walk
 
 
-def check_repaintable(sampler, path):
+def check_repaintable(sampler, grid):
     """Refuses a sampler with more than x in its state."""
-    if sampler.updates.shape[1] != 1 or sampler.evaluations != path.steps:
+    if sampler.updates.shape[1] != 1 or sampler.evaluations != grid.steps:
         raise ValueError(
             f"The sampler {sampler.name} looks back or asks more than once a step, "
             "which an image that is held in part cannot have: take 'ddpm' or 'ddim'."
         )
 
 
-def tables(path, walk):
+def tables(grid, walk):
     """What `repaint` reads at each step: dict name -> NumPy `(n,)`.
 
     Args:
-        path: the `Path`.
-        walk: of `resampled`.
+        grid: the `TimeGrid`.
+        walk: the trajectory, of `resampled`.
     """
     nodes = np.array(walk)  # (evaluations, 2): where from, and where to afterwards
     here, after = nodes[:, 0] + 1, nodes[:, 1]
-    alpha, sigma = path.alphas[here], path.sigmas[here]
-    scale = path.alphas[after] / alpha
-    variance = path.sigmas[after] ** 2 - (scale * sigma) ** 2
+    alpha, sigma = grid.alphas[here], grid.sigmas[here]
+    scale = grid.alphas[after] / alpha
+    variance = grid.sigmas[after] ** 2 - (scale * sigma) ** 2
     std = np.sqrt(np.where(after == here, 0.0, np.maximum(variance, 0.0)))
     scale = np.where(after == here, 1.0, scale)
     rows = {"alpha": alpha, "sigma": sigma, "scale": scale, "std": std}
@@ -75,7 +75,7 @@ def repaint(sampler, tables, denoise, x, images, mask, key, first=0):
     """Algorithm 1: after each step what is known is put in its place, as noisy.
 
     Args:
-        sampler: a `Sampler` on the path, of one evaluation and one array, such as that
+        sampler: a `Sampler` on the grid, of one evaluation and one array, such as that
             of "ddpm".
         tables: of `tables`; or, as tensors, `backend.programs.filled` of them.
         denoise: denoiser `(x, t)`.

@@ -1,12 +1,12 @@
-"""Samplers: from noise to data along a path of noise levels, in one compiled loop.
+"""Samplers: from noise to data along a time grid, in one compiled loop.
 
 Every sampler here is linear in all but the network: between two calls of the denoiser
 it adds up known factors times arrays. A sampler is therefore a table of factors,
 computed once in float64 by the papers' formulas, and one loop that applies any table:
 
-    path = kg.samplers.path(schedule, steps=50)
-    sampler = kg.samplers.get("ddim")(path, eta=0.0)
-    x = sampler(denoise, path.start(noise))
+    grid = kg.samplers.time_grid(schedule, steps=50)
+    sampler = kg.samplers.get("ddim")(grid, eta=0.0)
+    x = sampler(denoise, grid.start(noise))
 
 `sampler(denoise, x, noise)` is a pure function, with the loop in the graph. `denoise`
 is a function `(x, t) -> x_0`, or to `(x_0, v)` with a learned variance, in the model's
@@ -22,19 +22,23 @@ import numpy as np
 from keras import ops
 
 from keras_genai import backend
-from keras_genai.diffusion.linear import Sampler, tabulate
-from keras_genai.diffusion.multistep import dpmpp_2m, dpmpp_2m_sde, lms, pndm, unipc
-from keras_genai.diffusion.paths import ENDS, SPACINGS, Path, at, path
+from keras_genai.diffusion.linear_sampler import Sampler, tabulate
 from keras_genai.diffusion.solvers import (
     ddim,
     ddpm,
+    dpmpp_2m,
+    dpmpp_2m_sde,
     euler,
     euler_ancestral,
     flow_euler,
     flow_heun,
     heun,
     lcm,
+    lms,
+    pndm,
+    unipc,
 )
+from keras_genai.diffusion.time_grid import ENDS, SPACINGS, TimeGrid, at, time_grid
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import either, function, text
 
@@ -52,21 +56,21 @@ __all__ = [
     "ENDS",
     "NAMES",
     "SPACINGS",
-    "Path",
     "Sampler",
+    "TimeGrid",
     "at",
     "get",
     "keyed_noise",
-    "path",
     "stepped",
     "tabulate",
+    "time_grid",
     *NAMES,
 ]
 
 
 @checked(sampler=either(text, function))
 def get(sampler: str | Callable) -> Callable:
-    """The function path -> `Sampler` of a name.
+    """The function time grid -> `Sampler` of a name.
 
     Args:
         sampler: one of `NAMES`, or such a function, which is returned as it is.
@@ -130,7 +134,7 @@ def stepped(sampler, denoiser, variables=(), compiled=True):
 
     ```python
     sample = stepped(sampler, lambda: denoise, network.variables)
-    x = sample(path.start(noise), verbose=1)
+    x = sample(grid.start(noise), verbose=1)
     ```
     """
 

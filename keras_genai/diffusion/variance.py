@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_genai.backend.precision import widen
-from keras_genai.diffusion.schedule import expand
+from keras_genai.diffusion.schedules import expand
 
 
 def posterior(alpha_t, sigma_t, alpha_s, sigma_s):

@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_genai.diffusion import schedules
 from keras_genai.diffusion.denoiser import convert
-from keras_genai.diffusion.schedule import expand
+from keras_genai.diffusion.schedules import expand
 
 
 @keras.saving.register_keras_serializable("tests")

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from keras import ops
 
-from keras_genai.diffusion.schedule import expand
+from keras_genai.diffusion.schedules import expand
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

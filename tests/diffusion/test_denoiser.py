@@ -112,7 +112,7 @@ def test_weightings():
 def test_denoiser(name, kind):
     """A network that knows the answer gives x_0; its inputs are the paper's."""
     schedule = schedules.get(kind)
-    t = schedule.times(np.array([0.2, 0.4, 0.7, 0.9]))
+    t = schedule.quantile(np.array([0.2, 0.4, 0.7, 0.9]))
     alpha, sigma = schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]
     seen = []
 

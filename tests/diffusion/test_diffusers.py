@@ -82,7 +82,7 @@ def assert_same(got, wanted):
 
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 LOUD = {"clip_sample": False}
-# name: scheduler, its arguments, steps, sampler, its options, the path, k-diffusion's?
+# name: scheduler, its arguments, steps, sampler, its options, the grid, k-diffusion's?
 CASES = {
     "ddpm small": ("DDPM", LOUD, 8, "ddpm", {}, {"spacing": "leading"}, False),
     "ddpm large": (
@@ -174,17 +174,17 @@ def test_trajectory(case, monkeypatch):
     scheduler = getattr(diffusers, f"{kind}Scheduler")(**arguments)
     schedule = betas_of(arguments)
     rounded = kind.startswith(("DPM", "UniPC")) and nodes["spacing"] == "linspace"
-    path = samplers.path(schedule, steps, rounded=rounded, **nodes)
-    sampler = samplers.get(name)(path, **options)
+    grid = samplers.time_grid(schedule, steps, rounded=rounded, **nodes)
+    sampler = samplers.get(name)(grid, **options)
     predicts = arguments.get("prediction_type", "epsilon").removesuffix("_prediction")
     denoise = Denoiser(
         lambda x, t: ours(x, t, 0.01), schedule, predicts, round_times="2m" in name
     )
-    alpha = path.alphas[0] if divided else 1.0
+    alpha = grid.alphas[0] if divided else 1.0
     wanted = reference(scheduler, START / alpha, monkeypatch, steps=steps)
     got = walk(sampler, denoise, START)
     if divided:
-        got = got / path.alphas[sampler.nodes].reshape(-1, 1, 1, 1)
+        got = got / grid.alphas[sampler.nodes].reshape(-1, 1, 1, 1)
     assert_same(got, wanted[: len(got)])
 
 
@@ -196,8 +196,8 @@ def test_ddim_with_noise_and_clipping(eta, monkeypatch):
     wanted = reference(scheduler, START, monkeypatch, steps=10)
     schedule = schedules.get("linear")
     denoise = Denoiser(lambda x, t: ours(x, t, 0.01), schedule, clip=1.0)
-    path = samplers.path(schedule, 10, "leading")
-    assert_same(walk(samplers.ddim(path, eta=eta), denoise, START), wanted)
+    grid = samplers.time_grid(schedule, 10, "leading")
+    assert_same(walk(samplers.ddim(grid, eta=eta), denoise, START), wanted)
 
 
 def test_learned_variance(monkeypatch):
@@ -213,7 +213,9 @@ def test_learned_variance(monkeypatch):
         return ops.concatenate([ours(x, t, 0.01), v], axis=-1)
 
     denoise = Denoiser(both, schedule, learned_variance=True)
-    sampler = samplers.ddpm(samplers.path(schedule, 8, "leading"), variance="learned")
+    sampler = samplers.ddpm(
+        samplers.time_grid(schedule, 8, "leading"), variance="learned"
+    )
     assert_same(walk(sampler, denoise, START), wanted)
 
 
@@ -225,7 +227,7 @@ def test_flow_euler_with_shift(monkeypatch):
     denoise = Denoiser(
         lambda x, t: ours(x, t, 0.01), schedule, "flow", time_scale=1000.0
     )
-    sampler = samplers.flow_euler(samplers.path(schedule, 10))
+    sampler = samplers.flow_euler(samplers.time_grid(schedule, 10))
     assert_same(walk(sampler, denoise, START), wanted)
 
 
@@ -236,7 +238,7 @@ def test_flow_heun(monkeypatch):
     denoise = Denoiser(
         lambda x, t: ours(x, t, 0.01), schedule, "flow", time_scale=1000.0
     )
-    sampler = samplers.flow_heun(samplers.path(schedule, 7, "linspace"))
+    sampler = samplers.flow_heun(samplers.time_grid(schedule, 7, "linspace"))
     assert_same(walk(sampler, denoise, START), wanted)
 
 
@@ -249,9 +251,9 @@ def test_edm(name, monkeypatch):
     wanted = reference(scheduler, start, monkeypatch, scale=1.0, steps=16)
     schedule = schedules.get("karras")
     denoise = Denoiser(lambda x, t: ours(x, t, 1.0), schedule, "edm", sigma_data=0.5)
-    path = samplers.path(schedule, 16, "linspace")
-    np.testing.assert_allclose(scheduler.sigmas, path.sigmas, rtol=1e-5)
-    assert_same(walk(samplers.get(name)(path), denoise, start), wanted)
+    grid = samplers.time_grid(schedule, 16, "linspace")
+    np.testing.assert_allclose(scheduler.sigmas, grid.sigmas, rtol=1e-5)
+    assert_same(walk(samplers.get(name)(grid), denoise, start), wanted)
 
 
 @pytest.mark.parametrize(

@@ -145,14 +145,14 @@ def test_classifier_guidance_is_bayes(t):
 
 def test_guided_samples():
     """In the loop in the graph: scale 1 gives the class, a large one its far side."""
-    path = samplers.path(SCHEDULE, 20)
+    grid = samplers.time_grid(SCHEDULE, 20)
     labels, null = np.full(64, 1, "int32"), np.full(64, ALL, "int32")
-    start = path.start(backend.random.normal(backend.random.key(0), (64, 2)))
+    start = grid.start(backend.random.normal(backend.random.key(0), (64, 2)))
     denoise = Conditional()
 
     def sample(x, scale):
         guided = guidance.classifier_free(denoise, labels, null, scale)
-        return samplers.dpmpp_2m(path)(guided, x)
+        return samplers.dpmpp_2m(grid)(guided, x)
 
     run = backend.jit(sample)
     one, four = (numpy(run(start, ops.convert_to_tensor(s))) for s in (1.0, 4.0))

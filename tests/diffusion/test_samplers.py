@@ -38,19 +38,19 @@ ORDERS = [
 LOW, HIGH = 0.2, 5.0  # of sigma / alpha: where the order is seen with few steps
 
 
-def smooth_path(schedule, spacing, steps):
+def smooth_grid(schedule, spacing, steps):
     u = np.linspace(1.0, 0.0, steps + 1)
     if spacing == "time":
-        low, high = schedule.time(-2.0 * np.log([LOW, HIGH]))
+        low, high = schedule.time_at(-2.0 * np.log([LOW, HIGH]))
         return samplers.at(schedule, low + u * (high - low))
     if spacing == "karras":
         levels = schedules.karras_sigmas(u, LOW, HIGH)
     else:
         levels = schedules.exponential_sigmas(u, LOW, HIGH)
-    return samplers.at(schedule, schedule.time(-2.0 * np.log(levels)))
+    return samplers.at(schedule, schedule.time_at(-2.0 * np.log(levels)))
 
 
-def exact(path, x):
+def exact(grid, x):
     """The ODE's solution, by an integrator of eighth order."""
 
     def slope(u, y):
@@ -58,13 +58,13 @@ def exact(path, x):
 
     solved = solve_ivp(
         slope,
-        np.log(path.noise_levels[[0, -1]]),
-        x[:, 0] / path.alphas[0],
+        np.log(grid.noise_levels[[0, -1]]),
+        x[:, 0] / grid.alphas[0],
         method="DOP853",
         rtol=1e-12,
         atol=1e-13,
     )
-    return path.alphas[-1] * solved.y[:, -1:]
+    return grid.alphas[-1] * solved.y[:, -1:]
 
 
 def run(sampler, denoise, x, noise=None):
@@ -82,12 +82,12 @@ def test_orders():
             # The higher order of lms between its first steps fades late.
             first = 128 if options.get("order") == 4 else 64
             for steps in (first, 2 * first):
-                path = smooth_path(schedule, spacing, steps)
-                x = start * np.hypot(path.alphas[0], path.sigmas[0])
-                sampler = samplers.get(name)(path, **options)
+                grid = smooth_grid(schedule, spacing, steps)
+                x = start * np.hypot(grid.alphas[0], grid.sigmas[0])
+                sampler = samplers.get(name)(grid, **options)
                 got = run(sampler, LINE.denoise(schedule), x)
                 assert keras.backend.standardize_dtype(got.dtype) == "float64"
-                error = ops.convert_to_numpy(got) - exact(path, x)
+                error = ops.convert_to_numpy(got) - exact(grid, x)
                 errors.append(np.sqrt(np.mean(error**2)))
             slope = np.log2(errors[0] / errors[1])
             if not abs(slope - order) < 0.2:
@@ -142,8 +142,8 @@ def test_stochastic_samplers_by_their_moments(name, options, schedule):
     mean, std = 0.7, 0.5
 
     def sampler(steps):
-        path = samplers.path(schedule, steps, "exponential", end="least")
-        return samplers.get(name)(path, **options)
+        grid = samplers.time_grid(schedule, steps, "exponential", end="least")
+        return samplers.get(name)(grid, **options)
 
     # More steps: nearer to the data, at least at first order.
     data = np.array([mean, std**2]) + [
@@ -179,22 +179,22 @@ def test_stochastic_samplers_by_their_moments(name, options, schedule):
 
 def test_ddpm_is_exact_at_the_two_ends():
     """2006.11239, section 3.2: "large" for data N(0, 1), "small" for one point."""
-    path = samplers.path(schedules.get("linear"), 7, end="least")
-    mean, variance = gaussian_moments(samplers.ddpm(path, "large"), path.schedule, 0, 1)
+    grid = samplers.time_grid(schedules.get("linear"), 7, end="least")
+    mean, variance = gaussian_moments(samplers.ddpm(grid, "large"), grid.schedule, 0, 1)
     np.testing.assert_allclose([mean, variance], [0.0, 1.0], rtol=1e-9, atol=1e-12)
-    mean, variance = gaussian_moments(samplers.ddpm(path), path.schedule, 0.4, 1e-9)
-    end = [0.4 * path.alphas[-1], path.sigmas[-1] ** 2]
+    mean, variance = gaussian_moments(samplers.ddpm(grid), grid.schedule, 0.4, 1e-9)
+    end = [0.4 * grid.alphas[-1], grid.sigmas[-1] ** 2]
     np.testing.assert_allclose([mean, variance], end, rtol=1e-6)
 
 
 def test_one_formula():
     """What are the same steps have the same table."""
-    path = samplers.path(schedules.get("linear"), 10)
-    flow = samplers.path(FLOW, 10)
+    grid = samplers.time_grid(schedules.get("linear"), 10)
+    flow = samplers.time_grid(FLOW, 10)
     for a, b in (
-        (samplers.ddim(path, eta=1.0), samplers.ddpm(path)),
-        (samplers.ddim(path), samplers.euler(path)),
-        (samplers.ddim(path, eta=1.0), samplers.euler_ancestral(path)),
+        (samplers.ddim(grid, eta=1.0), samplers.ddpm(grid)),
+        (samplers.ddim(grid), samplers.euler(grid)),
+        (samplers.ddim(grid, eta=1.0), samplers.euler_ancestral(grid)),
         (samplers.ddim(flow), samplers.flow_euler(flow)),
     ):
         np.testing.assert_allclose(a.updates, b.updates, atol=1e-12)
@@ -208,14 +208,16 @@ def test_one_formula():
 def test_lcm_holds_its_fixed_point():
     """A consistency model's answer does not depend on where it begins; f(x, 0) = x."""
     schedule = schedules.get("scaled_linear")
-    path = samplers.path(schedule, 4, "lcm")
-    sampler = samplers.lcm(path)
+    grid = samplers.time_grid(schedule, 4, "lcm")
+    sampler = samplers.lcm(grid)
     point = np.array([[0.3, -1.2]], "float32")
     noise = samplers.keyed_noise(backend.random.key(0))
-    for start in (path.start(point), path.start(-3.0 * point)):
+    for start in (grid.start(point), grid.start(-3.0 * point)):
         end = sampler(lambda x, t: ops.zeros_like(x) + point, start, noise)
         np.testing.assert_allclose(ops.convert_to_numpy(end), point, atol=1e-3)
-    clean = samplers.Path(schedule, *np.array([[0, -1], [1, 1], [0.1, 0]], "float64"))
+    clean = samplers.TimeGrid(
+        schedule, *np.array([[0, -1], [1, 1], [0.1, 0]], "float64")
+    )
     np.testing.assert_array_equal(
         samplers.lcm(clean).updates[0, 0], [0.0, 1.0, 0.0, 0.0]
     )
@@ -226,27 +228,27 @@ def test_from_nothing_of_the_data(name):
     """alpha = 0 at the first node: finite, and right for data in one point."""
     flow = name.startswith("flow")
     schedule = FLOW if flow else schedules.get("linear", zero_terminal_snr=True)
-    path = samplers.path(schedule, 8)
-    assert path.alphas[0] == 0.0 and path.sigmas[0] == 1.0
+    grid = samplers.time_grid(schedule, 8)
+    assert grid.alphas[0] == 0.0 and grid.sigmas[0] == 1.0
     point = np.array([[0.5, -0.2]], "float32")
-    x = path.start(np.array([[1.0, 2.0]], "float32"), point)  # NumPy's, each
-    end = samplers.get(name)(path)(lambda x, t: ops.zeros_like(x) + point, x)
+    x = grid.start(np.array([[1.0, 2.0]], "float32"), point)  # NumPy's, each
+    end = samplers.get(name)(grid)(lambda x, t: ops.zeros_like(x) + point, x)
     np.testing.assert_allclose(ops.convert_to_numpy(end), point, atol=1e-6)
     for other in ("heun", "lms", "pndm"):
         with pytest.raises(ValueError, match=f"{other} cannot step from a node"):
-            samplers.get(other)(path)
+            samplers.get(other)(grid)
 
 
 @pytest.mark.parametrize("name", ["ddim", "heun", "dpmpp_2m"])
 def test_inversion(name):
     """The way back and forth again ends where it began."""
     schedule = schedules.get("linear")
-    path = samplers.path(schedule, 100, "exponential", end="least")
+    grid = samplers.time_grid(schedule, 100, "exponential", end="least")
     denoise = PLANE.denoise(schedule)
     data = PLANE.means.astype("float32") + 0.2
-    back, forth = (samplers.get(name)(p) for p in (path.reversed(), path))
-    latent = run(back, denoise, np.float32(path.alphas[-1]) * data)
-    again = ops.convert_to_numpy(run(forth, denoise, latent)) / path.alphas[-1]
+    back, forth = (samplers.get(name)(p) for p in (grid.reversed(), grid))
+    latent = run(back, denoise, np.float32(grid.alphas[-1]) * data)
+    again = ops.convert_to_numpy(run(forth, denoise, latent)) / grid.alphas[-1]
     np.testing.assert_allclose(again, data, atol=0.1 if name == "ddim" else 1e-2)
     assert np.abs(ops.convert_to_numpy(latent)).max() < 4
 
@@ -258,8 +260,8 @@ def test_inversion(name):
 def test_the_loop_is_in_the_graph(name):
     """Compiled, stepped from Python and eager: the same; sample i from (key, i)."""
     schedule = schedules.get("linear")
-    path = samplers.path(schedule, 6)
-    sampler, traces = samplers.get(name)(path), []
+    grid = samplers.time_grid(schedule, 6)
+    sampler, traces = samplers.get(name)(grid), []
     w = keras.Variable(np.array(0.9, "float32"))
 
     def denoise(x, t):
@@ -271,7 +273,7 @@ def test_the_loop_is_in_the_graph(name):
         return sampler(denoise, x, noise)
 
     key = backend.random.key(3)
-    x = path.start(backend.random.normal(backend.random.key(4), (5, 2)))
+    x = grid.start(backend.random.normal(backend.random.key(4), (5, 2)))
     words = ops.convert_to_tensor(np.array(key, "int32"))
 
     def number(n):
@@ -299,9 +301,9 @@ def test_the_loop_is_in_the_graph(name):
 
 
 def test_progress_bar(capsys):
-    path = samplers.path(FLOW, 3)
+    grid = samplers.time_grid(FLOW, 3)
     sample = samplers.stepped(
-        samplers.flow_euler(path), lambda scale: lambda x, t: scale * x
+        samplers.flow_euler(grid), lambda scale: lambda x, t: scale * x
     )
     sample(np.ones((1, 2), "float32"), np.float32(0.5), verbose=1)
     assert "3/3" in capsys.readouterr().out
@@ -310,20 +312,20 @@ def test_progress_bar(capsys):
 def test_after_holds_a_part():
     """`after` sees every x at its node: inpainting by replacement."""
     schedule = schedules.get("linear")
-    path = samplers.path(schedule, 10)
+    grid = samplers.time_grid(schedule, 10)
     known = np.array([[0.8, 0.8]], "float32")
     z = np.ones((1, 2), "float32")
-    sampler = samplers.dpmpp_2m(path)
+    sampler = samplers.dpmpp_2m(grid)
     alphas, sigmas = (
         ops.convert_to_tensor(table[sampler.nodes], dtype="float32")
-        for table in (path.alphas, path.sigmas)
+        for table in (grid.alphas, grid.sigmas)
     )
 
     def hold(i, x):
         noised = ops.take(alphas, i) * known + ops.take(sigmas, i) * z
         return ops.where(np.array([[True, False]]), noised, x)
 
-    end = sampler(PLANE.denoise(schedule), path.start(z), after=hold)
+    end = sampler(PLANE.denoise(schedule), grid.start(z), after=hold)
     end = ops.convert_to_numpy(end)[0]
     assert end[0] == np.float32(0.8) and np.isfinite(end[1])
 
@@ -367,31 +369,31 @@ def test_leaves_as_a_savedmodel(tensorflow_alone, tmp_path):
 
 
 def test_names_and_errors():
-    path = samplers.path(schedules.get("linear"), 4)
+    grid = samplers.time_grid(schedules.get("linear"), 4)
     assert samplers.get("ddim") is samplers.ddim
     assert samplers.get(samplers.ddim) is samplers.ddim
     for name in samplers.NAMES:
         flow = name.startswith("flow")
         assert samplers.get(name)(
-            samplers.path(FLOW, 4, "linspace")[1:] if flow else path
+            samplers.time_grid(FLOW, 4, "linspace")[1:] if flow else grid
         )
     with pytest.raises(ValueError, match="unknown sampler 'dpm'; expected one of ddpm"):
         samplers.get("dpm")
     for call, message in (
-        (lambda: samplers.flow_heun(path), "is a sampler of flows"),
-        (lambda: samplers.ddim(path, eta=2.0), r"eta must be in \[0, 1\]"),
-        (lambda: samplers.ddim(path.reversed(), eta=1.0), "this path rises"),
-        (lambda: samplers.ddpm(path, "fixed"), "'small', 'large' or 'learned'"),
-        (lambda: samplers.lms(path, 0), r"order must be an integer in \[1, 6\]"),
-        (lambda: samplers.heun(path, churn=-1), "churn must be a finite number >= 0"),
-        (lambda: samplers.heun(path, churn=9.0), "raises the noise above"),
-        (lambda: samplers.pndm(path[1:], True), "at least 4 steps; got 3"),
+        (lambda: samplers.flow_heun(grid), "is a sampler of flows"),
+        (lambda: samplers.ddim(grid, eta=2.0), r"eta must be in \[0, 1\]"),
+        (lambda: samplers.ddim(grid.reversed(), eta=1.0), "this time grid rises"),
+        (lambda: samplers.ddpm(grid, "fixed"), "'small', 'large' or 'learned'"),
+        (lambda: samplers.lms(grid, 0), r"order must be an integer in \[1, 6\]"),
+        (lambda: samplers.heun(grid, churn=-1), "churn must be a finite number >= 0"),
+        (lambda: samplers.heun(grid, churn=9.0), "raises the noise above"),
+        (lambda: samplers.pndm(grid[1:], True), "at least 4 steps; got 3"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
     x = np.ones((1, 2), "float32")
     with pytest.raises(ValueError, match="The sampler ddpm adds noise"):
-        samplers.ddpm(path)(lambda x, t: x, x)
+        samplers.ddpm(grid)(lambda x, t: x, x)
     with pytest.raises(ValueError, match="needs a denoiser with a learned variance"):
         noise = samplers.keyed_noise((0, 0))
-        samplers.ddpm(path, "learned")(lambda x, t: x, x, noise)
+        samplers.ddpm(grid, "learned")(lambda x, t: x, x, noise)

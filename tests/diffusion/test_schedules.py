@@ -36,20 +36,20 @@ def test_identities(schedule):
     np.testing.assert_allclose(log_snr, 2 * np.log(alpha / sigma), rtol=1e-9)
     np.testing.assert_allclose(schedule.noise_level(t), sigma / alpha, rtol=1e-9)
     assert np.all(np.diff(log_snr) < 0)
-    np.testing.assert_allclose(schedule.time(log_snr), t, rtol=1e-9)
+    np.testing.assert_allclose(schedule.time_at(log_snr), t, rtol=1e-9)
     # Tensors: the same in float32, of any shape, in the graph.
     tensor = ops.convert_to_tensor(t.reshape(5, 5), dtype="float32")
     for function, wanted in (
         (schedule.alpha, alpha),
         (schedule.sigma, sigma),
         (schedule.log_snr, log_snr),
-        (lambda t: schedule.time(schedule.log_snr(t)), t),
+        (lambda t: schedule.time_at(schedule.log_snr(t)), t),
     ):
         got = function(tensor)
         assert keras.backend.standardize_dtype(got.dtype) == "float32"
         got = ops.convert_to_numpy(got).ravel()
         np.testing.assert_allclose(got, wanted, rtol=2e-4, atol=1e-5)
-    times = schedule.times(np.linspace(0.0, 1.0, 9))
+    times = schedule.quantile(np.linspace(0.0, 1.0, 9))
     first = 0.0 if isinstance(schedule, schedules.RectifiedFlow) else schedule.t_min
     np.testing.assert_allclose(times[[0, -1]], [first, schedule.t_max], rtol=1e-12)
     assert np.all(np.diff(times) > 0)
@@ -76,7 +76,7 @@ def test_add_noise(schedule):
     """alpha x + sigma eps, with a time for each sample or one for all."""
     rng = np.random.default_rng(0)
     x, noise = rng.normal(size=(2, 3, 2, 2, 1)).astype("float32")
-    t = schedule.times(np.array([0.1, 0.5, 0.9]))
+    t = schedule.quantile(np.array([0.1, 0.5, 0.9]))
     dtype = "int32" if isinstance(schedule, Discrete) else "float32"
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     got = schedule.add_noise(x, noise, ops.convert_to_tensor(t, dtype=dtype))
@@ -130,18 +130,18 @@ def test_karras_exponential_and_shift():
     u = np.linspace(0, 1, 5)
     karras = schedules.get("karras", sigma_min=0.1, sigma_max=10.0, rho=3.0)
     np.testing.assert_allclose(
-        karras.times(u), (0.1 ** (1 / 3) * (1 - u) + 10 ** (1 / 3) * u) ** 3
+        karras.quantile(u), (0.1 ** (1 / 3) * (1 - u) + 10 ** (1 / 3) * u) ** 3
     )
-    path = samplers.path(karras, 3, "linspace")
+    grid = samplers.time_grid(karras, 3, "linspace")
     i = np.arange(3)
     equation_5 = (10 ** (1 / 3) + i / 2 * (0.1 ** (1 / 3) - 10 ** (1 / 3))) ** 3
-    np.testing.assert_allclose(path.times, [*equation_5, 0.0])
+    np.testing.assert_allclose(grid.times, [*equation_5, 0.0])
     exponential = schedules.get("exponential", sigma_min=0.1, sigma_max=10.0)
-    np.testing.assert_allclose(exponential.times(u), 0.1 * 100**u)
+    np.testing.assert_allclose(exponential.quantile(u), 0.1 * 100**u)
     flow = schedules.get("rectified_flow", shift=3.0)
-    np.testing.assert_allclose(flow.times(u), 3 * u / (1 + 2 * u))
+    np.testing.assert_allclose(flow.quantile(u), 3 * u / (1 + 2 * u))
     # Equation 23 of 2403.03206: the shift multiplies sigma / alpha.
-    t = flow.times(np.array([0.3, 0.6]))
+    t = flow.quantile(np.array([0.3, 0.6]))
     np.testing.assert_allclose(
         flow.noise_level(t), 3 * np.array([0.3, 0.6]) / [0.7, 0.4]
     )
@@ -152,7 +152,7 @@ def test_times_of_the_spacings():
     schedule = schedules.get("linear")
 
     def times(steps, spacing, **options):
-        return samplers.path(schedule, steps, spacing, **options).times.tolist()
+        return samplers.time_grid(schedule, steps, spacing, **options).times.tolist()
 
     assert times(4, "leading") == [750, 500, 250, 0, -1]
     assert times(4, "leading", offset=1) == [751, 501, 251, 1, -1]
@@ -162,12 +162,12 @@ def test_times_of_the_spacings():
     assert times(4, "leading", skip_last=True) == [800, 600, 400, 200, -1]
     assert times(3, "trailing", end="least") == [999, 666, 332, 0]
     assert times(3, "lcm") == [999, 679, 339, -1]
-    whole = samplers.path(schedule, 1000).times
+    whole = samplers.time_grid(schedule, 1000).times
     np.testing.assert_array_equal(whole, np.arange(999, -2, -1))
-    flow = samplers.path(schedules.RectifiedFlow(), 4).times
+    flow = samplers.time_grid(schedules.RectifiedFlow(), 4).times
     np.testing.assert_allclose(flow, [1.0, 0.75, 0.5, 0.25, 0.0])
     for spacing in ("karras", "exponential"):
-        levels = samplers.path(schedule, 6, spacing).noise_levels
+        levels = samplers.time_grid(schedule, 6, spacing).noise_levels
         ends = schedule.noise_level(np.array([999, 0]))
         np.testing.assert_allclose(levels[[0, -2]], ends, rtol=1e-9)
         root = levels[:-1] ** (1 / 7) if spacing == "karras" else np.log(levels[:-1])
@@ -175,21 +175,21 @@ def test_times_of_the_spacings():
 
 
 def test_parts_of_a_path():
-    path = samplers.path(schedules.get("linear"), 10)
-    assert path.last(0.35).times.tolist() == [299, 199, 99, -1]
-    assert path[7:].steps == 3 and path.last(1.0).steps == 10
-    back = path.reversed()
-    assert back.times.tolist() == path.times[:-1][::-1].tolist()
+    grid = samplers.time_grid(schedules.get("linear"), 10)
+    assert grid.last(0.35).times.tolist() == [299, 199, 99, -1]
+    assert grid[7:].steps == 3 and grid.last(1.0).steps == 10
+    back = grid.reversed()
+    assert back.times.tolist() == grid.times[:-1][::-1].tolist()
     # Noise added in two parts is the noise added at once.
     x, z = 0.3, 1.0
-    scale, std = path.renoise(1.0, 0.0, 2, 5), path.renoise(0.0, 1.0, 2, 5)
-    np.testing.assert_allclose(scale * path.alphas[5], path.alphas[2])
-    variance = (scale * path.sigmas[5]) ** 2 + std**2
-    np.testing.assert_allclose(variance, path.sigmas[2] ** 2)
-    started = path[3:].start(np.float32(z), np.float32(x))
-    wanted = path.alphas[3] * x + path.sigmas[3] * z
+    scale, std = grid.renoise(1.0, 0.0, 2, 5), grid.renoise(0.0, 1.0, 2, 5)
+    np.testing.assert_allclose(scale * grid.alphas[5], grid.alphas[2])
+    variance = (scale * grid.sigmas[5]) ** 2 + std**2
+    np.testing.assert_allclose(variance, grid.sigmas[2] ** 2)
+    started = grid[3:].start(np.float32(z), np.float32(x))
+    wanted = grid.alphas[3] * x + grid.sigmas[3] * z
     np.testing.assert_allclose(ops.convert_to_numpy(started), wanted, rtol=1e-6)
-    karras = samplers.path(schedules.get("karras"), 5, "linspace")
+    karras = samplers.time_grid(schedules.get("karras"), 5, "linspace")
     assert float(ops.convert_to_numpy(karras.start(np.float32(1)))) == 80.0
 
 
@@ -210,17 +210,35 @@ def test_errors():
             "shift must be a finite number over 0",
         ),
         (lambda: Schedule.from_config({"class": "Linear"}), "one of Discrete"),
-        (lambda: samplers.path(linear, 0), "steps must be an integer of at least 1"),
-        (lambda: samplers.path(linear, 1001), "at most the 1000 training steps"),
-        (lambda: samplers.path(linear, 5, "even"), "expected one of leading, trailing"),
-        (lambda: samplers.path(linear, 5, end="one"), "expected one of zero, least"),
-        (lambda: samplers.path(linear, 1, "leading", offset=1000), "beyond the last"),
-        (lambda: samplers.path(linear, 60, "lcm"), "takes its steps from origin_steps"),
-        (lambda: samplers.path(FLOW[0], 5, "leading"), "is one of discrete times"),
-        (lambda: samplers.path(FLOW[0], 5, "karras"), "infinite at the last time"),
+        (
+            lambda: samplers.time_grid(linear, 0),
+            "steps must be an integer of at least 1",
+        ),
+        (lambda: samplers.time_grid(linear, 1001), "at most the 1000 training steps"),
+        (
+            lambda: samplers.time_grid(linear, 5, "even"),
+            "expected one of leading, trailing",
+        ),
+        (
+            lambda: samplers.time_grid(linear, 5, end="one"),
+            "expected one of zero, least",
+        ),
+        (
+            lambda: samplers.time_grid(linear, 1, "leading", offset=1000),
+            "beyond the last",
+        ),
+        (
+            lambda: samplers.time_grid(linear, 60, "lcm"),
+            "takes its steps from origin_steps",
+        ),
+        (lambda: samplers.time_grid(FLOW[0], 5, "leading"), "is one of discrete times"),
+        (lambda: samplers.time_grid(FLOW[0], 5, "karras"), "infinite at the last time"),
         (lambda: samplers.at(linear, [5, 5]), "noise falls .or rises. at every step"),
-        (lambda: samplers.path(linear, 5).last(0.0), r"strength must be in \(0, 1\]"),
-        (lambda: samplers.path(linear, 5).renoise(0, 0, 4, 1), "has less noise"),
+        (
+            lambda: samplers.time_grid(linear, 5).last(0.0),
+            r"strength must be in \(0, 1\]",
+        ),
+        (lambda: samplers.time_grid(linear, 5).renoise(0, 0, 4, 1), "has less noise"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

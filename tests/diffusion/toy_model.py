@@ -53,12 +53,12 @@ class ToyDiffusion(kg.GenerativeModel):
         )
 
     def draw(self, key, count, first, labels=None, guidance_scale=1.0, steps=5):
-        path = samplers.path(self.schedule, steps)
+        grid = samplers.time_grid(self.schedule, steps)
         noise = random.normal(random.subkey(key, "x"), (count, 2, 2, 1), offset=first)
         null = ops.full_like(labels, CLASSES)
         guided = guidance.classifier_free(self.denoiser(), labels, null, guidance_scale)
-        sampler = samplers.ddpm(path)
-        return sampler(guided, path.start(noise), samplers.keyed_noise(key, first))
+        sampler = samplers.ddpm(grid)
+        return sampler(guided, grid.start(noise), samplers.keyed_noise(key, first))
 
     def export_signatures(self):
         def generate_seeded(seed, labels, guidance_scale):

@@ -87,7 +87,7 @@ def test_schedulers_as_they_are_written(name, tmp_path):
     assert read == ddpm.from_config({"_class_name": name, **foreign})
 
 
-# class -> steps, sampler, its options, nodes of the path, whether x is over alpha
+# class -> steps, sampler, its options, nodes of the time grid, whether x is over alpha
 STEPS = {
     "DDPMScheduler": (8, "ddpm", {}, {"spacing": "leading"}, False),
     "DDIMScheduler": (8, "ddim", {}, {"spacing": "leading"}, False),
@@ -120,8 +120,8 @@ def test_trajectories_of_an_empty_file(name, monkeypatch):
         step = scheduler.step
         scheduler.step = lambda *a: step(*a, use_clipped_model_output=True)
     schedule = schedules.Discrete(**read["schedule"])
-    path = samplers.path(schedule, steps, **nodes)
-    alpha = path.alphas[0] if divided else 1.0
+    grid = samplers.time_grid(schedule, steps, **nodes)
+    alpha = grid.alphas[0] if divided else 1.0
     start = 3.0 * START  # so that what is clipped is seen
     wanted = reference(scheduler, start / alpha, monkeypatch, steps=steps)
     denoise = Denoiser(
@@ -131,7 +131,7 @@ def test_trajectories_of_an_empty_file(name, monkeypatch):
         clip=read["clip"],
         round_times="2m" in sampler,
     )
-    walker = samplers.get(sampler)(path, **options)
+    walker = samplers.get(sampler)(grid, **options)
     state, got = walker.begin(ops.convert_to_tensor(start)), []
     for i in range(walker.evaluations):
         state = walker.step(
@@ -140,7 +140,7 @@ def test_trajectories_of_an_empty_file(name, monkeypatch):
         got.append(host(state[0]))
     got = np.stack(got)
     if divided:
-        got = got / path.alphas[walker.nodes].reshape(-1, 1, 1, 1)
+        got = got / grid.alphas[walker.nodes].reshape(-1, 1, 1, 1)
     assert_same(got, wanted[: len(got)])
 
 

@@ -25,7 +25,7 @@ _TABLES = ("times", "inputs", "updates", "log_variances")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sampler:
-    """A sampler on a path: a pure function `(denoise, x, noise) -> x`.
+    """A sampler on a time grid: a pure function `(denoise, x, noise) -> x`.
 
     Args:
         name: of the sampler.
@@ -35,7 +35,7 @@ class Sampler:
         log_variances: `(n, 2)`, the bounds between which a learned variance lies; then
             the standard deviation it gives stands in for the factor of z. None where
             the factor is known.
-        nodes: `(n,)`, the node of the path that x is at after each evaluation; -1 where
+        nodes: `(n,)`, the node of the grid that x is at after each evaluation; -1 where
             it lies between two.
         given: of `bound`: dict of the tables as tensors, filled up, and of their
             `count` of rows.
@@ -80,6 +80,12 @@ class Sampler:
         learned = self.log_variances is not None
         size = self.updates.shape[1:]
         return self.name, size, learned, self.stochastic, patterns
+
+    @property
+    def key(self):
+        """Hashable: the sampler with its numbers."""
+        tables = [getattr(self, name) for name in _TABLES]
+        return self.form, tuple([x if x is None else x.tobytes() for x in tables])
 
     def bound(self, tables):
         """The sampler with its numbers, or those of another of its `form`, as tensors.
@@ -151,11 +157,11 @@ class Sampler:
         return ops.exp(0.5 * log_variance(v, bounds[0], bounds[1])) * z
 
     def __call__(self, denoise, x, noise=None, after=None):
-        """From the first node of the path to its last, in a loop in the graph.
+        """From the first node of the grid to its last, in a loop in the graph.
 
         Args:
             denoise, noise: see `step`.
-            x: samples `(B, ...)` at the first node; see `Path.start`.
+            x: samples `(B, ...)` at the first node; see `TimeGrid.start`.
             after: function `(i, x) -> x` that changes x after evaluation i (at node
                 `nodes[i]`), to hold a part of it, say.
 

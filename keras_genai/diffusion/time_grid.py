@@ -1,4 +1,4 @@
-"""The noise levels that a sampler walks through, from much to none."""
+"""Time grids: the times of a sampler's steps, from much noise to none."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_genai.diffusion import schedules
-from keras_genai.diffusion.schedule import Schedule
+from keras_genai.diffusion.schedules import Schedule
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_positive
 from keras_genai.utils.validation import either, flag, having, integer, number, text
@@ -16,11 +16,11 @@ ENDS = ("zero", "least")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Path:
-    """The nodes of a walk: n + 1 times with their alpha and sigma, in float64.
+class TimeGrid:
+    """The nodes of n steps: n + 1 times with their alpha and sigma, in float64.
 
-    `path(schedule, steps)` makes the usual ones; `at(schedule, times)` any other.
-    A slice is the part between its nodes: `path[10:]` begins at node 10.
+    `time_grid(schedule, steps)` makes the usual ones; `at(schedule, times)` any other.
+    A slice is the part between its nodes: `grid[10:]` begins at node 10.
 
     Args:
         schedule: the schedule they are of.
@@ -38,7 +38,7 @@ class Path:
         steps = np.diff(self.sigmas / np.maximum(self.alphas, 1e-30))
         if len(steps) < 1 or not (np.all(steps < 0) or np.all(steps > 0)):
             raise ValueError(
-                "A path needs at least two nodes, whose noise falls (or rises) at "
+                "A time grid needs at least two nodes, whose noise falls (or rises) at "
                 "every step; got times "
                 f"{np.array2string(self.times, threshold=12, precision=4)}. With many "
                 "steps neighbouring nodes may be rounded to the same time: take fewer."
@@ -63,16 +63,16 @@ class Path:
 
     def __getitem__(self, nodes):
         if not isinstance(nodes, slice):
-            raise TypeError("A path is cut by slices of its nodes, as path[10:].")
-        return Path(
+            raise TypeError("A time grid is cut by slices of its nodes, as grid[10:].")
+        return TimeGrid(
             self.schedule, self.times[nodes], self.alphas[nodes], self.sigmas[nodes]
         )
 
     def last(self, strength):
-        """The end of the path, that share of its steps: how img2img begins.
+        """The end of the grid, that share of its steps: how img2img begins.
 
         Args:
-            strength: in (0, 1]; 1 is the whole path.
+            strength: in (0, 1]; 1 is the whole grid.
         """
         if not 0 < strength <= 1:
             raise ValueError(f"strength must be in (0, 1]; got {strength!r}.")
@@ -82,7 +82,7 @@ class Path:
         """The way back, from little noise to much: for the inversion by an ODE.
 
         A node without noise is left out, since there is no noise in it to tell: what
-        is inverted is taken to lie at the next one. Make the path with
+        is inverted is taken to lie at the next one. Make the grid with
         `end="least"` for that to be the least noise that the network knows.
         """
         return self[: len(self.times) - (self.sigmas[-1] == 0)][::-1]
@@ -96,10 +96,15 @@ class Path:
                 the noise alone, as sampling from nothing begins.
         """
         noise = ops.convert_to_tensor(noise)
+        alpha, sigma, prior_std = self.begin
         if x_0 is None:
-            return self.prior_std * noise
-        x_0 = ops.convert_to_tensor(x_0, dtype=noise.dtype)
-        return float(self.alphas[0]) * x_0 + float(self.sigmas[0]) * noise
+            return prior_std * noise
+        return alpha * ops.convert_to_tensor(x_0, dtype=noise.dtype) + sigma * noise
+
+    @property
+    def begin(self):
+        """Alpha, sigma and the prior's standard deviation at the first node."""
+        return float(self.alphas[0]), float(self.sigmas[0]), self.prior_std
 
     @property
     def prior_std(self):
@@ -118,20 +123,20 @@ class Path:
 
 
 def at(schedule, times):
-    """The path through these times of a schedule."""
+    """The `TimeGrid` of these times of a schedule."""
     times = np.asarray(times, "float64")
-    return Path(schedule, times, schedule.alpha(times), schedule.sigma(times))
+    return TimeGrid(schedule, times, schedule.alpha(times), schedule.sigma(times))
 
 
 @checked(
-    schedule=having("alpha sigma times log_snr", "a schedule of kg.schedules"),
+    schedule=having("alpha sigma quantile log_snr", "a schedule of kg.schedules"),
     spacing=text,
     end=text,
     offset=either(integer(0), flag),
     rho=number("> 0"),
     origin_steps=integer(1),
 )
-def path(
+def time_grid(
     schedule,
     steps,
     spacing="trailing",
@@ -150,10 +155,10 @@ def path(
         spacing: of the T times of a `Discrete` schedule (2305.08891, table 2),
             "leading": multiples of T // steps from 0; "trailing": from T - 1 down in
             steps of T / steps; "linspace": from T - 1 to 0, both included. In
-            continuous time, "trailing" is equal steps of u in `schedule.times(u)` from
-            1 to 0 and "linspace" n nodes from 1 to 0. "karras" and "exponential" space
-            sigma / alpha, by 2206.00364's equation 5 and geometrically. "lcm": the part
-            of 2310.04378's `origin_steps` times.
+            continuous time, "trailing" is equal steps from 1 to 0 of u in
+            `schedule.quantile(u)` and "linspace" n nodes from 1 to 0. "karras" and
+            "exponential" space sigma / alpha, by 2206.00364's equation 5 and
+            geometrically. "lcm": the part of 2310.04378's `origin_steps` times.
         end: "zero", a last step to no noise, or "least", which ends at `t_min` (and has
             a step fewer where the spacing ends there by itself).
         offset: is added to the times of "leading" (Stable Diffusion takes 1).
@@ -166,7 +171,7 @@ def path(
         origin_steps: for "lcm".
 
     Returns:
-        A `Path` of `steps` steps.
+        A `TimeGrid` of `steps` steps.
 
     Raises:
         ValueError: for steps or a spacing that this schedule does not have.
@@ -174,7 +179,7 @@ def path(
     Example:
 
     ```python
-    path(kg.schedules.get("linear"), 4).times  # 999, 749, 499, 249, -1
+    time_grid(kg.schedules.get("linear"), 4).times  # 999, 749, 499, 249, -1
     ```
     """
     check_positive("steps", steps)
@@ -191,7 +196,7 @@ def path(
     count = steps + bool(skip_last)
     if spacing in ("karras", "exponential"):
         levels = _spaced_levels(schedule, count, spacing, rho)
-        times = schedule.time(-2.0 * np.log(levels))
+        times = schedule.time_at(-2.0 * np.log(levels))
     elif discrete:
         times = _discrete_times(schedule, count, spacing, offset, origin_steps)
     elif spacing in ("trailing", "linspace"):
@@ -242,7 +247,7 @@ def _continuous_times(schedule, count, spacing):
         u = np.linspace(1.0, 1e-3, count)  # the 1,000 training times of 2403.03206
     else:
         u = np.linspace(1.0, 0.0, count)
-    return np.asarray(schedule.times(u))
+    return np.asarray(schedule.quantile(u))
 
 
 def _spaced_levels(schedule, count, spacing, rho):
@@ -270,4 +275,4 @@ def _ended(schedule, times, alphas, sigmas, end):
         discrete = isinstance(schedule, schedules.Discrete)
         times = np.append(times, -1.0 if discrete else 0.0)
         alphas, sigmas = np.append(alphas, 1.0), np.append(sigmas, 0.0)
-    return Path(schedule, times, alphas, sigmas)
+    return TimeGrid(schedule, times, alphas, sigmas)
