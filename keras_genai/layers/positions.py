@@ -5,8 +5,8 @@ import numpy as np
 from keras import ops
 
 from keras_genai.backend.precision import widen
+from keras_genai.layers.composite import CompositeLayer
 from keras_genai.layers.embedding import check_ids
-from keras_genai.layers.image_blocks import Block
 from keras_genai.layers.initializers import Normal
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_positive
@@ -63,7 +63,7 @@ def sinusoidal_grid(height, width, dim):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class PositionEmbedding(Block):
+class PositionEmbedding(CompositeLayer):
     """A vector for each position, to be added to the tokens'.
 
     Args:
@@ -110,15 +110,6 @@ class PositionEmbedding(Block):
 
     def compute_output_shape(self, input_shape):
         return (*input_shape, self.dim)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "length": self.length,
-            "dim": self.dim,
-            "kind": self.kind,
-            "initial_std": self.initial_std,
-        }
 
 
 # Rotary (2104.09864)

@@ -5,7 +5,7 @@ from keras import layers, ops
 
 from keras_genai.backend.precision import wide
 from keras_genai.layers import Dropout, Embedding
-from keras_genai.layers.initializers import streams
+from keras_genai.layers.initializers import Streams
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.serialization import PACKAGE
 from keras_genai.utils.validation import integer, integers
@@ -79,7 +79,7 @@ def pixelcnn_network(
         `keras.Model`, codes `(B, h, w[, stages])` (with labels: `[codes, labels]`) ->
         logits `(B, h, w[, stages], V)`.
     """
-    kernel = streams("pixelcnn", seed)
+    kernel = Streams("pixelcnn", seed)
     reach = kernel_size // 2
 
     def embedding(name, count, size):
