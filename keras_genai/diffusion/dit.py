@@ -160,7 +160,7 @@ class DiT(Pretrained, Saving, keras.Model):
 
     Called as `dit(x, t, labels)`. The image, most often an autoencoder's latents, is
     cut into patches; each becomes a token, a linear map of it plus a fixed embedding
-    of its place. Blocks (figure 3, right) see the time and the label through scales,
+    of its position. Blocks (figure 3, right) see the time and the label through scales,
     shifts and gates alone. A last normalization with scale and shift, and a linear
     map, make each token a patch of the answer, which begins at zero.
 
@@ -252,7 +252,7 @@ class DiT(Pretrained, Saving, keras.Model):
         check_positive("out_channels", self.out_channels)
         if self.num_classes is not None:
             check_positive("num_classes", self.num_classes)
-        for divisor, why in ((self.heads, "heads"), (4, "4, of the places' embedding")):
+        for divisor, why in ((self.heads, "heads"), (4, "4, of the position table")):
             if self.hidden % divisor:
                 raise ValueError(
                     f"hidden must be divisible by {why}; {divisor} does not divide "
@@ -264,7 +264,7 @@ class DiT(Pretrained, Saving, keras.Model):
         policy, side, hidden = self.dtype_policy, self.patch_size, self.hidden
         self.grid = (height // side, width // side)
         tokens = self.grid[0] * self.grid[1]
-        place = {"seed": self.seed, "dtype": policy}
+        shared = {"seed": self.seed, "dtype": policy}
         self.positions = self.add_weight(
             name="positions",
             shape=(tokens, hidden),
@@ -290,14 +290,14 @@ class DiT(Pretrained, Saving, keras.Model):
                 self.frequency_shift,
                 stream=f"dit/{name}",
                 name=name,
-                **place,
+                **shared,
             )
             condition.build((None,), (None,) if rows else None)
             self.conditions.append(condition)
         self.blocks = []
         for i in range(self.depth):
             name = f"block_{i}"
-            block = DiTBlock(self.heads, stream=f"dit/{name}", name=name, **place)
+            block = DiTBlock(self.heads, stream=f"dit/{name}", name=name, **shared)
             block.build((None, tokens, hidden), (None, hidden))
             self.blocks.append(block)
         self.norm = _plain_norm("norm", MODULATION_EPSILON, policy)

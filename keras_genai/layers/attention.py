@@ -1,4 +1,4 @@
-"""Attention: of many heads, grouped, causal, to a context, with a cache."""
+"""Multi-head attention: grouped, causal, to a context, with a cache."""
 
 import math
 
@@ -184,7 +184,7 @@ class Attention(CompositeLayer):
             )
         check_scaling(rotary_scaling, "rotary_scaling")
         if rotary is not None and alibi:
-            raise ValueError("rotary and alibi are two ways to say where a token is.")
+            raise ValueError("rotary and alibi both encode positions: give one.")
         self.heads = heads
         self.wide_scores = wide_scores
         self.use_bias = use_bias
@@ -406,10 +406,10 @@ def _written(cache, values, index):
     if isinstance(index, int) or not len(index.shape):
         return backend.write(cache, values, index)
     count = ops.shape(values)[2]
-    places = ops.arange(ops.shape(cache)[2], dtype="int32") - ops.expand_dims(index, -1)
-    places = ops.expand_dims(places, (1, -1))  # (B, 1, S, 1)
-    here = ops.logical_and(places >= 0, places < count)
-    values = ops.take_along_axis(values, ops.clip(places, 0, count - 1), axis=2)
+    steps = ops.arange(ops.shape(cache)[2], dtype="int32") - ops.expand_dims(index, -1)
+    steps = ops.expand_dims(steps, (1, -1))  # (B, 1, S, 1)
+    here = ops.logical_and(steps >= 0, steps < count)
+    values = ops.take_along_axis(values, ops.clip(steps, 0, count - 1), axis=2)
     return ops.where(here, values, cache)
 
 

@@ -69,12 +69,12 @@ class CompositeLayer(keras.layers.Layer):
         layer.build((None, inputs))
         return layer
 
-    def _table(self, name, rows, channels, what="Tokens", initializer=None):
+    def _table(self, name, rows, channels, what="Tokens"):
         """An embedding, built; `what` its ids are."""
         layer = Embedding(
             rows,
             channels,
-            embeddings_initializer=initializer or self._initial(name),
+            embeddings_initializer=self._initial(name),
             dtype=self.dtype_policy,
             name=name,
             what=what,

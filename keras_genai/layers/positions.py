@@ -1,4 +1,4 @@
-"""Where a token is: learned, sinusoidal, rotary and linear-bias positions."""
+"""Positional encodings: learned, sinusoidal, rotary and linear biases."""
 
 import keras
 import numpy as np
@@ -42,7 +42,7 @@ def sinusoidal_positions(length, dim, interleaved=True):
 
 
 def sinusoidal_grid(height, width, dim):
-    """Fixed sines and cosines of the column, then of the row, of each place.
+    """Fixed sines and cosines of the column, then of the row, of each position.
 
     Each takes half of the channels, first its sines, then its cosines, at the
     frequencies `10000 ** (-4 i / dim)` (1706.03762, section 3.5, in two dimensions).
@@ -73,7 +73,7 @@ class PositionEmbedding(CompositeLayer):
             `"sinusoidal_halves"`, sines before cosines: see `sinusoidal_positions`.
         initial_std: standard deviation of learned vectors at the beginning.
         seed: integer, the model's.
-        stream: name of the place: layers of one model take different names.
+        stream: name of its weights: layers of one model take different names.
 
     Example:
 

@@ -214,7 +214,7 @@ class Downsample2D(CompositeLayer):
 
     def build(self, input_shape):
         filters = self.filters or input_shape[-1]
-        # The last of the zeros after the image are seen by no position.
+        # No kernel reaches the last of the zeros after the image.
         padding = "same" if self.padding == "after" else 1
         self.conv = self._convolution("conv", filters, 3, strides=2, padding=padding)
         self.conv.build(input_shape)

@@ -50,7 +50,7 @@ class TimeEmbedding(CompositeLayer):
         dim: even, channels of the sinusoidal embedding.
         cosine_first, frequency_shift: see `sinusoidal_embedding`.
         seed: integer, the model's.
-        stream: name of the place: blocks of one model take different names.
+        stream: name of its weights: layers of one model take different names.
 
     Example:
 

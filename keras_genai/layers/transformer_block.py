@@ -1,4 +1,4 @@
-"""The transformer's layers over sequences: feed-forward, and the whole block."""
+"""The transformer block over sequences, and its feed-forward."""
 
 import keras
 from keras import ops
@@ -12,7 +12,7 @@ from keras_genai.layers.initializers import normal_or_uniform
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_positive
 from keras_genai.utils.serialization import PACKAGE
-from keras_genai.utils.validation import integer, mapping, text
+from keras_genai.utils.validation import flag, integer, mapping, text
 
 ACTIVATIONS = {
     "relu": ops.relu,
@@ -37,11 +37,11 @@ class FeedForward(CompositeLayer):
             `"silu"` or `"tanh"`; with a gate `"swiglu"` or `"geglu"`.
         use_bias: whether the dense layers have biases.
         dropout: rate of what is dropped inside while training, in [0, 1).
-        fused_gate: whether `W_1` and `W_g` are one kernel `(C, 2 hidden_units)`, side
-            by side, as in 2112.10752's published networks.
         initial_std: standard deviation of the initial kernels, which are normal; None
             for PyTorch's, which are uniform.
         out_std: that of `W_2`; by default `initial_std`.
+        fused_gate: whether `W_1` and `W_g` are one kernel `(C, 2 hidden_units)`, side
+            by side, as in 2112.10752's published networks.
         seed: integer, the model's.
         stream: name of its weights: layers of one model take different names.
 
@@ -52,7 +52,7 @@ class FeedForward(CompositeLayer):
     ```
     """
 
-    @checked(hidden_units=integer(1), activation=text)
+    @checked(hidden_units=integer(1), activation=text, fused_gate=flag)
     def __init__(
         self,
         hidden_units,
@@ -73,7 +73,7 @@ class FeedForward(CompositeLayer):
             )
         if fused_gate and activation not in GATED:
             raise ValueError(
-                f"fused_gate=True needs a gate: activation must be one of "
+                "fused_gate=True needs a gate: activation must be one of "
                 f"{', '.join(GATED)}; got {activation!r}."
             )
         self.hidden_units = hidden_units
@@ -169,7 +169,13 @@ class TransformerBlock(CompositeLayer):
         "wide_scores",
     )
 
-    @checked(hidden_units=integer(1), activation=text, norm=text, attention=mapping)
+    @checked(
+        hidden_units=integer(1),
+        activation=text,
+        norm=text,
+        attention=mapping,
+        fused_gate=flag,
+    )
     def __init__(
         self,
         heads,
@@ -230,11 +236,11 @@ class TransformerBlock(CompositeLayer):
         self.feed_forward = FeedForward(
             hidden_units,
             activation,
-            use_bias,
-            hidden_dropout,
-            initial_std,
-            out_std,
-            fused_gate,
+            use_bias=use_bias,
+            dropout=hidden_dropout,
+            initial_std=initial_std,
+            out_std=out_std,
+            fused_gate=fused_gate,
             **self._place("feed_forward"),
         )
         names = ("norm1", "norm_cross", "norm2") if cross else ("norm1", "norm2")

@@ -29,10 +29,10 @@ def bicubic(old, new):
     a = -0.75
     matrix = np.zeros((new, old))
     for i in range(new):
-        place = (i + 0.5) * old / new - 0.5
-        first = int(np.floor(place))
+        centre = (i + 0.5) * old / new - 0.5
+        first = int(np.floor(centre))
         for j in range(first - 1, first + 3):
-            d = abs(place - j)
+            d = abs(centre - j)
             near = ((a + 2) * d - (a + 3)) * d * d + 1
             far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
             matrix[i, min(max(j, 0), old - 1)] += near if d <= 1 else far

@@ -1,4 +1,4 @@
-"""The network of `PixelCNN`: gated convolutions that see what came before alone."""
+"""The network of `PixelCNN`: gated causal convolutions."""
 
 import keras
 from keras import layers, ops
@@ -25,7 +25,7 @@ class Gate(layers.Layer):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Places(layers.Layer):
-    """Adds a learned vector for each place of a grid `(B, h, w, p)`."""
+    """Adds a learned vector for each position of a grid `(B, h, w, p)`."""
 
     def __init__(self, initializer="zeros", **kwargs):
         super().__init__(**kwargs)
@@ -62,8 +62,8 @@ def pixelcnn_network(
     and, through the vertical one, the rows above; together there is no blind spot.
     Where the paper masks kernels, these are cut: a kernel holds what the mask would
     leave, and padding puts it above and to the left. Labels add to both gates
-    (equation 4), and each place has a learned vector. Of several codes at one place
-    each is given those before it as well.
+    (equation 4), and each position has a learned vector. Of several codes at one
+    position each is given those before it as well.
 
     Args:
         shape: `(h, w)`, or `(h, w, stages)`.
@@ -86,7 +86,7 @@ def pixelcnn_network(
         return Embedding(count, size, embeddings_initializer=kernel(name), name=name)
 
     def convolution(name, size, x, channels=2 * filters):
-        """Where the kernel ends at the place itself, at its right and lower end."""
+        """A convolution whose kernel ends, below and at the right, at the position."""
         rows, columns = size
         if rows > 1 or columns > 1:
             side = columns // 2 if name.startswith("v") else 0
@@ -98,14 +98,14 @@ def pixelcnn_network(
         )(x)
 
     def before(name, x, rows, columns):
-        """Each place's features moved by one row down, or one column right."""
+        """Each position's features moved by one row down, or one column right."""
         x = layers.ZeroPadding2D(((rows, 0), (columns, 0)), name=f"{name}_move")(x)
         return layers.Cropping2D(((0, rows), (0, columns)), name=f"{name}_cut")(x)
 
     def block(number, v, h):
         """One gated layer, figure 2: `(B, h, w, p)` of both stacks."""
         first = number == 0
-        # The first sees the rows above and the codes to the left, not the place.
+        # The first sees the rows above and the codes to the left, not the position.
         v = before(f"v_{number}", v, 1, 0) if first else v
         h_in = before(f"h_{number}", h, 0, 1) if first else h
         rows = max(1, reach) if first else reach + 1
