@@ -102,6 +102,15 @@ def pixelcnn_network(
         x = layers.ZeroPadding2D(((rows, 0), (columns, 0)), name=f"{name}_move")(x)
         return layers.Cropping2D(((0, rows), (0, columns)), name=f"{name}_cut")(x)
 
+    def label_bias(name):
+        """Of the label, to be added at every position: `(B, 1, 1, 2 p)`."""
+        bias = embedding(name, num_classes, 2 * filters)(label)
+        return layers.Reshape((1, 1, 2 * filters), name=f"{name}_map")(bias)
+
+    def gate(name, parts):
+        """The gate of the sum of the parts: `(B, h, w, p)`."""
+        return Gate(name=f"gate_{name}")(_sum(parts, f"sum_{name}"))
+
     def block(number, v, h):
         """One gated layer, figure 2: `(B, h, w, p)` of both stacks."""
         first = number == 0
@@ -112,22 +121,12 @@ def pixelcnn_network(
         v = convolution(f"v_{number}", (rows, kernel_size), v)
         h = convolution(f"h_{number}", (1, rows), h_in)
         link = convolution(f"link_{number}", (1, 1), v)
-        parts = [[v], [h, link]]
+        v_parts, h_parts = [v], [h, link]
         if label is not None:
-            for stack, part in zip("vh", parts, strict=True):
-                name = f"label_{stack}_{number}"
-                bias = embedding(name, num_classes, 2 * filters)(label)
-                part.append(
-                    layers.Reshape((1, 1, 2 * filters), name=f"{name}_map")(bias)
-                )
-        v, h = (
-            Gate(name=f"gate_{stack}_{number}")(
-                part[0]
-                if len(part) == 1
-                else layers.Add(name=f"sum_{stack}_{number}")(part)
-            )
-            for stack, part in zip("vh", parts, strict=True)
-        )
+            v_parts.append(label_bias(f"label_v_{number}"))
+            h_parts.append(label_bias(f"label_h_{number}"))
+        v = gate(f"v_{number}", v_parts)
+        h = gate(f"h_{number}", h_parts)
         h = convolution(f"out_{number}", (1, 1), h, filters)
         if not first:
             h = layers.Add(name=f"residual_{number}")([h_in, h])
@@ -162,5 +161,5 @@ def pixelcnn_network(
     return keras.Model(codes if label is None else [codes, label], y, name="pixelcnn")
 
 
-def _sum(parts):
-    return parts[0] if len(parts) == 1 else layers.Add()(parts)
+def _sum(parts, name=None):
+    return parts[0] if len(parts) == 1 else layers.Add(name=name)(parts)
