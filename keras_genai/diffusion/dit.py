@@ -1,19 +1,18 @@
 """DiT: a diffusion model's network as a transformer over patches (2212.09748)."""
 
+import functools
+
 import keras
 from keras import ops
 
+from keras_genai import backend
 from keras_genai.backend import random
-from keras_genai.diffusion.dit_blocks import (
-    MODULATION_EPSILON,
-    Condition,
-    DiTBlock,
-    modulate,
-    normalization,
-    zero_dense,
-)
-from keras_genai.layers.initializers import VarianceScaling
+from keras_genai.layers.attention import Attention
+from keras_genai.layers.composite import CompositeLayer
+from keras_genai.layers.initializers import Normal, VarianceScaling, Zeros
+from keras_genai.layers.patches import patchify, unpatchify
 from keras_genai.layers.positions import sinusoidal_grid
+from keras_genai.layers.time_embedding import TimeEmbedding
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_image_shape, check_positive
 from keras_genai.utils.serialization import PACKAGE, Saving, configuration, deserialized
@@ -30,13 +29,138 @@ SIZES = {
 PATCHES = (2, 4, 8)
 
 
+FREQUENCIES = 256  # channels of the sinusoidal embedding of t
+MODULATION_EPSILON = 1e-6  # of the normalizations
+MLP_EPSILON = 1e-5  # of that before the MLP, as in diffusers; 1e-6 in the paper's code
+
+
+def modulate(x, shift, scale):
+    """`x (1 + scale) + shift`, with `(B, 1, D)` for all positions of `(B, T, D)`."""
+    return x * (1.0 + scale) + shift
+
+
+# The initial weights of the published training
+_NORMAL = functools.partial(Normal, 0.02)
+
+
+def _glorot(seed, stream):
+    """Glorot's; the published query, key and value are one matrix to 3 D channels."""
+    scale = 0.5 if stream.endswith(("/query", "/key", "/value")) else 1.0
+    return VarianceScaling(scale, seed=seed, stream=stream)
+
+
+def _plain_norm(name, epsilon, policy):
+    """Layer normalization over the channels, with no weights."""
+    return keras.layers.LayerNormalization(
+        epsilon=epsilon, center=False, scale=False, dtype=policy, name=name
+    )
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class Condition(CompositeLayer):
+    """`silu(e(t) + e(label))`, what the modulations of a DiT are linear in.
+
+    Args:
+        units: D, channels of both embeddings.
+        rows: of the labels' table; 0 for none.
+        frequency_shift: see `keras_genai.layers.sinusoidal_embedding`.
+        seed: integer, the model's.
+        stream: name of its weights: layers of one model take different names.
+    """
+
+    def __init__(self, units, rows=0, frequency_shift=1.0, **kwargs):
+        # Of half precision, 999.5 would not be a time.
+        super().__init__(initializer=_NORMAL, autocast=False, **kwargs)
+        self.units = units
+        self.rows = rows
+        self.frequency_shift = frequency_shift
+
+    def build(self, t_shape, labels_shape=None):
+        self.time = TimeEmbedding(
+            self.units,
+            FREQUENCIES,
+            cosine_first=True,
+            frequency_shift=self.frequency_shift,
+            initializer=_NORMAL,
+            **self._place("time"),
+        )
+        self.time.build(t_shape)
+        self.table = None
+        if self.rows:
+            self.table = self._table("labels", self.rows, self.units, "Labels")
+        self.built = True
+
+    def call(self, t, labels=None):
+        e = self.time(t)  # (B, D), or (1, D) of one t for all
+        return ops.silu(e if self.table is None else e + self.table(labels))
+
+    def compute_output_shape(self, t_shape, labels_shape=None):
+        return (*(labels_shape or t_shape), self.units)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class DiTBlock(CompositeLayer):
+    """A transformer block with adaLN-Zero (2212.09748, section 3.2, figure 3).
+
+    Self-attention over the tokens, then an MLP of 4 D, each on normalised tokens that
+    the condition scales and shifts, each added times a gate of the condition's. Gates,
+    scales and shifts begin at zero: the block begins as the identity.
+
+    Args:
+        heads: number of heads; it must divide the channels.
+        seed: integer, the model's.
+        stream: name of its weights: blocks of one model take different names.
+
+    Example:
+
+    ```python
+    y = DiTBlock(6)(x, c)                          # (B, T, D), (B, D) -> (B, T, D)
+    ```
+    """
+
+    def __init__(self, heads, **kwargs):
+        super().__init__(initializer=_glorot, **kwargs)
+        check_positive("heads", heads)
+        self.heads = heads
+
+    def build(self, x_shape, c_shape):
+        channels = x_shape[-1]
+        zeros = Zeros()
+        self.modulation = self._dense("modulation", 6 * channels, initializer=zeros)
+        self.modulation.build(c_shape)
+        self.norm1 = _plain_norm("norm1", MODULATION_EPSILON, self.dtype_policy)
+        self.norm2 = _plain_norm("norm2", MLP_EPSILON, self.dtype_policy)
+        place = {**self._place("attention"), "stream": self.stream}
+        self.attention = Attention(
+            self.heads, use_bias=True, initializer=_glorot, **place
+        )
+        self.mlp1 = self._dense("mlp1", 4 * channels)
+        self.mlp2 = self._dense("mlp2", channels)
+        for layer in (self.norm1, self.norm2, self.attention, self.mlp1):
+            layer.build(x_shape)
+        self.mlp2.build((*x_shape[:-1], 4 * channels))
+        self.built = True
+
+    def call(self, x, c):
+        parts = ops.expand_dims(self.modulation(c), 1)  # (B, 1, 6D)
+        shift1, scale1, gate1, shift2, scale2, gate2 = ops.split(parts, 6, axis=-1)
+        y = gate1 * self.attention(modulate(self.norm1(x), shift1, scale1))
+        x = backend.materialized(x + y)
+        y = self.mlp1(modulate(self.norm2(x), shift2, scale2))  # (B, T, 4D)
+        y = self.mlp2(ops.gelu(y, approximate=True))
+        return backend.materialized(x + gate2 * y)
+
+    def compute_output_shape(self, x_shape, c_shape):
+        return x_shape
+
+
 @keras.saving.register_keras_serializable(PACKAGE)
 class DiT(Pretrained, Saving, keras.Model):
     """The transformer of 2212.09748 with adaLN-Zero, weight for weight with diffusers'.
 
     Called as `dit(x, t, labels)`. The image, most often an autoencoder's latents, is
     cut into patches; each becomes a token, a linear map of it plus a fixed embedding
-    of its place. Blocks (figure 3, right) see the time and the label through scales,
+    of its position. Blocks (figure 3, right) see the time and the label through scales,
     shifts and gates alone. A last normalization with scale and shift, and a linear
     map, make each token a patch of the answer, which begins at zero.
 
@@ -128,7 +252,7 @@ class DiT(Pretrained, Saving, keras.Model):
         check_positive("out_channels", self.out_channels)
         if self.num_classes is not None:
             check_positive("num_classes", self.num_classes)
-        for divisor, why in ((self.heads, "heads"), (4, "4, of the places' embedding")):
+        for divisor, why in ((self.heads, "heads"), (4, "4, of the position table")):
             if self.hidden % divisor:
                 raise ValueError(
                     f"hidden must be divisible by {why}; {divisor} does not divide "
@@ -140,7 +264,7 @@ class DiT(Pretrained, Saving, keras.Model):
         policy, side, hidden = self.dtype_policy, self.patch_size, self.hidden
         self.grid = (height // side, width // side)
         tokens = self.grid[0] * self.grid[1]
-        place = {"seed": self.seed, "dtype": policy}
+        shared = {"seed": self.seed, "dtype": policy}
         self.positions = self.add_weight(
             name="positions",
             shape=(tokens, hidden),
@@ -166,22 +290,27 @@ class DiT(Pretrained, Saving, keras.Model):
                 self.frequency_shift,
                 stream=f"dit/{name}",
                 name=name,
-                **place,
+                **shared,
             )
             condition.build((None,), (None,) if rows else None)
             self.conditions.append(condition)
         self.blocks = []
         for i in range(self.depth):
             name = f"block_{i}"
-            block = DiTBlock(self.heads, stream=f"dit/{name}", name=name, **place)
+            block = DiTBlock(self.heads, stream=f"dit/{name}", name=name, **shared)
             block.build((None, tokens, hidden), (None, hidden))
             self.blocks.append(block)
-        self.norm = normalization("norm", MODULATION_EPSILON, policy)
+        self.norm = _plain_norm("norm", MODULATION_EPSILON, policy)
         self.norm.build((None, tokens, hidden))
-        self.modulation = zero_dense("modulation", 2 * hidden, policy)
-        self.modulation.build((None, hidden))
-        self.last = zero_dense("last", side * side * self.out_channels, policy)
-        self.last.build((None, tokens, hidden))
+        for name, units in (
+            ("modulation", 2 * hidden),
+            ("last", side * side * self.out_channels),
+        ):
+            layer = keras.layers.Dense(
+                units, kernel_initializer=Zeros(), dtype=policy, name=name
+            )
+            layer.build((None, hidden))
+            setattr(self, name, layer)
 
     def call(self, x, t, labels=None, training=False):
         """The prediction for noisy images.
@@ -197,22 +326,17 @@ class DiT(Pretrained, Saving, keras.Model):
             `(B, H, W, out_channels)`.
         """
         self._check_call(x, labels)
-        side, (rows, columns) = self.patch_size, self.grid
         t = ops.reshape(ops.convert_to_tensor(t), (-1,))  # (B,), or (1,)
         given = () if labels is None else (ops.reshape(labels, (-1,)),)
         conditions = [layer(t, *given) for layer in self.conditions]
-        x = ops.cast(x, self.compute_dtype)
-        x = ops.reshape(x, (-1, rows, side, columns, side, x.shape[-1]))
-        x = ops.transpose(x, (0, 1, 3, 2, 4, 5))  # (B, h, w, p, p, C)
-        x = self.patches(ops.reshape(x, (-1, rows * columns, x.shape[-1] * side**2)))
+        x = patchify(ops.cast(x, self.compute_dtype), self.patch_size)
+        x = self.patches(x)
         x = x + ops.cast(self.positions, x.dtype)  # (B, T, D)
         for i, block in enumerate(self.blocks):
             x = block(x, conditions[0 if self.shared_embedding else i])
         parts = ops.expand_dims(self.modulation(conditions[0]), 1)  # (B, 1, 2D)
         x = self.last(modulate(self.norm(x), *ops.split(parts, 2, axis=-1)))
-        x = ops.reshape(x, (-1, rows, columns, side, side, self.out_channels))
-        x = ops.transpose(x, (0, 1, 3, 2, 4, 5))  # (B, h, p, w, p, out)
-        return ops.reshape(x, (-1, *self.image_shape[:2], self.out_channels))
+        return unpatchify(x, self.patch_size, self.grid, self.out_channels)
 
     def _check_call(self, x, labels):
         if len(x.shape) != 4 or tuple(x.shape[1:]) != self.image_shape:

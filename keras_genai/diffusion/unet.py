@@ -10,8 +10,18 @@ from keras import ops
 
 from keras_genai.backend import random
 from keras_genai.backend.precision import wide
-from keras_genai.diffusion.unet_layers import make_layers
-from keras_genai.layers import CrossAttention2D, ResNetBlock
+from keras_genai.layers import (
+    Conv2D,
+    CrossAttention2D,
+    Downsample2D,
+    Embedding,
+    GroupNormalization,
+    ResNetBlock,
+    SelfAttention2D,
+    TimeEmbedding,
+    Upsample2D,
+)
+from keras_genai.layers.initializers import Normal, Streams, Zeros, torch_uniform
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.serialization import PACKAGE, Saving, configuration, deserialized
 from keras_genai.utils.validation import (
@@ -177,8 +187,7 @@ class UNet(Pretrained, Saving, keras.Model):
             setattr(self, argument, value)
         self._arguments = tuple(arguments)
         self._check_arguments()
-        # The stages are not tracked: each of their layers is an attribute by its name.
-        self.__dict__.update(make_layers(self))
+        self._make_layers()
         self.built = True
 
     def _check_arguments(self):
@@ -218,6 +227,161 @@ class UNet(Pretrained, Saving, keras.Model):
             return self.block_channels[level] // self.head_channels
         heads = 1 if self.heads is None else self.heads
         return heads[level] if isinstance(heads, tuple) else heads
+
+    # Its layers, built before the first call
+
+    def _make_layers(self):
+        """Makes every layer, an attribute of its own name, and the stages of the call.
+
+        Stages are tuples of layers that follow each other. `_down` is a list of those
+        whose outputs are kept, `_middle` one stage, and `_up` a list of those that are
+        given the last output kept beside that of the stage before.
+        """
+        width, levels = self.block_channels, len(self.block_channels)
+        initial = Streams("unet", self.seed, torch_uniform)
+        units = 4 * width[0]  # of the embedding
+        self._make_embeddings(initial, units)
+        self._make(
+            Conv2D,
+            [(None, None, None, self.image_shape[-1])],
+            name="conv_in",
+            filters=width[0],
+            kernel_size=3,
+            padding="same",
+            kernel_initializer=initial("conv_in"),
+        )
+
+        def resnet(name, channels, filters):
+            return self._make(
+                ResNetBlock,
+                [(None, None, None, channels), (None, units)],
+                filters=filters,
+                groups=self.groups,
+                epsilon=self.epsilon,
+                dropout=self.dropout,
+                scale_shift=self.time_scale_shift,
+                zero_out=True,
+                **initial.arguments(name),
+            )
+
+        def stage(side, i, level, channels):
+            """A residual block, and attention where the level has it."""
+            layers = [resnet(f"{side}_resnet_{i}", channels, width[level])]
+            if self.attention[level]:
+                name = f"{side}_attention_{i}"
+                layers.append(self._make_attention(initial, name, level))
+            return tuple(layers)
+
+        def resampling(kind, name, channels, **kwargs):
+            shapes = [(None, None, None, channels)]
+            return self._make(kind, shapes, **kwargs, **initial.arguments(name))
+
+        down, kept, channels = [], [width[0]], width[0]
+        for level, filters in enumerate(width):
+            for i in range(self.layers_per_block):
+                down.append(stage(f"down_{level}", i, level, channels))
+                channels = filters
+                kept.append(channels)
+            if level + 1 < levels:
+                name, padding = f"down_{level}_downsample", self.downsample_padding
+                down.append(
+                    (resampling(Downsample2D, name, channels, padding=padding),)
+                )
+                kept.append(channels)
+        middle = [resnet("middle_resnet_0", channels, channels)]
+        if self.mid_attention:
+            name = "middle_attention"
+            middle.append(self._make_attention(initial, name, levels - 1))
+        middle.append(resnet("middle_resnet_1", channels, channels))
+        up = []
+        for n, level in enumerate(reversed(range(levels))):
+            for i in range(self.layers_per_block + 1):
+                layers = stage(f"up_{n}", i, level, channels + kept.pop())
+                channels = width[level]
+                if level and i == self.layers_per_block:
+                    name = f"up_{n}_upsample"
+                    layers = (*layers, resampling(Upsample2D, name, channels))
+                up.append(layers)
+        shapes = [(None, None, None, channels)]
+        self._make(
+            GroupNormalization,
+            shapes,
+            name="norm_out",
+            groups=self.groups,
+            epsilon=self.epsilon,
+        )
+        self._make(
+            Conv2D,
+            shapes,
+            name="conv_out",
+            filters=self.out_channels,
+            kernel_size=3,
+            padding="same",
+            kernel_initializer=Zeros(),
+        )
+        # The stages are not tracked: each of their layers is an attribute by its name.
+        self.__dict__.update(_down=down, _middle=tuple(middle), _up=up)
+
+    def _make(self, kind, shapes, name, **kwargs):
+        """A layer, built for inputs of those shapes, as the attribute of its name."""
+        layer = kind(**kwargs, name=name, dtype=self.dtype_policy)
+        layer.build(*shapes)
+        setattr(self, name, layer)
+        return layer
+
+    def _make_embeddings(self, initial, units):
+        """Of the time, and of the label and the vector where there are such."""
+        self._make(
+            TimeEmbedding,
+            [(None,)],
+            units=units,
+            dim=self.block_channels[0],
+            cosine_first=self.cosine_first,
+            frequency_shift=self.frequency_shift,
+            **initial.arguments("time_embedding"),
+        )
+        if self.num_classes is not None:
+            normal = Normal(1.0, seed=self.seed, stream="unet/class_embedding")
+            self._make(
+                Embedding,
+                [(None,)],
+                name="class_embedding",
+                input_dim=self.num_classes + self.null_class,
+                output_dim=units,
+                embeddings_initializer=normal,
+                what="Labels",
+            )
+        if self.vector_dim is not None:
+            inputs = {"vector_dense1": self.vector_dim, "vector_dense2": units}
+            for name, channels in inputs.items():
+                self._make(
+                    keras.layers.Dense,
+                    [(None, channels)],
+                    name=name,
+                    units=units,
+                    kernel_initializer=initial(name),
+                )
+
+    def _make_attention(self, initial, name, level):
+        """Of a level: to the positions, and to the context where there is one."""
+        shapes = [(None, None, None, self.block_channels[level])]
+        arguments = {
+            "heads": self.heads_of(level),
+            "groups": self.groups,
+            "zero_out": True,
+            **initial.arguments(name),
+        }
+        if self.context_dim is None:
+            arguments["epsilon"] = self.epsilon
+            return self._make(SelfAttention2D, shapes, **arguments)
+        depth = self.transformer_layers
+        return self._make(
+            CrossAttention2D,
+            [*shapes, (None, None, self.context_dim)],
+            depth=depth[level] if isinstance(depth, tuple) else depth,
+            wide_scores=self.wide_scores,
+            **arguments,
+        )
 
     # The call
 

@@ -10,6 +10,8 @@ each 2 x 2, and repeated, it ends in dense layers that tell classes. The residua
 (1512.03385) adds what enters two convolutions to what leaves them.
 """
 
+import functools
+
 import keras
 from keras import ops
 
@@ -17,7 +19,7 @@ from keras_genai import backend, layers
 from keras_genai.backend import random
 from keras_genai.backend.precision import dtype_policy, wide, widen
 from keras_genai.dream.ascent import normalized
-from keras_genai.layers.initializers import VarianceScaling, streams
+from keras_genai.layers.initializers import Streams, VarianceScaling
 from keras_genai.losses.reduction import mean_over_samples
 from keras_genai.training import GenerativeModel
 from keras_genai.training.data import tensors
@@ -59,7 +61,8 @@ def cnn_network(
     """
     residual = architecture == "residual"
     # He's deviation, which rectifiers keep (1502.01852, equation 10).
-    kernel = streams("cnn", seed, VarianceScaling, 2.0, "fan_in", "truncated_normal")
+    he_normal = functools.partial(VarianceScaling, 2.0, "fan_in", "truncated_normal")
+    kernel = Streams("cnn", seed, he_normal)
 
     def convolve(x, width, name):
         x = layers.Conv2D(

@@ -9,7 +9,14 @@ import keras
 from keras import ops
 
 from keras_genai.backend.precision import dtype_policy, wide
-from keras_genai.gans.dcgan import Part, downsample, judge, upsample
+from keras_genai.gans.dcgan import (
+    downsample,
+    embedding,
+    judge,
+    spectral,
+    streams,
+    upsample,
+)
 from keras_genai.gans.gan import GAN
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_image_shape
@@ -52,13 +59,15 @@ def cgan_generator(
         check_choice("generator_conditioning", way, GENERATOR_CONDITIONINGS)
     latents = keras.Input((latent_dim,), name="latents")
     labels = keras.Input((), dtype="int32", name="labels")
-    part = Part("generator", seed, initialization)
+    kernels, gains = streams("generator", seed, initialization)
     x = latents
     if "concatenation" in ways:
-        code = part.embedding("label", num_classes, latent_dim)(labels)
+        code = embedding(kernels, "label", num_classes, latent_dim)(labels)
         x = keras.layers.Concatenate()([latents, code])  # (B, 2 latent_dim)
     norm_labels = labels if "conditional_batch_norm" in ways else None
-    images = upsample(part, x, norm_labels, image_shape, base_filters, num_classes)
+    images = upsample(
+        kernels, gains, x, norm_labels, image_shape, base_filters, num_classes
+    )
     return keras.Model([latents, labels], images, name="generator")
 
 
@@ -94,18 +103,18 @@ def cgan_discriminator(
     height, width, _ = image_shape
     images = keras.Input(image_shape, name="images")
     labels = keras.Input((), dtype="int32", name="labels")
-    part = Part("discriminator", seed, initialization)
+    kernels, gains = streams("discriminator", seed, initialization)
     x = images
     if conditioning == "concatenation":
-        plane = part.embedding("label", num_classes, height * width)(labels)
+        plane = embedding(kernels, "label", num_classes, height * width)(labels)
         plane = keras.layers.Reshape((height, width, 1))(plane)
         x = keras.layers.Concatenate()([images, plane])  # (B, H, W, C + 1)
-    features = downsample(part, x, base_filters, normalization)  # (B, F)
-    logits = judge(part, features, normalization)  # (B, 1)
+    features = downsample(kernels, gains, x, base_filters, normalization)  # (B, F)
+    logits = judge(kernels, features, normalization)  # (B, 1)
     if conditioning == "projection":
-        layer = part.embedding("label", num_classes, features.shape[-1])
+        layer = embedding(kernels, "label", num_classes, features.shape[-1])
         if normalization == "spectral_norm":
-            layer = part.spectral(layer)
+            layer = spectral(layer, seed)
         logits = Projection(dtype=wide(), name="projection")(
             [logits, features, layer(labels)]
         )

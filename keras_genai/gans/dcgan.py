@@ -7,6 +7,8 @@ discriminator. Section 4's settings: weights from N(0, 0.02), Adam at 2e-4 with
 beta_1 = 0.5, images in [-1, 1]. Kernels are 4 x 4, as in the authors' code.
 """
 
+import functools
+
 import keras
 
 from keras_genai.backend.precision import dtype_policy, wide
@@ -21,81 +23,78 @@ from keras_genai.layers import (
 )
 from keras_genai.layers.convolution import stages_of
 from keras_genai.layers.embedding import Embedding
-from keras_genai.layers.initializers import Normal, VarianceScaling
+from keras_genai.layers.initializers import Normal, Streams, VarianceScaling
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_image_shape
 from keras_genai.utils.serialization import PACKAGE
 from keras_genai.utils.validation import optional, text
 
 NORMALIZATIONS = ("batch_norm", "spectral_norm", None)
-INITIALIZATIONS = ("normal", "glorot_uniform")
+# The initializers of kernels and of the gains of normalizations: the paper's, and
+# Keras's.
+INITIALIZATIONS = {
+    "normal": (
+        functools.partial(Normal, 0.02),
+        functools.partial(Normal, 0.02, 1.0),
+    ),
+    "glorot_uniform": (VarianceScaling, functools.partial(Normal, 0.0, 1.0)),
+}
 
 
-class Part:
-    """Makes the layers of one network, each with its own initial weights.
+def streams(network, seed, initialization="normal"):
+    """The initializers of one network, each weight's with its own stream.
 
     Args:
-        name: `"generator"` or `"discriminator"`: part of every weight's stream.
+        network: `"generator"` or `"discriminator"`: part of every stream.
         seed: the model's.
         initialization: `"normal"`, the paper's N(0, 0.02) and N(1, 0.02) for gains,
             or `"glorot_uniform"`, Keras's, with gains of 1.
+
+    Returns:
+        Two `Streams`, of the kernels and of the gains.
     """
-
-    def __init__(self, name, seed, initialization="normal"):
-        if initialization not in INITIALIZATIONS:
-            raise ValueError(
-                f"initialization must be one of {', '.join(INITIALIZATIONS)}; got "
-                f"{initialization!r}."
-            )
-        self.name = name
-        self.seed = seed
-        self.initialization = initialization
-
-    def kernel(self, layer):
-        stream = f"{self.name}/{layer}"
-        if self.initialization == "normal":
-            return Normal(0.02, seed=self.seed, stream=stream)
-        return VarianceScaling(seed=self.seed, stream=stream)
-
-    def batch_norm(self, layer, x, labels=None, num_classes=None):
-        deviation = 0.02 if self.initialization == "normal" else 0.0
-        stream = f"{self.name}/{layer}"
-        gamma = Normal(deviation, mean=1.0, seed=self.seed, stream=stream)
-        if labels is None:
-            return BatchNormalization(gamma_initializer=gamma, name=layer)(x)
-        return ConditionalBatchNormalization(
-            num_classes, gamma_initializer=gamma, name=layer
-        )(x, labels)
-
-    def dense(self, layer, units, **kwargs):
-        kernel = self.kernel(layer)
-        return keras.layers.Dense(
-            units, kernel_initializer=kernel, name=layer, **kwargs
+    if initialization not in INITIALIZATIONS:
+        raise ValueError(
+            f"initialization must be one of {tuple(INITIALIZATIONS)}; got "
+            f"{initialization!r}."
         )
+    kernels, gains = INITIALIZATIONS[initialization]
+    return Streams(network, seed, kernels), Streams(network, seed, gains)
 
-    def embedding(self, layer, count, size):
-        table = self.kernel(layer)
-        return Embedding(
-            count, size, embeddings_initializer=table, name=layer, what="Labels"
-        )
 
-    def convolution(self, layer, filters, transposed=False, **kwargs):
-        kind = Conv2DTranspose if transposed else Conv2D
-        return kind(
-            filters,
-            4,
-            strides=2,
-            padding="same",
-            kernel_initializer=self.kernel(layer),
-            name=layer,
-            **kwargs,
-        )
+def batch_norm(gains, name, x, labels=None, num_classes=None):
+    """Batch normalization, with labels a gain and an offset for each of them."""
+    if labels is None:
+        return BatchNormalization(gamma_initializer=gains(name), name=name)(x)
+    return ConditionalBatchNormalization(
+        num_classes, gamma_initializer=gains(name), name=name
+    )(x, labels)
 
-    def spectral(self, layer):
-        """The layer with its spectral norm held at 1."""
-        return SpectralNormalization(
-            layer, seed=self.seed, name=f"{layer.name}_spectral"
-        )
+
+def embedding(kernels, name, count, size):
+    """A table of labels."""
+    return Embedding(
+        count, size, embeddings_initializer=kernels(name), name=name, what="Labels"
+    )
+
+
+def convolution(kernels, name, filters, transposed=False, use_bias=True):
+    """A 4 x 4 convolution that halves or, transposed, doubles the sides."""
+    kind = Conv2DTranspose if transposed else Conv2D
+    return kind(
+        filters,
+        4,
+        strides=2,
+        padding="same",
+        use_bias=use_bias,
+        kernel_initializer=kernels(name),
+        name=name,
+    )
+
+
+def spectral(layer, seed):
+    """The layer with its spectral norm held at 1."""
+    return SpectralNormalization(layer, seed=seed, name=f"{layer.name}_spectral")
 
 
 @checked(initialization=text)
@@ -109,36 +108,41 @@ def dcgan_generator(
         latent_dim: size of the latent vector.
         base_filters: channels before the last layer; they double with each stage
             towards the latents (64 for 64 x 64: 512, 256, 128, 64).
-        initialization: see `Part`.
+        initialization: `"normal"`, the paper's, or `"glorot_uniform"`.
         seed: integer.
 
     Returns:
         `keras.Model`, `(B, latent_dim)` -> `(B, H, W, C)` in [-1, 1].
     """
     latents = keras.Input((latent_dim,), name="latents")
-    part = Part("generator", seed, initialization)
-    images = upsample(part, latents, None, image_shape, base_filters)
+    kernels, gains = streams("generator", seed, initialization)
+    images = upsample(kernels, gains, latents, None, image_shape, base_filters)
     return keras.Model(latents, images, name="generator")
 
 
-def upsample(part, x, labels, image_shape, base_filters, num_classes=None):
+def upsample(kernels, gains, x, labels, image_shape, base_filters, num_classes=None):
     """From a vector to images: projection, then strided transposed convolutions."""
     stages = stages_of(image_shape)
     height, width = (side // 2**stages for side in image_shape[:2])
     filters = base_filters * 2 ** (stages - 1)
 
-    def activate(layer, x):
-        x = part.batch_norm(layer, x, labels, num_classes)
+    def activate(name, x):
+        x = batch_norm(gains, name, x, labels, num_classes)
         return keras.layers.ReLU()(x)
 
-    x = part.dense("project", height * width * filters, use_bias=False)(x)
+    x = keras.layers.Dense(
+        height * width * filters,
+        use_bias=False,
+        kernel_initializer=kernels("project"),
+        name="project",
+    )(x)
     x = keras.layers.Reshape((height, width, filters))(x)  # (B, h, w, filters)
     x = activate("project_norm", x)
     for stage in range(1, stages):
         filters //= 2
-        x = part.convolution(f"up_{stage}", filters, True, use_bias=False)(x)
+        x = convolution(kernels, f"up_{stage}", filters, True, use_bias=False)(x)
         x = activate(f"up_{stage}_norm", x)  # (B, 2h, 2w, filters)
-    x = part.convolution("to_image", image_shape[-1], True)(x)  # (B, H, W, C)
+    x = convolution(kernels, "to_image", image_shape[-1], True)(x)  # (B, H, W, C)
     return keras.layers.Activation("tanh", dtype=wide(), name="images")(x)
 
 
@@ -157,20 +161,20 @@ def dcgan_discriminator(
         base_filters: channels of the first layer; they double with each stage.
         normalization: `"batch_norm"` (the paper), `"spectral_norm"` (1802.05957) or
             None.
-        initialization: see `Part`.
+        initialization: `"normal"`, the paper's, or `"glorot_uniform"`.
         seed: integer.
 
     Returns:
         `keras.Model`, `(B, H, W, C)` -> `(B, 1)`.
     """
     images = keras.Input(image_shape, name="images")
-    part = Part("discriminator", seed, initialization)
-    features = downsample(part, images, base_filters, normalization)
-    logits = judge(part, features, normalization)
+    kernels, gains = streams("discriminator", seed, initialization)
+    features = downsample(kernels, gains, images, base_filters, normalization)
+    logits = judge(kernels, features, normalization)
     return keras.Model(images, logits, name="discriminator")
 
 
-def downsample(part, x, base_filters, normalization):
+def downsample(kernels, gains, x, base_filters, normalization):
     """From images to a vector of features."""
     if normalization not in NORMALIZATIONS:
         raise ValueError(
@@ -178,22 +182,25 @@ def downsample(part, x, base_filters, normalization):
             f"{normalization!r}."
         )
     for stage in range(stages_of(x.shape[1:])):
-        batch_norm = normalization == "batch_norm" and stage > 0
+        normalized = normalization == "batch_norm" and stage > 0
         filters = base_filters * 2**stage
-        layer = part.convolution(f"down_{stage}", filters, use_bias=not batch_norm)
-        x = (part.spectral(layer) if normalization == "spectral_norm" else layer)(x)
-        if batch_norm:
-            x = part.batch_norm(f"down_{stage}_norm", x)
+        name = f"down_{stage}"
+        layer = convolution(kernels, name, filters, use_bias=not normalized)
+        if normalization == "spectral_norm":
+            layer = spectral(layer, kernels.seed)
+        x = layer(x)
+        if normalized:
+            x = batch_norm(gains, f"{name}_norm", x)
         x = LeakyReLU(0.2)(x)  # (B, h / 2, w / 2, filters)
     return keras.layers.Flatten()(x)
 
 
-def judge(part, features, normalization):
+def judge(kernels, features, normalization):
     """One logit from the features."""
-    layer = part.dense("judge", 1)
-    logits = (part.spectral(layer) if normalization == "spectral_norm" else layer)(
-        features
-    )
+    layer = keras.layers.Dense(1, kernel_initializer=kernels("judge"), name="judge")
+    if normalization == "spectral_norm":
+        layer = spectral(layer, kernels.seed)
+    logits = layer(features)
     return keras.layers.Activation("linear", dtype=wide(), name="logits")(logits)
 
 

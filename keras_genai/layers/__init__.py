@@ -6,12 +6,6 @@ from keras_genai.layers.dense import Dense
 from keras_genai.layers.dropout import Dropout
 from keras_genai.layers.embedding import Embedding
 from keras_genai.layers.group_normalization import GroupNormalization
-from keras_genai.layers.image_blocks import (
-    Downsample2D,
-    ResNetBlock,
-    SelfAttention2D,
-    Upsample2D,
-)
 from keras_genai.layers.leaky_relu import LeakyReLU
 from keras_genai.layers.normalization import (
     BatchNormalization,
@@ -25,13 +19,15 @@ from keras_genai.layers.positions import (
     sinusoidal_positions,
 )
 from keras_genai.layers.quantizers import FiniteScalarQuantizer, GumbelQuantizer
+from keras_genai.layers.resnet_blocks import (
+    Downsample2D,
+    ResNetBlock,
+    SelfAttention2D,
+    Upsample2D,
+)
+from keras_genai.layers.spatial_transformer import CrossAttention2D
 from keras_genai.layers.spectral_normalization import SpectralNormalization
 from keras_genai.layers.time_embedding import TimeEmbedding, sinusoidal_embedding
-from keras_genai.layers.transformer import (
-    CrossAttention2D,
-    CrossAttentionBlock,
-    GatedFeedForward,
-)
 from keras_genai.layers.transformer_block import FeedForward, TransformerBlock
 from keras_genai.layers.vector_quantizers import (
     ResidualVectorQuantizer,
@@ -47,13 +43,11 @@ __all__ = [
     "Dense",
     "DepthwiseConv2D",
     "CrossAttention2D",
-    "CrossAttentionBlock",
     "Downsample2D",
     "Dropout",
     "Embedding",
     "FeedForward",
     "FiniteScalarQuantizer",
-    "GatedFeedForward",
     "GroupNormalization",
     "GumbelQuantizer",
     "LeakyReLU",

@@ -1,4 +1,4 @@
-"""Attention: of many heads, grouped, causal, to a context, with a cache."""
+"""Multi-head attention: grouped, causal, to a context, with a cache."""
 
 import math
 
@@ -8,8 +8,9 @@ from keras import ops
 
 from keras_genai import backend
 from keras_genai.backend.precision import widen
+from keras_genai.layers.composite import CompositeLayer
 from keras_genai.layers.dropout import Dropout
-from keras_genai.layers.normal_block import NormalBlock
+from keras_genai.layers.initializers import normal_or_uniform
 from keras_genai.layers.positions import (
     alibi_slopes,
     check_even,
@@ -23,7 +24,7 @@ from keras_genai.utils.serialization import PACKAGE
 from keras_genai.utils.validation import integer, mapping, number, text
 
 NORMS = ("layer", "rms")
-_UNSEEN = -0.7 * float(np.finfo("float32").max)
+_MASKED = -0.7 * float(np.finfo("float32").max)
 
 
 def normalization(kind, epsilon, policy, name):
@@ -36,29 +37,29 @@ def normalization(kind, epsilon, policy, name):
 
 
 def attention_mask(queries, keys, first=0, mask=None, causal=False, window=None):
-    """Which keys each query sees.
+    """Which keys each query attends to.
 
     Args:
         queries: T, their number.
         keys: S, theirs.
-        first: place of the first query among the keys: an integer, an int32 scalar, or
-            `(B,)` of them.
+        first: position of the first query among the keys: an integer, an int32
+            scalar, or `(B,)` of them.
         mask: bool, or None: `(B, S)`, False where there is padding; `(B, T, S)` or
             `(B, N, T, S)`.
-        causal: a query sees no key after its own place.
-        window: how many keys a query sees: its own and those before, and where it is
-            not causal as many behind; or None for all.
+        causal: a query attends to no key after its own position.
+        window: how many keys a query attends to: its own and those before, and where
+            it is not causal as many after; or None for all.
 
     Returns:
-        Bool tensor that broadcasts to `(B, N, T, S)`, or None where all is seen.
+        Bool tensor that broadcasts to `(B, N, T, S)`, or None: all are attended to.
     """
-    seen = None
+    allowed = None
     if mask is not None:
-        seen = ops.cast(mask, "bool")
-        axes = {2: (1, 2), 3: (1,), 4: ()}[len(seen.shape)]
-        seen = ops.expand_dims(seen, axes) if axes else seen
+        allowed = ops.cast(mask, "bool")
+        axes = {2: (1, 2), 3: (1,), 4: ()}[len(allowed.shape)]
+        allowed = ops.expand_dims(allowed, axes) if axes else allowed
     if causal or window:
-        distance = _places(first, queries) - ops.arange(keys, dtype="int32")
+        distance = _positions(first, queries) - ops.arange(keys, dtype="int32")
         near = []  # (T, S) or (B, T, S)
         if causal:
             near.append(distance >= 0)
@@ -68,24 +69,24 @@ def attention_mask(queries, keys, first=0, mask=None, causal=False, window=None)
             near.append(distance > -window)
         for part in near:
             part = ops.expand_dims(part, -3)  # of all heads
-            seen = part if seen is None else ops.logical_and(seen, part)
-        if len(seen.shape) == 3:
-            seen = ops.expand_dims(seen, 0)
-    return seen
+            allowed = part if allowed is None else ops.logical_and(allowed, part)
+        if len(allowed.shape) == 3:
+            allowed = ops.expand_dims(allowed, 0)
+    return allowed
 
 
-def _places(first, count):
-    """The places `(T, 1)`, or `(B, T, 1)`, of `count` tokens from `first` on."""
+def _positions(first, count):
+    """The positions `(T, 1)`, or `(B, T, 1)`, of `count` tokens from `first` on."""
     first = ops.expand_dims(ops.cast(first, "int32"), -1)  # (1,) or (B, 1)
     return ops.expand_dims(first + ops.arange(count, dtype="int32"), -1)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class Attention(NormalBlock):
+class Attention(CompositeLayer):
     """`W_o softmax(Q K^T / sqrt(d)) V + b` (1706.03762, section 3.2.2).
 
     Q is linear in `x`, K and V in the context; without one, in `x` as well. A mask in
-    the call says which keys are seen (see `attention_mask`).
+    the call says which keys are attended to (see `attention_mask`).
 
     Args:
         heads: number of heads; it must divide the channels.
@@ -96,24 +97,24 @@ class Attention(NormalBlock):
         kv_heads: number of heads of K and V, which neighbouring heads of Q share
             (grouped queries, 2305.13245); it must divide `heads`. By default as many.
         head_dim: channels of a head; by default the channels over `heads`.
-        causal: a token sees itself and those before it alone.
-        window: how many tokens one sees, its own and those before (2004.05150; and as
-            many behind, where it is not causal); None for all.
+        causal: a token attends to itself and to those before it alone.
+        window: how many tokens one attends to, its own and those before (2004.05150;
+            and as many after, where it is not causal); None for all.
         qk_norm: `"layer"` or `"rms"` normalization of each head of Q and K (2302.05442,
             section 2), or None.
         epsilon: of that normalization.
         dropout: rate of the probabilities that are dropped in training, in [0, 1).
         alibi: the scores fall linearly with the distance (2108.12409).
-        rotary: base of the frequencies at which pairs of channels of Q and K are turned
-            by their positions (2104.09864), such as 10000; None turns none.
-        rotary_dim: how many channels of a head turn; by default all.
+        rotary: base of the frequencies at which pairs of channels of Q and K are
+            rotated by their positions (2104.09864), such as 10000; None rotates none.
+        rotary_dim: how many channels of a head are rotated; by default all.
         rotary_axes: 1, or 2 for positions `(T, 2)` in an image: see `rotary_angles`.
         rotary_scaling: for longer texts than learned: see `rotary_frequencies`.
-        initial_std: the kernels begin normal with that deviation; None begins as
-            PyTorch's do.
+        initial_std: standard deviation of the initial kernels, which are normal; None
+            for PyTorch's, which are uniform.
         out_std: that of the output's kernel; by default `initial_std`.
         seed: integer, the model's.
-        stream: name of the place: blocks of one model take different names.
+        stream: name of its weights: layers of one model take different names.
 
     Raises:
         ValueError: for numbers that do not divide, or arguments that exclude others.
@@ -129,13 +130,6 @@ class Attention(NormalBlock):
     y, cache = layer(x[:, :1], cache=cache, cache_index=x.shape[1])
     ```
     """
-
-    last = "out"
-    _ARGUMENTS = (
-        *("heads", "wide_scores", "use_bias", "out_bias", "kv_heads", "head_dim"),
-        *("causal", "window", "qk_norm", "epsilon", "dropout", "alibi", "rotary"),
-        *("rotary_dim", "rotary_axes", "rotary_scaling", "initial_std", "out_std"),
-    )
 
     @checked(
         rotary=number("> 0"),
@@ -168,6 +162,8 @@ class Attention(NormalBlock):
         out_std=None,
         **kwargs,
     ):
+        # A DiT has initial weights of its own.
+        kwargs.setdefault("initializer", normal_or_uniform(initial_std))
         super().__init__(**kwargs)
         self.supports_masking = True  # see compute_mask
         check_positive("heads", heads)
@@ -188,8 +184,25 @@ class Attention(NormalBlock):
             )
         check_scaling(rotary_scaling, "rotary_scaling")
         if rotary is not None and alibi:
-            raise ValueError("rotary and alibi are two ways to say where a token is.")
-        self._keep(locals())
+            raise ValueError("rotary and alibi both encode positions: give one.")
+        self.heads = heads
+        self.wide_scores = wide_scores
+        self.use_bias = use_bias
+        self.out_bias = out_bias
+        self.kv_heads = kv_heads
+        self.head_dim = head_dim
+        self.causal = causal
+        self.window = window
+        self.qk_norm = qk_norm
+        self.epsilon = epsilon
+        self.dropout = dropout
+        self.alibi = alibi
+        self.rotary = rotary
+        self.rotary_dim = rotary_dim
+        self.rotary_axes = rotary_axes
+        self.rotary_scaling = rotary_scaling
+        self.initial_std = initial_std
+        self.out_std = out_std
         self.drop = None
         if dropout:
             self.drop = Dropout(dropout, **self._place("dropout"))
@@ -203,33 +216,36 @@ class Attention(NormalBlock):
             )
         self._kv = self.kv_heads or self.heads
         self._depth = depth = self.head_dim or channels // self.heads
-        self._turned = 0
+        self._rotated = 0
         if self.rotary is not None:
-            self._turned = self.rotary_dim or depth
-            check_even("rotary_dim", self._turned, 2 * self.rotary_axes)
-            if self._turned > depth:
+            self._rotated = self.rotary_dim or depth
+            check_even("rotary_dim", self._rotated, 2 * self.rotary_axes)
+            if self._rotated > depth:
                 raise ValueError(
                     f"rotary_dim must be at most the {depth} channels of a head; got "
-                    f"{self._turned}."
+                    f"{self._rotated}."
                 )
         source = x_shape if context_shape is None else context_shape
-        inner = (*x_shape[:-1], self.heads * depth)
-        for name, shape, units in (
-            ("query", x_shape, self.heads * depth),
-            ("key", source, self._kv * depth),
-            ("value", source, self._kv * depth),
-            ("out", inner, channels),
-        ):
-            biased = self.out_bias if name == "out" else self.use_bias
-            layer = self._dense(name, units, use_bias=biased)
-            layer.build(shape)
+        widths = {
+            "query": self.heads * depth,
+            "key": self._kv * depth,
+            "value": self._kv * depth,
+        }
+        for name, units in widths.items():
+            layer = self._dense(name, units, use_bias=self.use_bias)
+            layer.build(x_shape if name == "query" else source)
             setattr(self, name, layer)
+        initial = self._normal("out", self.out_std)
+        self.out = self._dense("out", channels, self.out_bias, initial)
+        self.out.build((*x_shape[:-1], self.heads * depth))
         self.query_norm = self.key_norm = None
         if self.qk_norm:
             for name in ("query_norm", "key_norm"):
-                how = (self.qk_norm, self.epsilon, self.dtype_policy, name)
-                setattr(self, name, normalization(*how))
-                getattr(self, name).build((None, None, None, depth))
+                layer = normalization(
+                    self.qk_norm, self.epsilon, self.dtype_policy, name
+                )
+                layer.build((None, None, None, depth))
+                setattr(self, name, layer)
         self.built = True
 
     # Keys and values
@@ -270,14 +286,14 @@ class Attention(NormalBlock):
         Args:
             x: `(B, T, C)`.
             context: `(B, S, D)`, or None to attend to `x`.
-            mask: bool `(B, S)`, `(B, T, S)` or `(B, N, T, S)`: what is seen. By
+            mask: bool `(B, S)`, `(B, T, S)` or `(B, N, T, S)`: what is attended to. By
                 keyword: Keras itself looks at arguments of this name.
             positions: integers `(T,)` or `(B, T)`, with two rotary axes of two numbers
-                each, by which `rotary` turns; by default the places of the tokens.
+                each, by which `rotary` rotates; by default the tokens' own.
             cache: `(keys, values)`. With `cache_index` those of the tokens before,
                 into which those of `x` are written (on PyTorch in place); without,
-                those that `cache_of(context)` made, in the context's stead.
-            cache_index: the place of the first token of `x` in the cache: 0 where it
+                those that `cache_of(context)` made, in place of the context.
+            cache_index: the position of the first token of `x` in the cache: 0 where it
                 is empty, an int32 scalar, or `(B,)` of them.
             return_weights: the probabilities `(B, N, T, S)` are returned beside.
             training: whether the probabilities are dropped.
@@ -295,9 +311,14 @@ class Attention(NormalBlock):
             key, value = self._keys_values(x if context is None else context)
         if self.rotary is not None:
             if positions is None:
-                positions = _places(first, count)[..., 0]  # (T,) or (B, T)
-            how = (self._turned, self.rotary, self.rotary_axes, self.rotary_scaling)
-            angles = rotary_angles(positions, *how)
+                positions = _positions(first, count)[..., 0]  # (T,) or (B, T)
+            angles = rotary_angles(
+                positions,
+                self._rotated,
+                self.rotary,
+                self.rotary_axes,
+                self.rotary_scaling,
+            )
             query = rotate(query, *angles)
             key = key if key is None else rotate(key, *angles)
         if cache_index is not None:
@@ -306,7 +327,7 @@ class Attention(NormalBlock):
                 _written(old, ops.cast(y, old.dtype), cache_index)
                 for old, y in zip(cache, new, strict=True)
             )
-        # The first tokens see one another alone, whatever room the cache has.
+        # The first tokens attend to one another alone, however long the cache is.
         own = cache is None or (isinstance(cache_index, int) and cache_index == 0)
         if own and mask is not None and cache is not None:
             mask = mask[..., :count]
@@ -318,15 +339,17 @@ class Attention(NormalBlock):
             y, weights = self._plain(query, *keys, mask, first, training)
         y = ops.reshape(y, (-1, count, self.heads * self._depth))
         y = self.out(ops.cast(y, self.compute_dtype))  # (B, T, C)
-        more = [cache] if cache_index is not None else []
-        more += [weights] if return_weights else []
-        return (y, *more) if more else y
+        return packed(
+            y,
+            cache if cache_index is not None else None,
+            weights if return_weights else None,
+        )
 
     def _bias(self, queries, keys, first):
         """What ALiBi adds to the scores, `(1, N, T, S)` or `(B, N, T, S)`; or None."""
         if not self.alibi:
             return None
-        distance = ops.abs(_places(first, queries) - ops.arange(keys, dtype="int32"))
+        distance = ops.abs(_positions(first, queries) - ops.arange(keys, dtype="int32"))
         distance = ops.cast(ops.expand_dims(distance, -3), "float32")  # of all heads
         slopes = ops.convert_to_tensor(alibi_slopes(self.heads)[:, None, None])
         bias = -distance * slopes
@@ -338,11 +361,11 @@ class Attention(NormalBlock):
             query, key, value = widen(query), widen(key), widen(value)
         sizes = ops.shape(query)[1], ops.shape(key)[1]
         causal = self.causal and not self.window
-        seen = attention_mask(
+        mask = attention_mask(
             *sizes, 0, mask, causal=self.causal and not causal, window=self.window
         )
         bias = self._bias(*sizes, 0)
-        return backend.attention(query, key, value, seen, bias, causal)
+        return backend.attention(query, key, value, mask, bias, causal)
 
     def _plain(self, query, key, value, mask, first, training):
         """Step by step, of keys `(B, K, S, d)`: `(y, probabilities)`."""
@@ -359,9 +382,9 @@ class Attention(NormalBlock):
         scores = ops.reshape(scores, (-1, self.heads, queries, keys))
         bias = self._bias(queries, keys, first)
         scores = scores if bias is None else scores + ops.cast(bias, scores.dtype)
-        seen = attention_mask(queries, keys, first, mask, self.causal, self.window)
-        if seen is not None:
-            scores = ops.where(seen, scores, ops.cast(_UNSEEN, scores.dtype))
+        mask = attention_mask(queries, keys, first, mask, self.causal, self.window)
+        if mask is not None:
+            scores = ops.where(mask, scores, ops.cast(_MASKED, scores.dtype))
         weights = ops.softmax(scores, axis=-1)  # (B, N, T, S)
         used = ops.cast(weights, value.dtype)
         if self.drop is not None:
@@ -372,22 +395,43 @@ class Attention(NormalBlock):
         return ops.transpose(y, (0, 3, 1, 2, 4)), weights  # (B, T, K, group, d)
 
     def compute_mask(self, inputs, previous_mask):
-        """None: what follows is told what is padding, not left to find out."""
+        """None: masks are passed explicitly, not propagated."""
 
     def compute_output_shape(self, x_shape, context_shape=None):
         return x_shape
 
 
 def _written(cache, values, index):
-    """A cache `(B, K, S, d)` with `(B, K, T, d)` from place `index` on."""
+    """A cache `(B, K, S, d)` with `(B, K, T, d)` from position `index` on."""
     if isinstance(index, int) or not len(index.shape):
         return backend.write(cache, values, index)
     count = ops.shape(values)[2]
-    places = ops.arange(ops.shape(cache)[2], dtype="int32") - ops.expand_dims(index, -1)
-    places = ops.expand_dims(places, (1, -1))  # (B, 1, S, 1)
-    here = ops.logical_and(places >= 0, places < count)
-    values = ops.take_along_axis(values, ops.clip(places, 0, count - 1), axis=2)
+    steps = ops.arange(ops.shape(cache)[2], dtype="int32") - ops.expand_dims(index, -1)
+    steps = ops.expand_dims(steps, (1, -1))  # (B, 1, S, 1)
+    here = ops.logical_and(steps >= 0, steps < count)
+    values = ops.take_along_axis(values, ops.clip(steps, 0, count - 1), axis=2)
     return ops.where(here, values, cache)
+
+
+def packed(y, cache, weights):
+    """What a call of an attention returns: y, then those of the others that are."""
+    others = [part for part in (cache, weights) if part is not None]
+    return (y, *others) if others else y
+
+
+def unpacked(outputs, cached, weighted):
+    """`(y, cache, weights)` of what `packed` made, None for what was not asked for.
+
+    Args:
+        outputs: what a call returned.
+        cached: whether it was called with a `cache_index`.
+        weighted: whether it was called with `return_weights`.
+    """
+    if not cached and not weighted:
+        return outputs, None, None
+    y, *others = outputs
+    cache = others.pop(0) if cached else None
+    return y, cache, (others.pop() if weighted else None)
 
 
 def check_kv_heads(heads, kv_heads):

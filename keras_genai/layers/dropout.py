@@ -20,7 +20,7 @@ class Dropout(keras.layers.Layer):
     Args:
         rate: share of the units set to zero, in [0, 1).
         seed: integer, the model's.
-        stream: name of the place: layers of one model take different names.
+        stream: name of its noise: layers of one model take different names.
 
     Example:
 

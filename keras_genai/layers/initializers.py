@@ -4,7 +4,10 @@ Keras's initializers draw from each backend's own generator, so that one seed gi
 three different networks. These draw from `backend.random` on the host.
 """
 
+import dataclasses
+import functools
 import math
+from collections.abc import Callable
 
 import keras
 from keras import ops
@@ -131,26 +134,45 @@ class VarianceScaling(_Initializer):
         }
 
 
-def streams(prefix, seed, make=VarianceScaling, *args):
-    """A maker of initializers for the layers of one network, each its own stream.
+def torch_uniform(seed, stream):
+    """PyTorch's initializer: uniform within `1 / sqrt(fan in)`."""
+    return VarianceScaling(1.0 / 3.0, "fan_in", "uniform", seed=seed, stream=stream)
+
+
+def normal_or_uniform(std):
+    """The initializers of `Streams`: normal, or `torch_uniform` where `std` is None."""
+    return torch_uniform if std is None else functools.partial(Normal, std)
+
+
+@dataclasses.dataclass(frozen=True)
+class Streams:
+    """The initializers of a network's layers, each with its own stream.
 
     Args:
         prefix: name of the network, the first part of every stream.
         seed: integer seed of the model.
-        make: the initializer's class.
-        *args: its arguments before `seed` and `stream`.
-
-    Returns:
-        Function layer name -> initializer.
+        initializer: function of `(seed, stream)`: `torch_uniform`, a class of this
+            module, or a `functools.partial` of one.
 
     Example:
 
     ```python
-    kernel = streams("encoder", seed=0)
+    kernel = Streams("encoder", seed=0)
     keras.layers.Dense(8, kernel_initializer=kernel("hidden_1"), name="hidden_1")
     ```
     """
-    return lambda layer: make(*args, seed=seed, stream=f"{prefix}/{layer}")
+
+    prefix: str
+    seed: int
+    initializer: Callable = VarianceScaling
+
+    def __call__(self, name):
+        """The initializer of the layer of that name."""
+        return self.initializer(seed=self.seed, stream=f"{self.prefix}/{name}")
+
+    def arguments(self, name):
+        """The arguments of a layer of that name that draws its own weights or noise."""
+        return {"seed": self.seed, "stream": f"{self.prefix}/{name}", "name": name}
 
 
 def _fans(shape):

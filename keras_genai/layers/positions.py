@@ -1,12 +1,12 @@
-"""Where a token is: learned, sinusoidal, rotary and linear-bias positions."""
+"""Positional encodings: learned, sinusoidal, rotary and linear biases."""
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_genai.backend.precision import widen
+from keras_genai.layers.composite import CompositeLayer
 from keras_genai.layers.embedding import check_ids
-from keras_genai.layers.image_blocks import Block
 from keras_genai.layers.initializers import Normal
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_positive
@@ -42,7 +42,7 @@ def sinusoidal_positions(length, dim, interleaved=True):
 
 
 def sinusoidal_grid(height, width, dim):
-    """Fixed sines and cosines of the column, then of the row, of each place.
+    """Fixed sines and cosines of the column, then of the row, of each position.
 
     Each takes half of the channels, first its sines, then its cosines, at the
     frequencies `10000 ** (-4 i / dim)` (1706.03762, section 3.5, in two dimensions).
@@ -63,7 +63,7 @@ def sinusoidal_grid(height, width, dim):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class PositionEmbedding(Block):
+class PositionEmbedding(CompositeLayer):
     """A vector for each position, to be added to the tokens'.
 
     Args:
@@ -73,7 +73,7 @@ class PositionEmbedding(Block):
             `"sinusoidal_halves"`, sines before cosines: see `sinusoidal_positions`.
         initial_std: standard deviation of learned vectors at the beginning.
         seed: integer, the model's.
-        stream: name of the place: layers of one model take different names.
+        stream: name of its weights: layers of one model take different names.
 
     Example:
 
@@ -110,15 +110,6 @@ class PositionEmbedding(Block):
 
     def compute_output_shape(self, input_shape):
         return (*input_shape, self.dim)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "length": self.length,
-            "dim": self.dim,
-            "kind": self.kind,
-            "initial_std": self.initial_std,
-        }
 
 
 # Rotary (2104.09864)

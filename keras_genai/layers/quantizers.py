@@ -199,7 +199,7 @@ class GumbelQuantizer(Quantizer):
         hard: whether the forward pass takes the largest entry alone, with the
             derivative of the soft one (1611.01144, section 2.2).
         seed: integer seed of the model.
-        stream: name of the place, for the noise and the initial codebook.
+        stream: name of the layer, for its noise and the initial codebook.
 
     Call arguments:
         z: logits `(B, ..., K)`.

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_genai.layers.image_blocks import Block
+from keras_genai.layers.composite import CompositeLayer
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_positive
 from keras_genai.utils.serialization import PACKAGE
@@ -42,7 +42,7 @@ def sinusoidal_embedding(
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class TimeEmbedding(Block):
+class TimeEmbedding(CompositeLayer):
     """`W_2 silu(W_1 s(t))`, s the sinusoidal embedding (2006.11239, appendix B).
 
     Args:
@@ -50,7 +50,7 @@ class TimeEmbedding(Block):
         dim: even, channels of the sinusoidal embedding.
         cosine_first, frequency_shift: see `sinusoidal_embedding`.
         seed: integer, the model's.
-        stream: name of the place: blocks of one model take different names.
+        stream: name of its weights: layers of one model take different names.
 
     Example:
 
@@ -86,12 +86,3 @@ class TimeEmbedding(Block):
 
     def compute_output_shape(self, input_shape):
         return (*input_shape, self.units)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "units": self.units,
-            "dim": self.dim,
-            "cosine_first": self.cosine_first,
-            "frequency_shift": self.frequency_shift,
-        }

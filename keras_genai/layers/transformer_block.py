@@ -1,18 +1,18 @@
-"""The transformer's layers over sequences: feed-forward, and the whole block."""
+"""The transformer block over sequences, and its feed-forward."""
 
 import keras
 from keras import ops
 
 from keras_genai import backend
 from keras_genai.backend.precision import widen
-from keras_genai.layers.attention import Attention, normalization
+from keras_genai.layers.attention import Attention, normalization, packed, unpacked
+from keras_genai.layers.composite import CompositeLayer
 from keras_genai.layers.dropout import Dropout
-from keras_genai.layers.image_blocks import Block
-from keras_genai.layers.normal_block import NormalBlock
+from keras_genai.layers.initializers import normal_or_uniform
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_positive
 from keras_genai.utils.serialization import PACKAGE
-from keras_genai.utils.validation import integer, mapping, text
+from keras_genai.utils.validation import flag, integer, mapping, text
 
 ACTIVATIONS = {
     "relu": ops.relu,
@@ -26,8 +26,8 @@ GATED = {"swiglu": "silu", "geglu": "gelu"}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class FeedForward(NormalBlock):
-    """`W_2 f(W_1 x + b_1) + b_2` at each place (1706.03762, section 3.3).
+class FeedForward(CompositeLayer):
+    """`W_2 f(W_1 x + b_1) + b_2` at each position (1706.03762, section 3.3).
 
     With a gate `W_2 (f(W_g x + b_g) * (W_1 x + b_1)) + b_2` (2002.05202, section 2).
 
@@ -37,11 +37,13 @@ class FeedForward(NormalBlock):
             `"silu"` or `"tanh"`; with a gate `"swiglu"` or `"geglu"`.
         use_bias: whether the dense layers have biases.
         dropout: rate of what is dropped inside while training, in [0, 1).
-        initial_std: the kernels begin normal with that deviation; None begins as
-            PyTorch's do.
+        initial_std: standard deviation of the initial kernels, which are normal; None
+            for PyTorch's, which are uniform.
         out_std: that of `W_2`; by default `initial_std`.
+        fused_gate: whether `W_1` and `W_g` are one kernel `(C, 2 hidden_units)`, side
+            by side, as in 2112.10752's published networks.
         seed: integer, the model's.
-        stream: name of the place: layers of one model take different names.
+        stream: name of its weights: layers of one model take different names.
 
     Example:
 
@@ -50,13 +52,7 @@ class FeedForward(NormalBlock):
     ```
     """
 
-    last = "dense2"
-    _ARGUMENTS = (
-        *("hidden_units", "activation", "use_bias", "dropout"),
-        *("initial_std", "out_std"),
-    )
-
-    @checked(hidden_units=integer(1), activation=text)
+    @checked(hidden_units=integer(1), activation=text, fused_gate=flag)
     def __init__(
         self,
         hidden_units,
@@ -65,35 +61,57 @@ class FeedForward(NormalBlock):
         dropout=0.0,
         initial_std=None,
         out_std=None,
+        fused_gate=False,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(initializer=normal_or_uniform(initial_std), **kwargs)
         check_positive("hidden_units", hidden_units)
         if activation not in (*ACTIVATIONS, *GATED):
             raise ValueError(
                 f"activation must be one of {', '.join((*ACTIVATIONS, *GATED))}; got "
                 f"{activation!r}."
             )
-        self._keep(locals())
+        if fused_gate and activation not in GATED:
+            raise ValueError(
+                "fused_gate=True needs a gate: activation must be one of "
+                f"{', '.join(GATED)}; got {activation!r}."
+            )
+        self.hidden_units = hidden_units
+        self.activation = activation
+        self.use_bias = use_bias
+        self.dropout = dropout
+        self.fused_gate = fused_gate
+        self.initial_std = initial_std
+        self.out_std = out_std
         self.drop = None
         if dropout:
             self.drop = Dropout(dropout, **self._place("dropout"))
 
     def build(self, input_shape):
-        self.dense1 = self._dense("dense1", self.hidden_units, self.use_bias)
+        fused = self.fused_gate
+        self.dense1 = self._dense(
+            "dense1", self.hidden_units * (1 + fused), self.use_bias
+        )
         self.dense1.build(input_shape)
         self.gate = None
-        if self.activation in GATED:
+        if self.activation in GATED and not fused:
             self.gate = self._dense("gate", self.hidden_units, self.use_bias)
             self.gate.build(input_shape)
-        self.dense2 = self._dense("dense2", input_shape[-1], self.use_bias)
+        initial = self._normal("dense2", self.out_std)
+        self.dense2 = self._dense("dense2", input_shape[-1], self.use_bias, initial)
         self.dense2.build((*input_shape[:-1], self.hidden_units))
         self.built = True
 
     def call(self, x, training=False):
         function = ACTIVATIONS[GATED.get(self.activation, self.activation)]
-        y = self.dense1(x)  # (B, T, hidden_units)
-        y = function(y) if self.gate is None else function(self.gate(x)) * y
+        y = self.dense1(x)  # (B, T, hidden_units), or twice as many
+        if self.fused_gate:
+            y, gate = ops.split(y, 2, axis=-1)
+            y = y * function(gate)
+        elif self.gate is not None:
+            y = function(self.gate(x)) * y
+        else:
+            y = function(y)
         if self.drop is not None:
             y = self.drop(y, training=training)
         return self.dense2(y)
@@ -103,18 +121,19 @@ class FeedForward(NormalBlock):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class TransformerBlock(Block):
+class TransformerBlock(CompositeLayer):
     """Attention and feed-forward, each with a normalization and a shortcut.
 
-    Before them, `x + f(norm(x))` (2002.04745, as in GPT-2), or behind,
-    `norm(x + f(x))`, as in 1706.03762. A decoder's block attends to a context between.
+    Pre-LN, `x + f(norm(x))` (2002.04745, as in GPT-2), or post-LN, `norm(x + f(x))`,
+    as in 1706.03762. With `cross`, attention to a context stands between them, as in
+    a decoder and in the U-Nets of 2112.10752 (appendix E.2.1).
 
     Args:
         heads: number of heads.
         hidden_units: channels inside the feed-forward.
         activation: see `FeedForward`.
         norm: `"layer"` or `"rms"`.
-        norm_first: whether the normalizations come before.
+        norm_first: pre-LN; False is post-LN.
         epsilon: of the normalizations.
         cross: whether it attends to a context too.
         use_bias: whether Q, K, V and the feed-forward have biases.
@@ -123,12 +142,13 @@ class TransformerBlock(Block):
         hidden_dropout: likewise inside the feed-forward.
         attention: dict of arguments of the `Attention` to itself, such as
             `{"causal": True, "dropout": 0.1}`; the attention to a context has its
-            `dropout`, `kv_heads`, `head_dim`, `qk_norm` and `wide_scores`.
+            `dropout`, `kv_heads`, `head_dim`, `qk_norm`, `use_bias` and `wide_scores`.
+        fused_gate: see `FeedForward`.
         remat: computes the block again for its gradient, instead of keeping what is
             inside: less memory, a third more time.
         initial_std, out_std: see `FeedForward`; of the attention's kernels too.
         seed: integer, the model's.
-        stream: name of the place: blocks of one model take different names.
+        stream: name of its weights: blocks of one model take different names.
 
     Example:
 
@@ -140,14 +160,22 @@ class TransformerBlock(Block):
     ```
     """
 
-    _ARGUMENTS = (
-        *("heads", "hidden_units", "activation", "norm", "norm_first", "epsilon"),
-        *("cross", "use_bias", "out_bias", "dropout", "hidden_dropout", "attention"),
-        *("remat", "initial_std", "out_std"),
+    _SHARED = (
+        "dropout",
+        "kv_heads",
+        "head_dim",
+        "qk_norm",
+        "use_bias",
+        "wide_scores",
     )
-    _SHARED = ("dropout", "kv_heads", "head_dim", "qk_norm", "wide_scores")
 
-    @checked(hidden_units=integer(1), activation=text, norm=text, attention=mapping)
+    @checked(
+        hidden_units=integer(1),
+        activation=text,
+        norm=text,
+        attention=mapping,
+        fused_gate=flag,
+    )
     def __init__(
         self,
         heads,
@@ -163,6 +191,7 @@ class TransformerBlock(Block):
         dropout=0.0,
         hidden_dropout=0.0,
         attention=None,
+        fused_gate=False,
         remat=False,
         initial_std=None,
         out_std=None,
@@ -171,8 +200,23 @@ class TransformerBlock(Block):
         super().__init__(**kwargs)
         self.supports_masking = True  # see compute_mask
         attention = dict(attention or {})
-        self._keep(locals())
-        how = {
+        self.heads = heads
+        self.hidden_units = hidden_units
+        self.activation = activation
+        self.norm = norm
+        self.norm_first = norm_first
+        self.epsilon = epsilon
+        self.cross = cross
+        self.use_bias = use_bias
+        self.out_bias = out_bias
+        self.dropout = dropout
+        self.hidden_dropout = hidden_dropout
+        self.attention = attention
+        self.fused_gate = fused_gate
+        self.remat = remat
+        self.initial_std = initial_std
+        self.out_std = out_std
+        both = {
             "heads": heads,
             "use_bias": use_bias,
             "out_bias": use_bias if out_bias is None else out_bias,
@@ -181,21 +225,22 @@ class TransformerBlock(Block):
             "out_std": out_std,
         }
         self.self_attention = Attention(
-            **{**how, **attention}, **self._place("attention")
+            **{**both, **attention}, **self._place("attention")
         )
         self.cross_attention = None
         if cross:
             shared = {k: v for k, v in attention.items() if k in self._SHARED}
             self.cross_attention = Attention(
-                **how, **shared, **self._place("cross_attention")
+                **{**both, **shared}, **self._place("cross_attention")
             )
         self.feed_forward = FeedForward(
             hidden_units,
             activation,
-            use_bias,
-            hidden_dropout,
-            initial_std,
-            out_std,
+            use_bias=use_bias,
+            dropout=hidden_dropout,
+            initial_std=initial_std,
+            out_std=out_std,
+            fused_gate=fused_gate,
             **self._place("feed_forward"),
         )
         names = ("norm1", "norm_cross", "norm2") if cross else ("norm1", "norm2")
@@ -240,11 +285,11 @@ class TransformerBlock(Block):
         Args:
             x: `(B, T, C)`.
             context: `(B, S, D)`, with `cross`.
-            mask: which tokens of `x` are seen: see `Attention.call`.
+            mask: which tokens of `x` are attended to: see `Attention.call`.
             context_mask: likewise of the context.
             positions, cache, cache_index: of the attention to itself, likewise.
-            context_cache: what `block.cross_attention.cache_of(context)` made, in the
-                context's stead.
+            context_cache: what `block.cross_attention.cache_of(context)` made, in place
+                of the context.
             return_weights: the probabilities of the attention to the context, or of
                 that to itself where there is none, are returned beside.
             training: whether there is dropout.
@@ -253,12 +298,11 @@ class TransformerBlock(Block):
             `(B, T, C)`; then the new cache where there is a `cache_index`, then the
             probabilities.
         """
-        shown = return_weights and not self.cross
-        found = {"cache": None, "weights": None}
+        cached, shown = cache_index is not None, return_weights and not self.cross
 
-        def attend(x):
-            made = self.self_attention(
-                x,
+        def run(x, context=None):
+            outputs = self.self_attention(
+                self._before(x, self.norm1),
                 mask=mask,
                 positions=positions,
                 cache=cache,
@@ -266,50 +310,33 @@ class TransformerBlock(Block):
                 return_weights=shown,
                 training=training,
             )
-            if cache_index is None and not shown:
-                return made
-            y, *more = made
-            found["weights"] = more.pop() if shown else None
-            found["cache"] = more.pop() if more else None
-            return y
-
-        def attend_to(x, context):
-            made = self.cross_attention(
-                x,
-                context,
-                mask=context_mask,
-                cache=context_cache,
-                return_weights=return_weights,
-                training=training,
-            )
-            if not return_weights:
-                return made
-            y, found["weights"] = made
-            return y
-
-        def run(x, context=None):
-            x = self._residual(x, attend, self.norm1, training)
+            y, new_cache, weights = unpacked(outputs, cached, shown)
+            x = self._after(x, y, self.norm1, training)
             if self.cross:
-                x = self._residual(
-                    x, lambda y: attend_to(y, context), self.norm_cross, training
+                outputs = self.cross_attention(
+                    self._before(x, self.norm_cross),
+                    context,
+                    mask=context_mask,
+                    cache=context_cache,
+                    return_weights=return_weights,
+                    training=training,
                 )
-            return self._residual(
-                x,
-                lambda y: self.feed_forward(y, training=training),
-                self.norm2,
-                training,
-            )
+                y, _, weights = unpacked(outputs, False, return_weights)
+                x = self._after(x, y, self.norm_cross, training)
+            y = self.feed_forward(self._before(x, self.norm2), training=training)
+            return self._after(x, y, self.norm2, training), new_cache, weights
 
         tensors = (x,) if context is None else (x, context)
         if self.remat and training and cache is None and not return_weights:
-            return backend.remat(run, *tensors)
-        y = run(*tensors)
-        more = [found["cache"]] if cache_index is not None else []
-        more += [found["weights"]] if return_weights else []
-        return (y, *more) if more else y
+            return backend.remat(lambda *tensors: run(*tensors)[0], *tensors)
+        return packed(*run(*tensors))
 
-    def _residual(self, x, fn, norm, training):
-        y = fn(norm(x) if self.norm_first else x)
+    def _before(self, x, norm):
+        """The input `(B, T, C)` of attention or feed-forward."""
+        return norm(x) if self.norm_first else x
+
+    def _after(self, x, y, norm, training):
+        """The shortcut `x` and what was made of it, `y`, added up: `(B, T, C)`."""
         if self.drop is not None:
             y = self.drop(y, training=training)
         if not self.norm_first:
@@ -317,7 +344,7 @@ class TransformerBlock(Block):
         return backend.materialized(x + y) if training else x + y
 
     def compute_mask(self, inputs, previous_mask):
-        """None: what follows is told what is padding, not left to find out."""
+        """None: masks are passed explicitly, not propagated."""
 
     def compute_output_shape(self, x_shape, context_shape=None):
         return x_shape

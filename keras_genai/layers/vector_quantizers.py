@@ -44,7 +44,7 @@ class VectorQuantizer(Quantizer):
             nearest is the one of the largest cosine (2110.04627, section 3.2).
         epsilon: of the Laplace smoothing.
         seed: integer seed of the model.
-        stream: name of the place, for the restarts and the initial codebook.
+        stream: name of the layer, for its restarts and the initial codebook.
 
     Call arguments:
         z: latents `(B, ..., latent_dim)`.
@@ -218,11 +218,11 @@ class VectorQuantizer(Quantizer):
         k = ops.arange(self.codebook_size, dtype="int32")
         size = self.codebook_size
         # k * total / K, in parts that stay within int32.
-        places = k * (total // size) + (k * (total % size)) // size
-        places = (places + random.randint(key, (), 0, total)) % total
-        places = places - ops.cast(replicas.offset() * each, "int32")  # in this part
-        here = ops.logical_and(places >= 0, places < own)
-        latents = ops.take(flat, ops.clip(places, 0, own - 1), axis=0)  # (K, D)
+        rows = k * (total // size) + (k * (total % size)) // size
+        rows = (rows + random.randint(key, (), 0, total)) % total
+        rows = rows - ops.cast(replicas.offset() * each, "int32")  # in this part
+        here = ops.logical_and(rows >= 0, rows < own)
+        latents = ops.take(flat, ops.clip(rows, 0, own - 1), axis=0)  # (K, D)
         latents = ops.where(ops.expand_dims(here, 1), latents, 0.0)
         return replicas.total([latents])[0]
 
@@ -275,7 +275,7 @@ class ResidualVectorQuantizer(Quantizer):
             stages, 1 to S, so that any number will do later (the paper's quantizer
             dropout).
         seed: integer seed of the model.
-        stream: name of the place; each stage adds its number.
+        stream: name of the layer; each stage adds its number.
         **options: of each stage, see `VectorQuantizer`.
 
     Call arguments:
@@ -346,10 +346,10 @@ class ResidualVectorQuantizer(Quantizer):
             )
             self.noise.advance()
         rest, code, loss, indices = z, ops.zeros_like(z), 0.0, []
-        for place, stage in enumerate(self.quantizers):
+        for i, stage in enumerate(self.quantizers):
             weight = None
             if used is not None:
-                weight = ops.cast(place < used, z.dtype)  # (B,)
+                weight = ops.cast(i < used, z.dtype)  # (B,)
             found, index, stage_loss = stage(rest, training=training, weight=weight)
             found = ops.stop_gradient(found)
             rest = rest - found
@@ -364,8 +364,8 @@ class ResidualVectorQuantizer(Quantizer):
     def lookup(self, indices):
         """The codes of indices of the first stages, int32 `(B, ..., s)`, s <= S."""
         parts = [
-            stage.lookup(indices[..., place])
-            for place, stage in enumerate(self.quantizers[: indices.shape[-1]])
+            stage.lookup(indices[..., i])
+            for i, stage in enumerate(self.quantizers[: indices.shape[-1]])
         ]
         return sum(parts)
 

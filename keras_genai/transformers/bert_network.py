@@ -6,14 +6,15 @@ from keras import ops
 from keras_genai import backend
 from keras_genai.backend.precision import widen
 from keras_genai.layers import Dropout, TransformerBlock
-from keras_genai.layers.normal_block import INITIAL_STD, NormalBlock
+from keras_genai.layers.composite import INITIAL_STD, CompositeLayer
+from keras_genai.layers.initializers import normal_or_uniform
 from keras_genai.layers.transformer_block import tied_logits
 from keras_genai.utils.checks import check_length
 from keras_genai.utils.serialization import PACKAGE
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class BERTNetwork(NormalBlock):
+class BERTNetwork(CompositeLayer):
     """Tokens to hidden states, and what the heads make of these.
 
     Section 3 and figure 2 of 1810.04805: the sum of the vectors of token, place and
@@ -30,7 +31,6 @@ class BERTNetwork(NormalBlock):
         stream: name of the place.
     """
 
-    initial_std = INITIAL_STD
     _ARGUMENTS = (
         "vocabulary_size",
         "context",
@@ -68,7 +68,7 @@ class BERTNetwork(NormalBlock):
         num_classes=None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(initializer=normal_or_uniform(INITIAL_STD), **kwargs)
         self.vocabulary_size = vocabulary_size
         self.context = context
         self.depth = depth

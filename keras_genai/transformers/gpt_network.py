@@ -5,8 +5,9 @@ from keras import ops
 
 from keras_genai.backend.precision import widen
 from keras_genai.layers.attention import normalization
+from keras_genai.layers.composite import INITIAL_STD, CompositeLayer
 from keras_genai.layers.dropout import Dropout
-from keras_genai.layers.normal_block import INITIAL_STD, NormalBlock
+from keras_genai.layers.initializers import normal_or_uniform
 from keras_genai.layers.positions import PositionEmbedding
 from keras_genai.layers.transformer_block import TransformerBlock, tied_logits
 from keras_genai.utils.checks import check_length, check_positive
@@ -16,7 +17,7 @@ POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class GPTNetwork(NormalBlock):
+class GPTNetwork(CompositeLayer):
     """A stack of causal transformer blocks between a table of tokens and its logits.
 
     Args:
@@ -27,7 +28,6 @@ class GPTNetwork(NormalBlock):
         stream: name of the place.
     """
 
-    initial_std = INITIAL_STD
     _ARGUMENTS = (
         "vocabulary_size",
         "context",
@@ -77,7 +77,7 @@ class GPTNetwork(NormalBlock):
         rope_scaling=None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        super().__init__(initializer=normal_or_uniform(INITIAL_STD), **kwargs)
         self.supports_masking = True  # see compute_mask
         self.vocabulary_size = vocabulary_size
         self.context = context
@@ -114,7 +114,7 @@ class GPTNetwork(NormalBlock):
             raise ValueError(
                 f"heads must divide hidden: {heads} does not divide {hidden}."
             )
-        std = self.initial_std  # smaller where many shortcuts add up
+        std = INITIAL_STD  # smaller where many shortcuts add up
         self.embedding = self._table("embedding", vocabulary_size, hidden)
         self.position = None
         if positions in ("learned", "sinusoidal"):

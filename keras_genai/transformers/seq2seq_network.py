@@ -7,7 +7,8 @@ from keras import ops
 
 from keras_genai.backend.precision import widen
 from keras_genai.layers import Dropout, TransformerBlock
-from keras_genai.layers.normal_block import NormalBlock
+from keras_genai.layers.composite import CompositeLayer
+from keras_genai.layers.initializers import normal_or_uniform
 from keras_genai.layers.positions import PositionEmbedding
 from keras_genai.layers.transformer_block import tied_logits
 from keras_genai.utils.checks import check_length
@@ -15,7 +16,7 @@ from keras_genai.utils.serialization import PACKAGE
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class Seq2SeqNetwork(NormalBlock):
+class Seq2SeqNetwork(CompositeLayer):
     """A source's tokens and a target's, to the logits of the target's next ones.
 
     Figure 1 of 1706.03762. One table of vectors is that of both languages and of the
@@ -70,7 +71,8 @@ class Seq2SeqNetwork(NormalBlock):
         remat=False,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        std = hidden**-0.5  # scaled up, as large as the positions'
+        super().__init__(initializer=normal_or_uniform(std), **kwargs)
         self.vocabulary_size = vocabulary_size
         self.context = context
         self.depth = depth
@@ -88,7 +90,6 @@ class Seq2SeqNetwork(NormalBlock):
         self.attention_dropout = attention_dropout
         self.hidden_dropout = hidden_dropout
         self.remat = remat
-        self.initial_std = hidden**-0.5  # scaled up, as large as the positions'
         self.table = self._table("table", vocabulary_size, hidden)
         self.places = PositionEmbedding(
             context, hidden, positions, **self._place("places")

@@ -7,6 +7,7 @@ from keras import ops
 from keras_genai import backend
 from keras_genai.backend import random, replicas
 from keras_genai.backend.precision import dtype_policy, widen
+from keras_genai.layers.patches import patchify, unpatchify
 from keras_genai.losses.reduction import mean_over_samples
 from keras_genai.training import Model
 from keras_genai.training.data import tensors
@@ -16,9 +17,7 @@ from keras_genai.transformers.vit_network import (
     POSITIONS,
     MAEDecoder,
     ViTNetwork,
-    patchify,
     resized,
-    unpatchify,
 )
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import (
@@ -241,7 +240,7 @@ class ViT(Tuning, Pretrained, Model):
             )
 
     def _make_networks(self):
-        names = ViTNetwork._ARGUMENTS
+        names = ViTNetwork.arguments()
         self.network = ViTNetwork(
             **{name: getattr(self, name) for name in names},
             seed=self.seed,

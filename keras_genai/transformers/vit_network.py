@@ -8,29 +8,15 @@ from keras import ops
 
 from keras_genai.backend.precision import widen
 from keras_genai.layers import Dropout, TransformerBlock
-from keras_genai.layers.normal_block import INITIAL_STD, NormalBlock
+from keras_genai.layers.attention import unpacked
+from keras_genai.layers.composite import INITIAL_STD, CompositeLayer
+from keras_genai.layers.initializers import normal_or_uniform
+from keras_genai.layers.patches import patchify
 from keras_genai.layers.positions import sinusoidal_grid
 from keras_genai.utils.serialization import PACKAGE
 
 POSITIONS = ("learned", "sinusoidal", "rotary")
 ROTARY_BASE = 100.0  # of small grids: 2403.13298, section 3.2
-
-
-def patchify(images, side):
-    """Images cut into patches: `(B, H, W, C)` -> `(B, T, side * side * C)`."""
-    _, height, width, channels = images.shape
-    rows, columns = height // side, width // side
-    x = ops.reshape(images, (-1, rows, side, columns, side, channels))
-    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))  # (B, h, w, p, p, C)
-    return ops.reshape(x, (-1, rows * columns, side * side * channels))
-
-
-def unpatchify(patches, side, grid, channels):
-    """The inverse of `patchify`: `(B, T, side * side * C)` -> `(B, H, W, C)`."""
-    rows, columns = grid
-    x = ops.reshape(patches, (-1, rows, columns, side, side, channels))
-    x = ops.transpose(x, (0, 1, 3, 2, 4, 5))  # (B, h, p, w, p, C)
-    return ops.reshape(x, (-1, rows * side, columns * side, channels))
 
 
 @functools.cache
@@ -43,10 +29,10 @@ def bicubic(old, new):
     a = -0.75
     matrix = np.zeros((new, old))
     for i in range(new):
-        place = (i + 0.5) * old / new - 0.5
-        first = int(np.floor(place))
+        centre = (i + 0.5) * old / new - 0.5
+        first = int(np.floor(centre))
         for j in range(first - 1, first + 3):
-            d = abs(place - j)
+            d = abs(centre - j)
             near = ((a + 2) * d - (a + 3)) * d * d + 1
             far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
             matrix[i, min(max(j, 0), old - 1)] += near if d <= 1 else far
@@ -70,17 +56,18 @@ def resized(table, old, new):
     return ops.cast(ops.reshape(grid, (new[0] * new[1], dim)), table.dtype)
 
 
-def grid_places(grid, class_token):
-    """Row and column of each token, int32 `(T, 2)`; the class's has a corner alone."""
-    places = np.mgrid[: grid[0], : grid[1]].reshape(2, -1).T + class_token
+def grid_positions(grid, class_token):
+    """Row and column of each token, int32 `(T, 2)`; the class token's are its own."""
+    positions = np.mgrid[: grid[0], : grid[1]].reshape(2, -1).T + class_token
     first = np.zeros((int(class_token), 2), int)
-    return np.concatenate([first, places]).astype("int32")
+    return np.concatenate([first, positions]).astype("int32")
 
 
-class _Grid(NormalBlock):
-    """What the encoder and the decoder share: a table of places, and blocks."""
+class _PatchTransformer(CompositeLayer):
+    """The base of encoder and decoder: a table of positions, and blocks."""
 
-    initial_std = INITIAL_STD
+    def __init__(self, **kwargs):
+        super().__init__(initializer=normal_or_uniform(INITIAL_STD), **kwargs)
 
     def _positions(self, name, tokens, dim, sinusoidal):
         if not sinusoidal:
@@ -117,7 +104,7 @@ class _Grid(NormalBlock):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class ViTNetwork(_Grid):
+class ViTNetwork(_PatchTransformer):
     """Images to hidden states, to features, to logits (2010.11929, section 3.1).
 
     Args:
@@ -125,14 +112,8 @@ class ViTNetwork(_Grid):
         positions, dropout, attention_dropout, epsilon, pooler, num_classes, remat: see
             `ViT`.
         seed: integer, the model's.
-        stream: name of the place.
+        stream: name of its weights.
     """
-
-    _ARGUMENTS = (
-        *("image_shape", "patch_size", "depth", "hidden", "heads", "hidden_units"),
-        *("class_token", "positions", "dropout", "attention_dropout", "epsilon"),
-        *("pooler", "num_classes", "remat"),
-    )
 
     def __init__(
         self,
@@ -153,7 +134,20 @@ class ViTNetwork(_Grid):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self._keep(locals())
+        self.image_shape = image_shape
+        self.patch_size = patch_size
+        self.depth = depth
+        self.hidden = hidden
+        self.heads = heads
+        self.hidden_units = hidden_units
+        self.class_token = class_token
+        self.positions = positions
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+        self.epsilon = epsilon
+        self.pooler = pooler
+        self.num_classes = num_classes
+        self.remat = remat
         height, width, channels = image_shape
         self.grid = (height // patch_size, width // patch_size)
         tokens = self.grid[0] * self.grid[1] + class_token
@@ -184,9 +178,9 @@ class ViTNetwork(_Grid):
         self.built = True
 
     def embedded(self, images):
-        """Patches as tokens with their places: `(B, T, D)`; and the class's, or None.
+        """Tokens of the patches with their positions `(B, T, D)`, and the class token.
 
-        The second, `(1, 1, D)`, is not yet in front of them.
+        The second, `(1, 1, D)`, is not yet in front of them; None where there is none.
         """
         side = self.patch_size
         grid = (images.shape[1] // side, images.shape[2] // side)
@@ -206,27 +200,27 @@ class ViTNetwork(_Grid):
 
         Args:
             images: `(B, H, W, C)`, of the model's size or another that the patches
-                divide, to which the places are interpolated.
-            keep: int32 `(B, K)`: the only patches that are seen; None: all.
+                divide, to which the positions are interpolated.
+            keep: int32 `(B, K)`: the only patches that are encoded; None: all.
             return_weights: each block's probabilities of the attention, `(B, N, 1 + T,
                 1 + T)`, are returned beside, a list.
             training: whether there is dropout.
 
         Returns:
-            `(B, 1 + T, D)`, the class's token first where there is one; then the
+            `(B, 1 + T, D)`, the class token first where there is one; then the
             probabilities.
         """
         side = self.patch_size
         grid = (images.shape[1] // side, images.shape[2] // side)
         x, first = self.embedded(images)
-        places = None
+        positions = None
         if self.positions == "rotary":
-            places = ops.convert_to_tensor(grid_places(grid, self.class_token))
+            positions = ops.convert_to_tensor(grid_positions(grid, self.class_token))
             if keep is not None:
                 front = int(self.class_token)
-                of_patches = ops.take(places[front:], keep, axis=0)  # (B, K, 2)
+                of_patches = ops.take(positions[front:], keep, axis=0)  # (B, K, 2)
                 zeros = ops.zeros_like(of_patches[:, :front])
-                places = ops.concatenate([zeros, of_patches], axis=1)
+                positions = ops.concatenate([zeros, of_patches], axis=1)
         if keep is not None:
             x = ops.take_along_axis(x, ops.expand_dims(keep, -1), axis=1)  # (B, K, D)
         if first is not None:
@@ -236,19 +230,18 @@ class ViTNetwork(_Grid):
             x = self.drop(x, training=training)
         weights = []
         for block in self.blocks:
-            x = block(
-                x, positions=places, return_weights=return_weights, training=training
+            outputs = block(
+                x, positions=positions, return_weights=return_weights, training=training
             )
-            if return_weights:
-                x, found = x
-                weights.append(found)
+            x, _, probabilities = unpacked(outputs, False, return_weights)
+            weights.append(probabilities)
         x = self.norm(x)
         return (x, weights) if return_weights else x
 
     def features(self, hidden):
         """One vector for each image: `(B, 1 + T, D)` -> `(B, D)`.
 
-        Of the class's token, or else the mean; with a pooler its hyperbolic tangent.
+        Of the class token, or else the mean; with a pooler its hyperbolic tangent.
         """
         x = hidden[:, 0] if self.class_token else ops.mean(hidden, axis=1)
         return x if self.pool is None else ops.tanh(self.pool(x))
@@ -263,26 +256,21 @@ class ViTNetwork(_Grid):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class MAEDecoder(_Grid):
+class MAEDecoder(_PatchTransformer):
     """From the hidden states of some patches to the pixels of all (2111.06377).
 
-    Section 3: a token for what was not seen, fixed places, blocks, a linear map.
+    Section 3: a mask token, fixed positions, blocks, a linear map.
 
     Args:
         grid: `(rows, columns)` of the patches.
         pixels: numbers in a patch.
         inputs: channels of the hidden states.
         depth, hidden, heads, hidden_units: of its blocks.
-        class_token: whether the hidden states begin with the class's.
+        class_token: whether the hidden states begin with the class token's.
         dropout, attention_dropout, epsilon, remat: see `ViT`.
         seed: integer, the model's.
-        stream: name of the place.
+        stream: name of its weights.
     """
-
-    _ARGUMENTS = (
-        *("grid", "pixels", "inputs", "depth", "hidden", "heads", "hidden_units"),
-        *("class_token", "dropout", "attention_dropout", "epsilon", "remat"),
-    )
 
     def __init__(
         self,
@@ -301,8 +289,18 @@ class MAEDecoder(_Grid):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self._keep(locals())
         self.grid = tuple(grid)
+        self.pixels = pixels
+        self.inputs = inputs
+        self.depth = depth
+        self.hidden = hidden
+        self.heads = heads
+        self.hidden_units = hidden_units
+        self.class_token = class_token
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+        self.epsilon = epsilon
+        self.remat = remat
         tokens = grid[0] * grid[1] + class_token
         self.embed = self._built_dense("embed", inputs, hidden)
         self.token = self.add_weight(
@@ -320,9 +318,9 @@ class MAEDecoder(_Grid):
         """The pixels of every patch.
 
         Args:
-            hidden: `(B, 1 + K, D)`, of the patches that were seen.
-            restore: int32 `(B, T)`: the place of each patch among those that were seen
-                and, behind them, those that were not.
+            hidden: `(B, 1 + K, D)`, of the patches that were not masked.
+            restore: int32 `(B, T)`: the index of each patch among those that were not
+                masked and, after them, those that were.
             training: whether there is dropout.
 
         Returns:
@@ -331,9 +329,9 @@ class MAEDecoder(_Grid):
         x = self.embed(hidden)
         front = int(self.class_token)
         batch, tokens = ops.shape(restore)[0], restore.shape[1]
-        unseen = tokens + front - x.shape[1]
+        masked = tokens + front - x.shape[1]
         token = ops.cast(self.token, x.dtype)
-        tail = ops.broadcast_to(token, (batch, unseen, self.hidden))
+        tail = ops.broadcast_to(token, (batch, masked, self.hidden))
         body = ops.concatenate([x[:, front:], tail], axis=1)  # (B, T, D)
         body = ops.take_along_axis(body, ops.expand_dims(restore, -1), axis=1)
         x = ops.concatenate([x[:, :1], body], axis=1) if front else body

@@ -1,6 +1,7 @@
 """Saving and loading `.keras` files, whole or with a clear word; configurations."""
 
 import contextlib
+import inspect
 import json
 import pathlib
 import re
@@ -140,7 +141,51 @@ def load_model(path, compile=True):
                 "take its weights along by save_weights and load_weights."
             ) from error
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise ValueError(f"{path} could not be loaded ({kind}{error}).") from error
+        raise ValueError(
+            f"{path} could not be loaded{_other_version(config)} ({kind}{error})."
+        ) from error
+
+
+def _other_version(config):
+    """The words that say that a file is of another version of the package, or none.
+
+    Every byte of it was checked: what this version has not, another had.
+
+    Args:
+        config: the content of config.json.
+    """
+    if f"{PACKAGE}>" not in json.dumps(config):
+        return ""
+    unknown = sorted(_unknown(config))
+    return (
+        f": another version of {PACKAGE} wrote it, which had {', '.join(unknown)}"
+        f", or it was changed by hand. Load it with that version"
+        if unknown
+        else f". Another version of {PACKAGE} may have written it"
+    )
+
+
+def _unknown(value):
+    """The classes and arguments of a configuration that the package has not: a set."""
+    if isinstance(value, list):
+        return set().union(*map(_unknown, value))
+    if not isinstance(value, dict):
+        return set()
+    found = set().union(*map(_unknown, value.values()))
+    package, _, name = str(value.get("registered_name")).partition(">")
+    config = value.get("config")
+    if package != PACKAGE or not isinstance(config, dict):
+        return found
+    known = keras.saving.get_registered_object(f"{PACKAGE}>{name}")
+    if known is None:
+        return found | {f"the class {name}"}
+    arguments = {
+        argument
+        for base in known.__mro__
+        for argument in inspect.signature(base.__init__).parameters
+    }
+    extra = set(config) - arguments
+    return found | {f"the argument {argument} of {name}" for argument in extra}
 
 
 def _unknown(error):

@@ -18,53 +18,35 @@ from keras_genai.layers import (
     SelfAttention2D,
     Upsample2D,
 )
-from keras_genai.layers.image_blocks import torch_uniform
-from keras_genai.layers.initializers import Normal
+from keras_genai.layers.initializers import Normal, Streams, torch_uniform
 from keras_genai.utils.serialization import PACKAGE
 
 EPSILON = 1e-6
 
 
-class _Maker:
-    """Makes the layers of one network: every one's name is its stream as well."""
+def _convolution(initial, name, filters, size=3):
+    return Conv2D(
+        filters, size, padding="same", kernel_initializer=initial(name), name=name
+    )
 
-    def __init__(self, network, groups, attention, seed):
-        self.network = network
-        self.groups = groups
-        self.attention = attention
-        self.seed = seed
 
-    def _place(self, name):
-        return {"seed": self.seed, "stream": f"{self.network}/{name}", "name": name}
+def _resnet(initial, name, filters, groups):
+    return ResNetBlock(filters, groups, EPSILON, **initial.arguments(name))
 
-    def convolution(self, name, filters, size=3):
-        initial = torch_uniform(self.seed, f"{self.network}/{name}")
-        return Conv2D(
-            filters, size, padding="same", kernel_initializer=initial, name=name
-        )
 
-    def resnet(self, name, filters):
-        return ResNetBlock(filters, self.groups, EPSILON, **self._place(name))
+def _middle(initial, x, groups, attention):
+    """Residual block, attention over all positions, residual block."""
+    channels = x.shape[-1]
+    x = _resnet(initial, "mid_resnet_0", channels, groups)(x)
+    if attention:
+        place = initial.arguments("mid_attention")
+        x = SelfAttention2D(groups=groups, epsilon=EPSILON, **place)(x)
+    return _resnet(initial, "mid_resnet_1", channels, groups)(x)
 
-    def downsample(self, name):
-        return Downsample2D(**self._place(name))
 
-    def upsample(self, name):
-        return Upsample2D(**self._place(name))
-
-    def middle(self, x):
-        """Residual block, attention over all positions, residual block."""
-        channels = x.shape[-1]
-        x = self.resnet("mid_resnet_0", channels)(x)
-        if self.attention:
-            x = SelfAttention2D(
-                groups=self.groups, epsilon=EPSILON, **self._place("mid_attention")
-            )(x)
-        return self.resnet("mid_resnet_1", channels)(x)
-
-    def end(self, x, filters):
-        x = GroupNormalization(self.groups, EPSILON, name="norm_out")(x)
-        return self.convolution("conv_out", filters)(ops.silu(x))
+def _output(initial, x, filters, groups):
+    x = GroupNormalization(groups, EPSILON, name="norm_out")(x)
+    return _convolution(initial, "conv_out", filters)(ops.silu(x))
 
 
 def kl_encoder(
@@ -93,17 +75,19 @@ def kl_encoder(
         `keras.Model`, `(B, H, W, C)` -> `(B, h, w, 2L)`: means, then logarithms of
         the variances, which `DiagonalGaussian` clips.
     """
-    make = _Maker("encoder", groups, attention, seed)
+    initial = Streams("encoder", seed, torch_uniform)
     images = keras.Input((None, None, channels), name="images")
-    x = make.convolution("conv_in", block_channels[0])(images)
+    x = _convolution(initial, "conv_in", block_channels[0])(images)
     for level, filters in enumerate(block_channels):
         for i in range(layers_per_block):
-            x = make.resnet(f"down_{level}_resnet_{i}", filters)(x)
+            x = _resnet(initial, f"down_{level}_resnet_{i}", filters, groups)(x)
         if level + 1 < len(block_channels):
-            x = make.downsample(f"down_{level}_downsample")(x)  # (B, h/2, w/2, f)
-    moments = make.end(make.middle(x), 2 * latent_channels)  # (B, h, w, 2L)
+            place = initial.arguments(f"down_{level}_downsample")
+            x = Downsample2D(**place)(x)  # (B, h/2, w/2, f)
+    x = _middle(initial, x, groups, attention)
+    moments = _output(initial, x, 2 * latent_channels, groups)  # (B, h, w, 2L)
     if quant_conv:
-        moments = make.convolution("quant_conv", 2 * latent_channels, 1)(moments)
+        moments = _convolution(initial, "quant_conv", 2 * latent_channels, 1)(moments)
     return keras.Model(images, moments, name="encoder")
 
 
@@ -128,18 +112,20 @@ def kl_decoder(
     Returns:
         `keras.Model`, `(B, h, w, L)` -> `(B, H, W, C)`.
     """
-    make = _Maker("decoder", groups, attention, seed)
+    initial = Streams("decoder", seed, torch_uniform)
     latents = x = keras.Input((None, None, latent_channels), name="latents")
     if quant_conv:
-        x = make.convolution("post_quant_conv", latent_channels, 1)(x)
-    x = make.convolution("conv_in", block_channels[-1])(x)
-    x = make.middle(x)
+        x = _convolution(initial, "post_quant_conv", latent_channels, 1)(x)
+    x = _convolution(initial, "conv_in", block_channels[-1])(x)
+    x = _middle(initial, x, groups, attention)
     for level, filters in enumerate(reversed(block_channels)):
         for i in range(layers_per_block + 1):
-            x = make.resnet(f"up_{level}_resnet_{i}", filters)(x)
+            x = _resnet(initial, f"up_{level}_resnet_{i}", filters, groups)(x)
         if level + 1 < len(block_channels):
-            x = make.upsample(f"up_{level}_upsample")(x)  # (B, 2h, 2w, f)
-    return keras.Model(latents, make.end(x, channels), name="decoder")
+            place = initial.arguments(f"up_{level}_upsample")
+            x = Upsample2D(**place)(x)  # (B, 2h, 2w, f)
+    images = _output(initial, x, channels, groups)
+    return keras.Model(latents, images, name="decoder")
 
 
 def patch_discriminator(channels=3, base_filters=64, layers=3, seed=0):

@@ -1,11 +1,11 @@
-"""The network of `PixelCNN`: gated convolutions that see what came before alone."""
+"""The network of `PixelCNN`: gated causal convolutions."""
 
 import keras
 from keras import layers, ops
 
 from keras_genai.backend.precision import wide
 from keras_genai.layers import Dropout, Embedding
-from keras_genai.layers.initializers import streams
+from keras_genai.layers.initializers import Streams
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.serialization import PACKAGE
 from keras_genai.utils.validation import integer, integers
@@ -25,7 +25,7 @@ class Gate(layers.Layer):
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class Places(layers.Layer):
-    """Adds a learned vector for each place of a grid `(B, h, w, p)`."""
+    """Adds a learned vector for each position of a grid `(B, h, w, p)`."""
 
     def __init__(self, initializer="zeros", **kwargs):
         super().__init__(**kwargs)
@@ -62,8 +62,8 @@ def pixelcnn_network(
     and, through the vertical one, the rows above; together there is no blind spot.
     Where the paper masks kernels, these are cut: a kernel holds what the mask would
     leave, and padding puts it above and to the left. Labels add to both gates
-    (equation 4), and each place has a learned vector. Of several codes at one place
-    each is given those before it as well.
+    (equation 4), and each position has a learned vector. Of several codes at one
+    position each is given those before it as well.
 
     Args:
         shape: `(h, w)`, or `(h, w, stages)`.
@@ -79,14 +79,14 @@ def pixelcnn_network(
         `keras.Model`, codes `(B, h, w[, stages])` (with labels: `[codes, labels]`) ->
         logits `(B, h, w[, stages], V)`.
     """
-    kernel = streams("pixelcnn", seed)
+    kernel = Streams("pixelcnn", seed)
     reach = kernel_size // 2
 
     def embedding(name, count, size):
         return Embedding(count, size, embeddings_initializer=kernel(name), name=name)
 
     def convolution(name, size, x, channels=2 * filters):
-        """Where the kernel ends at the place itself, at its right and lower end."""
+        """A convolution whose kernel ends, below and at the right, at the position."""
         rows, columns = size
         if rows > 1 or columns > 1:
             side = columns // 2 if name.startswith("v") else 0
@@ -98,36 +98,35 @@ def pixelcnn_network(
         )(x)
 
     def before(name, x, rows, columns):
-        """Each place's features moved by one row down, or one column right."""
+        """Each position's features moved by one row down, or one column right."""
         x = layers.ZeroPadding2D(((rows, 0), (columns, 0)), name=f"{name}_move")(x)
         return layers.Cropping2D(((0, rows), (0, columns)), name=f"{name}_cut")(x)
+
+    def label_bias(name):
+        """Of the label, to be added at every position: `(B, 1, 1, 2 p)`."""
+        bias = embedding(name, num_classes, 2 * filters)(label)
+        return layers.Reshape((1, 1, 2 * filters), name=f"{name}_map")(bias)
+
+    def gate(name, parts):
+        """The gate of the sum of the parts: `(B, h, w, p)`."""
+        return Gate(name=f"gate_{name}")(_sum(parts, f"sum_{name}"))
 
     def block(number, v, h):
         """One gated layer, figure 2: `(B, h, w, p)` of both stacks."""
         first = number == 0
-        # The first sees the rows above and the codes to the left, not the place.
+        # The first sees the rows above and the codes to the left, not the position.
         v = before(f"v_{number}", v, 1, 0) if first else v
         h_in = before(f"h_{number}", h, 0, 1) if first else h
         rows = max(1, reach) if first else reach + 1
         v = convolution(f"v_{number}", (rows, kernel_size), v)
         h = convolution(f"h_{number}", (1, rows), h_in)
         link = convolution(f"link_{number}", (1, 1), v)
-        parts = [[v], [h, link]]
+        v_parts, h_parts = [v], [h, link]
         if label is not None:
-            for stack, part in zip("vh", parts, strict=True):
-                name = f"label_{stack}_{number}"
-                bias = embedding(name, num_classes, 2 * filters)(label)
-                part.append(
-                    layers.Reshape((1, 1, 2 * filters), name=f"{name}_map")(bias)
-                )
-        v, h = (
-            Gate(name=f"gate_{stack}_{number}")(
-                part[0]
-                if len(part) == 1
-                else layers.Add(name=f"sum_{stack}_{number}")(part)
-            )
-            for stack, part in zip("vh", parts, strict=True)
-        )
+            v_parts.append(label_bias(f"label_v_{number}"))
+            h_parts.append(label_bias(f"label_h_{number}"))
+        v = gate(f"v_{number}", v_parts)
+        h = gate(f"h_{number}", h_parts)
         h = convolution(f"out_{number}", (1, 1), h, filters)
         if not first:
             h = layers.Add(name=f"residual_{number}")([h_in, h])
@@ -162,5 +161,5 @@ def pixelcnn_network(
     return keras.Model(codes if label is None else [codes, label], y, name="pixelcnn")
 
 
-def _sum(parts):
-    return parts[0] if len(parts) == 1 else layers.Add()(parts)
+def _sum(parts, name=None):
+    return parts[0] if len(parts) == 1 else layers.Add(name=name)(parts)

@@ -40,8 +40,8 @@ from keras_genai.vaes import likelihoods
 from keras_genai.vaes.active_units import ActiveUnits, LatentMeans
 from keras_genai.vaes.inference import Inference
 from keras_genai.vaes.mixture import Mixture, branch
-from keras_genai.vaes.networks import Shape
 from keras_genai.vaes.schedules import check_weight
+from keras_genai.vaes.vae_networks import VAENetworks
 
 PRIORS = ("normal", "mixture")
 
@@ -185,7 +185,7 @@ class VAE(Inference, GenerativeModel):
         self._own = [n for n, x in (("encoder", encoder), ("decoder", decoder)) if x]
         with dtype_policy(kwargs.get("dtype")):
             if encoder is None or decoder is None:
-                shape = Shape(
+                networks = VAENetworks(
                     self.image_shape,
                     latent_dim,
                     architecture,
@@ -195,8 +195,8 @@ class VAE(Inference, GenerativeModel):
                     num_classes,
                     seed,
                 )
-            self.encoder = encoder or shape.encoder()
-            self.decoder = decoder or shape.decoder(kind)
+            self.encoder = encoder or networks.encoder()
+            self.decoder = decoder or networks.decoder(kind)
             learned = kind.has_scale and scale == "learned"
             self.log_scale = likelihoods.LogScale(name="log_scale") if learned else None
         self._check_networks()

@@ -15,7 +15,7 @@ from keras_genai.layers import (
     ResidualVectorQuantizer,
     VectorQuantizer,
 )
-from keras_genai.layers.initializers import streams
+from keras_genai.layers.initializers import Streams
 from keras_genai.layers.quantizers import LEVELS, Quantizer
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import integer, integers
@@ -49,16 +49,16 @@ def vqvae_encoder(
     Returns:
         `keras.Model`, `(B, H, W, C)` -> `(B, h, w, channels)`.
     """
-    part = _Part("encoder", seed)
+    initial = Streams("encoder", seed)
     x = images = keras.Input(image_shape, name="images")
     for stage in range(halvings):
-        x = part.strided(f"down_{stage}", hidden)(x)  # (B, H / 2, W / 2, hidden)
+        x = _strided(initial, f"down_{stage}", hidden)(x)  # (B, H / 2, W / 2, hidden)
         if stage + 1 < halvings:
             x = layers.ReLU(name=f"down_{stage}_relu")(x)
     for block in range(blocks):
-        x = part.residual(block, x, residual_hidden or hidden)
+        x = _residual(initial, block, x, residual_hidden or hidden)
     x = layers.ReLU(name="features")(x)
-    x = part.convolution("to_latents", channels, 1)(x)
+    x = _convolution(initial, "to_latents", channels, 1)(x)
     latents = layers.Activation("linear", dtype=wide(), name="latents")(x)
     return keras.Model(images, latents, name="encoder")
 
@@ -77,16 +77,17 @@ def vqvae_decoder(
     Returns:
         `keras.Model`, `(B, h, w, latent_dim)` -> `(B, H, W, channels)`.
     """
-    part = _Part("decoder", seed)
+    initial = Streams("decoder", seed)
     codes = keras.Input(code_shape, name="codes")
-    x = part.convolution("from_codes", hidden, 3)(codes)
+    x = _convolution(initial, "from_codes", hidden, 3)(codes)
     for block in range(blocks):
-        x = part.residual(block, x, residual_hidden or hidden)
+        x = _residual(initial, block, x, residual_hidden or hidden)
     x = layers.ReLU(name="features")(x)
     for stage in range(halvings):
         last = stage + 1 == halvings
         width = channels if last else hidden
-        x = part.strided(f"up_{stage}", width, transposed=True)(x)  # (B, 2h, 2w, ...)
+        layer = _strided(initial, f"up_{stage}", width, transposed=True)
+        x = layer(x)  # (B, 2h, 2w, width)
         if not last:
             x = layers.ReLU(name=f"up_{stage}_relu")(x)
     output = layers.Activation("linear", dtype=wide(), name="output")(x)
@@ -111,17 +112,17 @@ def dvae_encoder(image_shape, channels, hidden=256, halvings=3, blocks=2, seed=0
     Returns:
         `keras.Model`, `(B, H, W, C)` -> logits `(B, h, w, channels)`.
     """
-    part = _Part("encoder", seed)
+    initial = Streams("encoder", seed)
     images = keras.Input(image_shape, name="images")
-    x = part.convolution("from_images", hidden, 7)(images)
+    x = _convolution(initial, "from_images", hidden, 7)(images)
     total = (halvings + 1) * blocks
     for group in range(halvings + 1):
         for block in range(blocks):
-            x = part.bottleneck(f"{group}_{block}", x, hidden * 2**group, total)
+            x = _bottleneck(initial, f"{group}_{block}", x, hidden * 2**group, total)
         if group < halvings:
             x = layers.MaxPooling2D(2, name=f"pool_{group}")(x)
     x = layers.ReLU(name="features")(x)
-    x = part.convolution("to_latents", channels, 1)(x)
+    x = _convolution(initial, "to_latents", channels, 1)(x)
     latents = layers.Activation("linear", dtype=wide(), name="latents")(x)
     return keras.Model(images, latents, name="encoder")
 
@@ -139,16 +140,16 @@ def dvae_decoder(code_shape, channels, hidden=256, halvings=3, blocks=2, seed=0)
     Returns:
         `keras.Model`, `(B, h, w, latent_dim)` -> `(B, H, W, channels)`.
     """
-    part = _Part("decoder", seed)
+    initial = Streams("decoder", seed)
     x = codes = keras.Input(code_shape, name="codes")
     total = (halvings + 1) * blocks
     for group in range(halvings, -1, -1):
         for block in range(blocks):
-            x = part.bottleneck(f"{group}_{block}", x, hidden * 2**group, total)
+            x = _bottleneck(initial, f"{group}_{block}", x, hidden * 2**group, total)
         if group:
             x = layers.UpSampling2D(2, name=f"up_{group}")(x)
     x = layers.ReLU(name="features")(x)
-    x = part.convolution("to_output", channels, 1)(x)
+    x = _convolution(initial, "to_output", channels, 1)(x)
     output = layers.Activation("linear", dtype=wide(), name="output")(x)
     return keras.Model(codes, output, name="decoder")
 
@@ -181,46 +182,46 @@ def make_quantizer(quantizer, codebook_size, latent_dim, seed):
     return kind(codebook_size, latent_dim, seed=seed, name="quantizer")
 
 
-class _Part:
-    """Makes the layers of one network, each with its own initial weights."""
+def _convolution(initial, name, filters, size):
+    return Conv2D(
+        filters, size, padding="same", kernel_initializer=initial(name), name=name
+    )
 
-    def __init__(self, name, seed):
-        self.kernel = streams(name, seed)
 
-    def convolution(self, layer, filters, size):
-        kernel = self.kernel(layer)
-        return Conv2D(
-            filters, size, padding="same", kernel_initializer=kernel, name=layer
-        )
+def _strided(initial, name, filters, transposed=False):
+    kind = Conv2DTranspose if transposed else Conv2D
+    return kind(
+        filters,
+        4,
+        strides=2,
+        padding="same",
+        kernel_initializer=initial(name),
+        name=name,
+    )
 
-    def strided(self, layer, filters, transposed=False):
-        kind = Conv2DTranspose if transposed else Conv2D
-        kernel = self.kernel(layer)
-        return kind(
-            filters, 4, strides=2, padding="same", kernel_initializer=kernel, name=layer
-        )
 
-    def residual(self, block, x, hidden):
-        """ReLU, 3 x 3, ReLU, 1 x 1, and the input added."""
-        name = f"block_{block}"
-        y = layers.ReLU(name=f"{name}_relu_1")(x)
-        y = self.convolution(f"{name}_1", hidden, 3)(y)
-        y = layers.ReLU(name=f"{name}_relu_2")(y)
-        y = self.convolution(f"{name}_2", x.shape[-1], 1)(y)
-        return layers.Add(name=name)([x, y])
+def _residual(initial, block, x, hidden):
+    """ReLU, 3 x 3, ReLU, 1 x 1, and the input added."""
+    name = f"block_{block}"
+    y = layers.ReLU(name=f"{name}_relu_1")(x)
+    y = _convolution(initial, f"{name}_1", hidden, 3)(y)
+    y = layers.ReLU(name=f"{name}_relu_2")(y)
+    y = _convolution(initial, f"{name}_2", x.shape[-1], 1)(y)
+    return layers.Add(name=name)([x, y])
 
-    def bottleneck(self, block, x, width, total):
-        """Three 3 x 3 convolutions at a quarter of the width, and one back to it.
 
-        What is added is scaled by 1 / total^2, `total` blocks being in the network.
-        """
-        name, y = f"block_{block}", x
-        for number in range(3):
-            y = layers.ReLU(name=f"{name}_relu_{number}")(y)
-            y = self.convolution(f"{name}_{number}", max(1, width // 4), 3)(y)
-        y = layers.ReLU(name=f"{name}_relu_3")(y)
-        y = self.convolution(f"{name}_3", width, 1)(y)
-        y = layers.Rescaling(1.0 / total**2, name=f"{name}_scale")(y)
-        if x.shape[-1] != width:
-            x = self.convolution(f"{name}_skip", width, 1)(x)
-        return layers.Add(name=name)([x, y])
+def _bottleneck(initial, block, x, width, total):
+    """Three 3 x 3 convolutions at a quarter of the width, and one back to it.
+
+    What is added is scaled by 1 / total^2, `total` blocks being in the network.
+    """
+    name, y = f"block_{block}", x
+    for number in range(3):
+        y = layers.ReLU(name=f"{name}_relu_{number}")(y)
+        y = _convolution(initial, f"{name}_{number}", max(1, width // 4), 3)(y)
+    y = layers.ReLU(name=f"{name}_relu_3")(y)
+    y = _convolution(initial, f"{name}_3", width, 1)(y)
+    y = layers.Rescaling(1.0 / total**2, name=f"{name}_scale")(y)
+    if x.shape[-1] != width:
+        x = _convolution(initial, f"{name}_skip", width, 1)(x)
+    return layers.Add(name=name)([x, y])

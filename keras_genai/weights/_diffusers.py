@@ -85,9 +85,10 @@ class Table:
         self.dense(f"{name}.proj_in", block.inward, pointwise=pointwise)
         for i, part in enumerate(block.blocks):
             place = f"{name}.transformer_blocks.{i}"
-            for norm in ("norm1", "norm2", "norm3"):
-                self.affine(f"{place}.{norm}", getattr(part, norm))
-            self.attention(f"{place}.attn1", part.attention)
+            self.affine(f"{place}.norm1", part.norm1)
+            self.affine(f"{place}.norm2", part.norm_cross)
+            self.affine(f"{place}.norm3", part.norm2)
+            self.attention(f"{place}.attn1", part.self_attention)
             self.attention(f"{place}.attn2", part.cross_attention)
             self.dense(f"{place}.ff.net.0.proj", part.feed_forward.dense1)
             self.dense(f"{place}.ff.net.2", part.feed_forward.dense2)

@@ -4,12 +4,12 @@ import keras
 from keras import ops
 
 from keras_genai import layers
-from keras_genai.layers.initializers import streams
+from keras_genai.layers.initializers import Streams
 
 
 def network(image_shape=(4, 4, 1), num_classes=None, vector_dim=None, factor=1, seed=0):
     """Two convolutions, between them the time and the conditions."""
-    initial = streams("tiny", seed)
+    initial = Streams("tiny", seed)
     x, t = keras.Input(image_shape), keras.Input(())
     inputs = [x, t]
     embedding = layers.TimeEmbedding(8, 8, seed=seed, stream="time")(t)

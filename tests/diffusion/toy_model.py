@@ -6,7 +6,7 @@ from keras import ops
 import keras_genai as kg
 from keras_genai.backend import random
 from keras_genai.diffusion import Denoiser, guidance, samplers, schedules, uniform_times
-from keras_genai.layers.initializers import streams
+from keras_genai.layers.initializers import Streams
 
 CLASSES = 2
 
@@ -27,7 +27,7 @@ class ToyDiffusion(kg.GenerativeModel):
             ops.one_hot(label, CLASSES + 1),
         ]
         y = keras.layers.Concatenate()(parts)
-        initializer = streams("toy", seed)("dense")
+        initializer = Streams("toy", seed)("dense")
         y = keras.layers.Dense(4, kernel_initializer=initializer)(y)
         self.network = keras.Model([x, t, label], keras.layers.Reshape((2, 2, 1))(y))
         self.schedule = schedules.get("linear")

@@ -6,7 +6,8 @@ import pytest
 from keras import ops
 
 import keras_genai as kg
-from keras_genai.transformers.vit_network import bicubic, patchify, unpatchify
+from keras_genai.layers.patches import patchify, unpatchify
+from keras_genai.transformers.vit_network import bicubic
 from tests.conformance import host
 
 SMALL = {"patch_size": 4, "depth": 2, "hidden": 16, "heads": 2, "seed": 0}

@@ -45,6 +45,40 @@ def test_damage_is_refused(saved, tmp_path):
         kg.load_model(tmp_path / "missing.keras")
 
 
+def changed(saved, path, change):
+    """A copy of a file with another configuration, given as JSON."""
+    with zipfile.ZipFile(saved) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "config.json":
+                content = change(content.decode()).encode()
+            new.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda text: text.replace("base_filters", "filters"),
+            "another version of keras_genai wrote it, .*argument filters of DCGAN",
+        ),
+        (
+            lambda text: text.replace('DCGAN"', 'OldGAN"'),
+            "another version of keras_genai wrote it, .*the class OldGAN",
+        ),
+        (
+            lambda text: text.replace('"base_filters": 4', '"base_filters": 8'),
+            "Another version of keras_genai may have written it",
+        ),
+    ],
+    ids=["argument", "class", "weights"],
+)
+def test_a_file_of_another_version_is_refused(saved, tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
+        kg.load_model(changed(saved, tmp_path / "old.keras", change))
+
+
 def test_nothing_in_a_file_is_run(tmp_path):
     """Keras's safe mode: a Lambda's code is not loaded."""
     generator = keras.Sequential(

@@ -12,10 +12,18 @@ from keras import ops
 
 from keras_genai import layers
 
+GATED = {"hidden_units": 12, "activation": "geglu", "fused_gate": True}
 LAYERS = {
     "Attention": {"heads": 2, "wide_scores": True},
-    "GatedFeedForward": {"expansion": 3},
-    "CrossAttentionBlock": {"heads": 2},
+    "FeedForward": GATED,
+    "TransformerBlock": {
+        "heads": 2,
+        "hidden_units": 16,
+        "activation": "geglu",
+        "cross": True,
+        "attention": {"use_bias": False},
+        "fused_gate": True,
+    },
     "CrossAttention2D": {"heads": 2, "depth": 2, "groups": 2},
 }
 
@@ -31,7 +39,7 @@ def noise(*shape):
 def given(name):
     """The inputs of a layer: positions or an image, and a context."""
     x = noise(2, 3, 2, 4) if name == "CrossAttention2D" else noise(2, 6, 4)
-    return [x] if name == "GatedFeedForward" else [x, noise(2, 5, 3)]
+    return [x] if name == "FeedForward" else [x, noise(2, 5, 3)]
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -81,8 +89,8 @@ def test_attention_in_plain_numpy(crossed):
 
 
 def test_the_gated_feed_forward_in_plain_numpy():
-    layer = layers.GatedFeedForward(expansion=3)
-    (x,) = given("GatedFeedForward")
+    layer = layers.FeedForward(**GATED)
+    (x,) = given("FeedForward")
     y = host(layer(x))
     a, gate = np.split(x @ host(layer.dense1.kernel.value), 2, axis=-1)
     gelu = gate * (0.5 + 0.5 * np.vectorize(math.erf)(gate / np.sqrt(2.0)))
@@ -104,5 +112,5 @@ def test_errors():
         layers.CrossAttention2D(0)
     with pytest.raises(ValueError, match="depth must be"):
         layers.CrossAttention2D(depth=0)
-    with pytest.raises(ValueError, match="expansion must be"):
-        layers.GatedFeedForward(0)
+    with pytest.raises(ValueError, match="fused_gate=True needs a gate"):
+        layers.FeedForward(12, "gelu", fused_gate=True)

@@ -7,7 +7,7 @@ from keras_genai.backend.precision import wide
 from keras_genai.layers import Conv2D, Conv2DTranspose, Dense
 from keras_genai.layers.convolution import stages_of
 from keras_genai.layers.embedding import check_ids
-from keras_genai.layers.initializers import streams
+from keras_genai.layers.initializers import Streams
 from keras_genai.utils.checks import check_image_shape
 from keras_genai.utils.serialization import PACKAGE
 
@@ -35,8 +35,8 @@ class OneHot(keras.layers.Layer):
         return {**super().get_config(), "num_classes": self.num_classes}
 
 
-class Shape:
-    """What the networks of one VAE have in common.
+class VAENetworks:
+    """Encoder and decoder of one VAE, from one set of arguments.
 
     Args:
         image_shape: `(H, W, C)`; for `"convolutional"` H and W divisible by 4.
@@ -83,23 +83,7 @@ class Shape:
         self.num_classes = num_classes
         self.seed = seed
 
-    def dense(self, kernel, name, units, x, activation=None):
-        layer = Dense(units, activation, kernel_initializer=kernel(name), name=name)
-        return layer(x)
-
-    def convolution(self, kind, kernel, name, filters, x, activation=None):
-        layer = kind(
-            filters,
-            4,
-            strides=2,
-            padding="same",
-            activation=activation,
-            kernel_initializer=kernel(name),
-            name=name,
-        )
-        return layer(x)
-
-    def with_labels(self, x, inputs):
+    def _with_labels(self, x, inputs):
         """`(B, n)` with the label beside it; appends the label's input."""
         if self.num_classes is None:
             return x
@@ -107,25 +91,25 @@ class Shape:
         code = OneHot(self.num_classes, name="one_hot")(inputs[-1])
         return keras.layers.Concatenate()([x, code])  # (B, n + K)
 
-    def model(self, inputs, outputs, name):
+    def _model(self, inputs, outputs, name):
         inputs = inputs[0] if self.num_classes is None else inputs
         return keras.Model(inputs, outputs, name=name)
 
     def encoder(self):
         """`(B, H, W, C)`, with labels `[images, (B,)]` -> `(B, 2 D)`."""
-        kernel = streams("encoder", self.seed)
+        initial = Streams("encoder", self.seed)
         x = keras.Input(self.image_shape, name="images")
         inputs = [x]
         for stage in range(self.stages):
             name = f"down_{stage}"
-            x = self.convolution(Conv2D, kernel, name, self.filters, x, self.activation)
+            x = _strided(Conv2D, initial, name, self.filters, x, self.activation)
         x = keras.layers.Flatten()(x)
-        x = self.with_labels(x, inputs)
+        x = self._with_labels(x, inputs)
         for number, units in enumerate(self.hidden_units):
-            x = self.dense(kernel, f"hidden_{number}", units, x, self.activation)
-        moments = self.dense(kernel, "moments", 2 * self.latent_dim, x)
+            x = _dense(initial, f"hidden_{number}", units, x, self.activation)
+        moments = _dense(initial, "moments", 2 * self.latent_dim, x)
         moments = keras.layers.Activation("linear", dtype=wide(), name="float")(moments)
-        return self.model(inputs, moments, "encoder")
+        return self._model(inputs, moments, "encoder")
 
     def decoder(self, likelihood):
         """`(B, D)`, with labels `[latents, (B,)]` -> the likelihood's parameters.
@@ -134,25 +118,25 @@ class Shape:
         tanh (1312.6114, appendix C.2, holds it by a sigmoid), and where the scale is
         per pixel its logarithm, of any size.
         """
-        kernel = streams("decoder", self.seed)
+        initial = Streams("decoder", self.seed)
         x = keras.Input((self.latent_dim,), name="latents")
         inputs = [x]
-        x = self.with_labels(x, inputs)
+        x = self._with_labels(x, inputs)
         for number, units in enumerate(reversed(self.hidden_units)):
-            x = self.dense(kernel, f"hidden_{number}", units, x, self.activation)
+            x = _dense(initial, f"hidden_{number}", units, x, self.activation)
         height, width, channels = likelihood.output_shape
         if not self.stages:
-            x = self.dense(kernel, "output", height * width * channels, x)
+            x = _dense(initial, "output", height * width * channels, x)
             x = keras.layers.Reshape(likelihood.output_shape)(x)  # (B, H, W, n C)
         else:
             h, w = height >> self.stages, width >> self.stages
-            x = self.dense(kernel, "spread", h * w * self.filters, x, self.activation)
+            x = _dense(initial, "spread", h * w * self.filters, x, self.activation)
             x = keras.layers.Reshape((h, w, self.filters))(x)  # (B, h, w, filters)
             for stage in range(self.stages):
                 last = stage == self.stages - 1
-                x = self.convolution(
+                x = _strided(
                     Conv2DTranspose,
-                    kernel,
+                    initial,
                     "output" if last else f"up_{stage}",
                     channels if last else self.filters,
                     x,
@@ -161,7 +145,26 @@ class Shape:
         x = keras.layers.Activation("linear", dtype=wide(), name="float")(x)
         if likelihood.has_scale:
             x = Squash(likelihood.channels, dtype=wide(), name="squash")(x)
-        return self.model(inputs, x, "decoder")
+        return self._model(inputs, x, "decoder")
+
+
+def _dense(initial, name, units, x, activation=None):
+    layer = Dense(units, activation, kernel_initializer=initial(name), name=name)
+    return layer(x)
+
+
+def _strided(kind, initial, name, filters, x, activation=None):
+    """A 4 x 4 convolution, of a kind, that halves or doubles the sides."""
+    layer = kind(
+        filters,
+        4,
+        strides=2,
+        padding="same",
+        activation=activation,
+        kernel_initializer=initial(name),
+        name=name,
+    )
+    return layer(x)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

@@ -11,84 +11,17 @@ import keras
 from keras import ops
 
 from keras_genai import backend
-from keras_genai.backend import random
-from keras_genai.layers.convolution import Conv2D
+from keras_genai.layers.composite import CompositeLayer
 from keras_genai.layers.dropout import Dropout
-from keras_genai.layers.group_normalization import GroupNormalization
-from keras_genai.layers.initializers import VarianceScaling, Zeros
+from keras_genai.layers.initializers import Zeros
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_positive
 from keras_genai.utils.serialization import PACKAGE
 from keras_genai.utils.validation import integer, text
 
 
-def torch_uniform(seed, stream):
-    """PyTorch's initializer: uniform within `1 / sqrt(fan in)`."""
-    return VarianceScaling(1.0 / 3.0, "fan_in", "uniform", seed=seed, stream=stream)
-
-
-class Block(keras.layers.Layer):
-    """A layer made of layers, each with its own stream of initial weights.
-
-    Args:
-        seed: integer, the model's.
-        stream: name of the place: blocks of one model take different names.
-    """
-
-    _ARGUMENTS = ()  # those of a subclass, which are attributes of the same names
-
-    def __init__(self, seed=0, stream="", **kwargs):
-        super().__init__(**kwargs)
-        self.seed = random.check_seed(seed)
-        self.stream = stream
-
-    def _place(self, name):
-        """The arguments that every block inside takes."""
-        return {
-            "seed": self.seed,
-            "stream": f"{self.stream}/{name}",
-            "dtype": self.dtype_policy,
-            "name": name,
-        }
-
-    def _initial(self, name, zero=False):
-        return Zeros() if zero else torch_uniform(self.seed, f"{self.stream}/{name}")
-
-    def _convolution(self, name, filters, size, strides=1, zero=False, padding="same"):
-        return Conv2D(
-            filters,
-            size,
-            strides=strides,
-            padding=padding,
-            kernel_initializer=self._initial(name, zero),
-            dtype=self.dtype_policy,
-            name=name,
-        )
-
-    def _dense(self, name, units, use_bias=True, zero=False):
-        return keras.layers.Dense(
-            units,
-            use_bias=use_bias,
-            kernel_initializer=self._initial(name, zero),
-            dtype=self.dtype_policy,
-            name=name,
-        )
-
-    def _norm(self, name, groups, epsilon):
-        return GroupNormalization(groups, epsilon, dtype=self.dtype_policy, name=name)
-
-    def _keep(self, given):
-        for name in self._ARGUMENTS:
-            setattr(self, name, given[name])
-
-    def get_config(self):
-        names = (*self._ARGUMENTS, "seed", "stream")
-        own = {name: getattr(self, name) for name in names}
-        return {**super().get_config(), **own}
-
-
 @keras.saving.register_keras_serializable(PACKAGE)
-class ResNetBlock(Block):
+class ResNetBlock(CompositeLayer):
     """Two times (group normalization, SiLU, 3 x 3 convolution), and a shortcut.
 
     `x + f(x)`, with a 1 x 1 convolution of `x` where the channels change. A vector
@@ -105,7 +38,7 @@ class ResNetBlock(Block):
             `W silu(e) + b`.
         zero_out: the second convolution begins at zero.
         seed: integer, the model's.
-        stream: name of the place: blocks of one model take different names.
+        stream: name of its weights: blocks of one model take different names.
 
     Example:
 
@@ -114,8 +47,6 @@ class ResNetBlock(Block):
     y = ResNetBlock(128)(x, embedding)       # with (B, E) beside
     ```
     """
-
-    _ARGUMENTS = ("filters", "groups", "epsilon", "dropout", "scale_shift", "zero_out")
 
     @checked(filters=integer(1))
     def __init__(
@@ -142,10 +73,11 @@ class ResNetBlock(Block):
 
     def build(self, x_shape, embedding_shape=None):
         between = (*x_shape[:-1], self.filters)
-        self.norm1 = self._norm("norm1", self.groups, self.epsilon)
+        self.norm1 = self._group_norm("norm1", self.groups, self.epsilon)
         self.conv1 = self._convolution("conv1", self.filters, 3)
-        self.norm2 = self._norm("norm2", self.groups, self.epsilon)
-        self.conv2 = self._convolution("conv2", self.filters, 3, zero=self.zero_out)
+        self.norm2 = self._group_norm("norm2", self.groups, self.epsilon)
+        zeros = Zeros() if self.zero_out else None
+        self.conv2 = self._convolution("conv2", self.filters, 3, initializer=zeros)
         self.norm1.build(x_shape)
         self.conv1.build(x_shape)
         self.norm2.build(between)
@@ -183,7 +115,7 @@ class ResNetBlock(Block):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class SelfAttention2D(Block):
+class SelfAttention2D(CompositeLayer):
     """Self-attention over the positions of an image, and a shortcut.
 
     `x + W_o softmax(Q K^T / sqrt(d)) V` with `Q, K, V` linear in the normalised `x`,
@@ -195,7 +127,7 @@ class SelfAttention2D(Block):
         epsilon: of the normalization.
         zero_out: `W_o` begins at zero.
         seed: integer, the model's.
-        stream: name of the place: blocks of one model take different names.
+        stream: name of its weights: blocks of one model take different names.
 
     Raises:
         ValueError: `heads` does not divide the channels.
@@ -206,8 +138,6 @@ class SelfAttention2D(Block):
     y = SelfAttention2D()(x)                          # (B, H, W, C) -> (B, H, W, C)
     ```
     """
-
-    _ARGUMENTS = ("heads", "groups", "epsilon", "zero_out")
 
     @checked()
     def __init__(self, heads=1, groups=32, epsilon=1e-6, zero_out=False, **kwargs):
@@ -225,10 +155,11 @@ class SelfAttention2D(Block):
                 f"heads must divide the channels: {self.heads} does not divide "
                 f"{channels}."
             )
-        self.norm = self._norm("norm", self.groups, self.epsilon)
+        self.norm = self._group_norm("norm", self.groups, self.epsilon)
         self.norm.build(input_shape)
         for name in ("query", "key", "value", "out"):
-            layer = self._dense(name, channels, zero=self.zero_out and name == "out")
+            zero = self.zero_out and name == "out"
+            layer = self._dense(name, channels, initializer=Zeros() if zero else None)
             layer.build((None, None, channels))
             setattr(self, name, layer)
         self.built = True
@@ -251,7 +182,7 @@ class SelfAttention2D(Block):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class Downsample2D(Block):
+class Downsample2D(CompositeLayer):
     """Halves the sides by a 3 x 3 convolution of stride 2.
 
     A row and a column of zeros are added below and at the right, none above or at
@@ -264,7 +195,7 @@ class Downsample2D(Block):
         filters: channels of the output; by default those of the input.
         padding: `"after"` the image or `"before"` it: where the zeros are.
         seed: integer, the model's.
-        stream: name of the place: blocks of one model take different names.
+        stream: name of its weights: blocks of one model take different names.
 
     Example:
 
@@ -272,8 +203,6 @@ class Downsample2D(Block):
     y = Downsample2D()(x)                     # (B, H, W, C) -> (B, H / 2, W / 2, C)
     ```
     """
-
-    _ARGUMENTS = ("filters", "padding")
 
     @checked(filters=integer(1), padding=text)
     def __init__(self, filters=None, padding="after", **kwargs):
@@ -285,7 +214,7 @@ class Downsample2D(Block):
 
     def build(self, input_shape):
         filters = self.filters or input_shape[-1]
-        # The last of the zeros after the image are seen by no position.
+        # No kernel reaches the last of the zeros after the image.
         padding = "same" if self.padding == "after" else 1
         self.conv = self._convolution("conv", filters, 3, strides=2, padding=padding)
         self.conv.build(input_shape)
@@ -307,7 +236,7 @@ class Downsample2D(Block):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class Upsample2D(Block):
+class Upsample2D(CompositeLayer):
     """Doubles the sides: each pixel becomes four, then a 3 x 3 convolution.
 
     Computed on the small image, with kernels that give the same numbers.
@@ -315,7 +244,7 @@ class Upsample2D(Block):
     Args:
         filters: channels of the output; by default those of the input.
         seed: integer, the model's.
-        stream: name of the place: blocks of one model take different names.
+        stream: name of its weights: blocks of one model take different names.
 
     Example:
 
@@ -323,8 +252,6 @@ class Upsample2D(Block):
     y = Upsample2D()(x)                           # (B, H, W, C) -> (B, 2H, 2W, C)
     ```
     """
-
-    _ARGUMENTS = ("filters",)
 
     @checked(filters=integer(1))
     def __init__(self, filters=None, **kwargs):
