@@ -14,17 +14,29 @@ class Devices:
         count: how many share a batch.
         multiple: the size of a batch must be a multiple of it.
         process: `(index, count)` of the processes that each bring their own part.
+        whole: whether a step sees the whole batch, which the compiler divides; else
+            it sees the part of one device.
     """
 
     kind: str = "devices"
     count: int = 1
     multiple: int = 1
     process: tuple[int, int] = (0, 1)
+    whole: bool = False
 
     def usable(self, size):
         """How many samples of a batch of that size can be divided."""
         size -= size % self.multiple
         return size if size >= self.count else 0
+
+    def least(self, size):
+        """How many samples of a global batch of that size a step sees at least."""
+        usable = self.usable(size)
+        return usable if self.whole else usable // self.count
+
+    def least_of_own(self, size):
+        """As `least`, of a batch of this process's alone."""
+        return size if self.whole else size // (self.count // self.process[1])
 
     def own(self, rows):
         """This process's part of the rows of a global batch; earlier ones get more."""

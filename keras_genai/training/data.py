@@ -148,6 +148,13 @@ class ArrayDataset(keras.utils.PyDataset):
     def num_batches(self):
         return self.steps
 
+    def smallest_batch(self):
+        """`(samples, name)` of the batch that has the fewest."""
+        last = self.size - (self.batches - 1) * self.batch_size
+        if last >= self.batch_size:  # the one after it may have been left out
+            return self.batch_size, "a batch"
+        return self.devices.usable(last), "the last batch"
+
     def order(self, number):
         """The order of the samples in the pass of that number."""
         if not self.shuffle:

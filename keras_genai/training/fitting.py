@@ -85,8 +85,8 @@ def from_arrays(
         steps_per_epoch,
         model.devices(),
     )
-    last = dataset.size % dataset.batch_size or dataset.batch_size
-    check_parts(model, min(last, dataset.size), "the last batch")
+    size, which = dataset.smallest_batch()
+    check_parts(model, size, which, dataset.devices.least(size))
     held_out = data_lib.unpack(validation_data)
     if data_lib.is_arrays(held_out[0]):
         validation_data = in_order(
@@ -95,14 +95,29 @@ def from_arrays(
     return dataset, validation_data
 
 
-def check_parts(model, size, which):
-    """Refuses a batch of fewer samples than the parts that it is cut into."""
-    if size < model.accumulate:
-        raise ValueError(
-            f"accumulate={model.accumulate} cuts each batch into as many parts; "
-            f"{which} has {size} samples. Give a batch_size that leaves more, or leave "
-            f"the last {size} samples out."
-        )
+def check_parts(model, size, which, share):
+    """Refuses a batch of fewer samples than the parts that a step cuts it into.
+
+    Args:
+        model: the model.
+        size: samples in the batch.
+        which: what the batch is called in the message.
+        share: samples of it that a step sees, on the device that has the fewest.
+
+    Raises:
+        ValueError: some part would hold no sample.
+    """
+    if share >= model.accumulate:
+        return
+    devices = model.devices()
+    divided = share < size
+    raise ValueError(
+        f"accumulate={model.accumulate} cuts each batch into as many parts"
+        + (f" on each of the {devices.count} {devices.kind}" if divided else "")
+        + f"; {which} has {size} samples"
+        + (f", of which one of them gets {share}" if divided else "")
+        + ". Give a smaller accumulate, or batches of more samples, the last as well."
+    )
 
 
 def in_order(model, arrays, batch_size):

@@ -442,7 +442,9 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
             batch, x = data_lib.peek(x)
             batch = [*map(data_lib.to_numpy, data_lib.unpack(batch))]
             self.check_data(*batch)
-            fitting.check_parts(self, data_lib.rows(batch), "the first batch")
+            size = data_lib.rows(batch)
+            share = self.devices().least_of_own(size)
+            fitting.check_parts(self, size, "the first batch", share)
             if validation_split:
                 kwargs["validation_split"] = validation_split
         if isinstance(callbacks, keras.callbacks.Callback):
@@ -529,6 +531,8 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
     def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
         """One step on one batch: see `keras.Model.train_on_batch`."""
         x, y, sample_weight = fitting.arrays_of(self, x, y, sample_weight)
+        size = data_lib.rows((x, y, sample_weight))
+        fitting.check_parts(self, size, "the batch", size)
         with settled(self):
             logs = super().train_on_batch(x, y, sample_weight, **kwargs)
         values = logs.values() if isinstance(logs, dict) else np.atleast_1d(logs)
