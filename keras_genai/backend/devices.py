@@ -16,6 +16,8 @@ class Devices:
         process: `(index, count)` of the processes that each bring their own part.
         whole: whether a step sees the whole batch, which the compiler divides; else
             it sees the part of one device.
+        even: whether the parts differ by one sample at most; else all have as many as
+            the first, until there are no more (TensorFlow).
     """
 
     kind: str = "devices"
@@ -23,20 +25,26 @@ class Devices:
     multiple: int = 1
     process: tuple[int, int] = (0, 1)
     whole: bool = False
+    even: bool = True
 
     def usable(self, size):
         """How many samples of a batch of that size can be divided."""
         size -= size % self.multiple
-        return size if size >= self.count else 0
+        while size and not self.least(size):
+            size -= 1
+        return size
 
     def least(self, size):
         """How many samples of a global batch of that size a step sees at least."""
-        usable = self.usable(size)
-        return usable if self.whole else usable // self.count
+        if self.whole:
+            return size
+        if self.even:
+            return size // self.count
+        return max(0, size - (self.count - 1) * -(-size // self.count))
 
     def least_of_own(self, size):
-        """As `least`, of a batch of this process's alone."""
-        return size if self.whole else size // (self.count // self.process[1])
+        """As `least`, of a batch that this process brings to itself."""
+        return size if self.process[1] > 1 else self.least(size)
 
     def own(self, rows):
         """This process's part of the rows of a global batch; earlier ones get more."""

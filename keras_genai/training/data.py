@@ -127,9 +127,9 @@ class ArrayDataset(keras.utils.PyDataset):
                 f"A batch of {size} samples cannot be divided over {devices.count} "
                 f"{devices.kind}: give a batch_size that is "
                 + (
-                    f"divisible by {devices.multiple}."
-                    if devices.multiple > 1
-                    else f"at least {devices.count}."
+                    f"at least {devices.count}."
+                    if size < devices.count and devices.multiple == 1
+                    else f"divisible by {max(devices.count, devices.multiple)}."
                 )
             )
         last = self.size - (self.batches - 1) * self.batch_size

@@ -105,17 +105,22 @@ def check_parts(model, size, which, share):
         share: samples of it that a step sees, on the device that has the fewest.
 
     Raises:
-        ValueError: some part would hold no sample.
+        ValueError: some device or some part would have no sample.
     """
     if share >= model.accumulate:
         return
     devices = model.devices()
-    divided = share < size
+    divided = f"{devices.count} {devices.kind}"
+    if share == 0:
+        raise ValueError(
+            f"{which[0].upper()}{which[1:]} has {size} samples, which {divided} cannot "
+            f"share: each must get some. Give batches of a multiple of {devices.count}."
+        )
     raise ValueError(
         f"accumulate={model.accumulate} cuts each batch into as many parts"
-        + (f" on each of the {devices.count} {devices.kind}" if divided else "")
+        + (f" on each of the {divided}" if share < size else "")
         + f"; {which} has {size} samples"
-        + (f", of which one of them gets {share}" if divided else "")
+        + (f", of which one of them gets {share}" if share < size else "")
         + ". Give a smaller accumulate, or batches of more samples, the last as well."
     )
 

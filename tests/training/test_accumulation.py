@@ -293,7 +293,7 @@ def divided(size, batch_size, devices, accumulate):
     )
 
 
-REPLICAS = Devices("replicas", 4)
+REPLICAS = Devices("replicas", 4, even=False)
 WHOLE = Devices("devices", 4, 4, whole=True)
 
 
