@@ -1,11 +1,17 @@
 """What `fit` and `evaluate` do around Keras's own: data, checks, losses not finite."""
 
+import contextlib
+import dataclasses
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_genai import backend, metrics
+from keras_genai.backend.programs import Traits
 from keras_genai.training import data as data_lib
+
+RUNS = 16  # of a step as Python, until it is taken to be run as Python for ever
 
 
 class EpochNumber(keras.callbacks.Callback):
@@ -93,6 +99,16 @@ def from_arrays(
             model, arrays_of(model, *held_out), validation_batch_size or batch_size
         )
     return dataset, validation_data
+
+
+def peeked(model, x):
+    """An iterable of batches, with nothing lost, when its first is checked."""
+    batch, x = data_lib.peek(x)
+    batch = [*map(data_lib.to_numpy, data_lib.unpack(batch))]
+    model.check_data(*batch)
+    size = data_lib.rows(batch)
+    check_parts(model, size, "the first batch", model.devices().least_of_own(size))
+    return x
 
 
 def check_parts(model, size, which, share):
@@ -189,3 +205,36 @@ def _split(arrays, fraction):
         )
 
     return take(slice(None, cut)), take(slice(cut, None))
+
+
+# Retracing
+
+
+@dataclasses.dataclass
+class _Traced:
+    """What a step was made of, and how often it was run as Python."""
+
+    traits: Traits
+    runs: int = 0
+
+
+def is_other(model, kind):
+    """Whether what a step takes as constants has changed since it was made."""
+    made = model.__dict__.setdefault("__traced", {})
+    now, before = Traits(model, getattr(model, "optimizer", None)), made.get(kind)
+    if before is not None and before.traits == now:
+        return False
+    made[kind] = _Traced(now)
+    return before is not None
+
+
+@contextlib.contextmanager
+def as_python(model, kind):
+    """Around a step while it is traced: what it sets itmodel is no change."""
+    traced = model.__dict__.get("__traced", {}).get(kind)
+    seen = traced is not None and traced.runs < RUNS
+    seen = seen and traced.traits == Traits(model, getattr(model, "optimizer", None))
+    yield
+    if seen:
+        traced.runs += 1
+        traced.traits = Traits(model, getattr(model, "optimizer", None))
