@@ -183,12 +183,20 @@ class Parts:
     Args:
         batch: list of tensors or trees of them, of one row a sample; None stays None.
         count: number of parts.
+
+    Raises:
+        ValueError: the batch is known to have fewer samples than parts.
     """
 
     def __init__(self, batch, count):
         self.batch, self.count = batch, count
         leaves = [x for x in keras.tree.flatten(batch) if x is not None]
         self.rows = ops.shape(leaves[0])[0]
+        if isinstance(self.rows, int) and self.rows < count:
+            raise ValueError(
+                f"accumulate={count} cuts each batch into as many parts; this one has "
+                f"{self.rows} samples on this device. Leave it out."
+            )
         # Of each of the loss's calls of `normalizer`, in their order: the sum of all
         # parts' weights, and those that `weigh` gathers for it.
         self.totals, self.weights = None, []

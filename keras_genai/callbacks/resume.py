@@ -103,7 +103,7 @@ class Resume(keras.callbacks.Callback):
             "model": type(model).__name__,
             "seed": model.seed,
             "batches per epoch": self.params.get("steps"),
-            **_of_data(getattr(model, "_fit_data", None), self.data),
+            **_of_data(model.fit_data, self.data),
         }
         for name, value in _plain(model.get_config()).items():
             found.setdefault(name, _short(value))
@@ -148,11 +148,9 @@ class Resume(keras.callbacks.Callback):
         epoch, batch = meta["epoch"], meta["batch"]
         said = self._choose_rates(meta["rates"])
         self._restore(arrays)
-        self.model._stored_run = self.path
-        # Keras's own hook for callbacks that resume.
-        self.model._initial_epoch = epoch
+        self.model.stored_at(self.path)
+        self.model.resume_at(epoch, batch)
         if batch:
-            self.model._skip = batch // self.model.steps_per_execution
             self._pending = arrays
         print(f"Resuming from {self.path}: epoch {epoch + 1}, batch {batch}.{said}")
 
@@ -203,7 +201,7 @@ class Resume(keras.callbacks.Callback):
             # begun an epoch that had long begun.
             self._restore(self._pending)
             self._pending = None
-        if batch == 0 or self.model._skip:
+        if batch == 0 or self.model.passes_over:
             return
         due = (
             time.monotonic() - self._written >= self.seconds
@@ -247,7 +245,7 @@ class Resume(keras.callbacks.Callback):
         }
         _write(self.path, meta, arrays)
         self._stamp = _stamp(self.path)
-        self.model._stored_run = self.path
+        self.model.stored_at(self.path)
 
 
 # What a run is known by

@@ -127,9 +127,9 @@ class ArrayDataset(keras.utils.PyDataset):
                 f"A batch of {size} samples cannot be divided over {devices.count} "
                 f"{devices.kind}: give a batch_size that is "
                 + (
-                    f"divisible by {devices.multiple}."
-                    if devices.multiple > 1
-                    else f"at least {devices.count}."
+                    f"at least {devices.count}."
+                    if size < devices.count and devices.multiple == 1
+                    else f"divisible by {max(devices.count, devices.multiple)}."
                 )
             )
         last = self.size - (self.batches - 1) * self.batch_size
@@ -147,6 +147,13 @@ class ArrayDataset(keras.utils.PyDataset):
     @property
     def num_batches(self):
         return self.steps
+
+    def smallest_batch(self):
+        """`(samples, name)` of the batch that has the fewest."""
+        last = self.size - (self.batches - 1) * self.batch_size
+        if last >= self.batch_size:  # the one after it may have been left out
+            return self.batch_size, "a batch"
+        return self.devices.usable(last), "the last batch"
 
     def order(self, number):
         """The order of the samples in the pass of that number."""

@@ -1,11 +1,17 @@
 """What `fit` and `evaluate` do around Keras's own: data, checks, losses not finite."""
 
+import contextlib
+import dataclasses
+
 import keras
 import numpy as np
 from keras import ops
 
 from keras_genai import backend, metrics
+from keras_genai.backend.programs import Traits
 from keras_genai.training import data as data_lib
+
+RUNS = 16  # of a step as Python, until it is taken to be run as Python for ever
 
 
 class EpochNumber(keras.callbacks.Callback):
@@ -85,8 +91,8 @@ def from_arrays(
         steps_per_epoch,
         model.devices(),
     )
-    last = dataset.size % dataset.batch_size or dataset.batch_size
-    check_parts(model, min(last, dataset.size), "the last batch")
+    size, which = dataset.smallest_batch()
+    check_parts(model, size, which, dataset.devices.least(size))
     held_out = data_lib.unpack(validation_data)
     if data_lib.is_arrays(held_out[0]):
         validation_data = in_order(
@@ -95,14 +101,44 @@ def from_arrays(
     return dataset, validation_data
 
 
-def check_parts(model, size, which):
-    """Refuses a batch of fewer samples than the parts that it is cut into."""
-    if size < model.accumulate:
+def peeked(model, x):
+    """An iterable of batches, with nothing lost, when its first is checked."""
+    batch, x = data_lib.peek(x)
+    batch = [*map(data_lib.to_numpy, data_lib.unpack(batch))]
+    model.check_data(*batch)
+    size = data_lib.rows(batch)
+    check_parts(model, size, "the first batch", model.devices().least_of_own(size))
+    return x
+
+
+def check_parts(model, size, which, share):
+    """Refuses a batch of fewer samples than the parts that a step cuts it into.
+
+    Args:
+        model: the model.
+        size: samples in the batch.
+        which: what the batch is called in the message.
+        share: samples of it that a step sees, on the device that has the fewest.
+
+    Raises:
+        ValueError: some device or some part would have no sample.
+    """
+    if share >= model.accumulate:
+        return
+    devices = model.devices()
+    divided = f"{devices.count} {devices.kind}"
+    if share == 0:
         raise ValueError(
-            f"accumulate={model.accumulate} cuts each batch into as many parts; "
-            f"{which} has {size} samples. Give a batch_size that leaves more, or leave "
-            f"the last {size} samples out."
+            f"{which[0].upper()}{which[1:]} has {size} samples, which {divided} cannot "
+            f"share: each must get some. Give batches of a multiple of {devices.count}."
         )
+    raise ValueError(
+        f"accumulate={model.accumulate} cuts each batch into as many parts"
+        + (f" on each of the {divided}" if share < size else "")
+        + f"; {which} has {size} samples"
+        + (f", of which one of them gets {share}" if share < size else "")
+        + ". Give a smaller accumulate, or batches of more samples, the last as well."
+    )
 
 
 def in_order(model, arrays, batch_size):
@@ -169,3 +205,36 @@ def _split(arrays, fraction):
         )
 
     return take(slice(None, cut)), take(slice(cut, None))
+
+
+# Retracing
+
+
+@dataclasses.dataclass
+class _Traced:
+    """What a step was made of, and how often it was run as Python."""
+
+    traits: Traits
+    runs: int = 0
+
+
+def is_other(model, kind):
+    """Whether what a step takes as constants has changed since it was made."""
+    made = model.__dict__.setdefault("__traced", {})
+    now, before = Traits(model, getattr(model, "optimizer", None)), made.get(kind)
+    if before is not None and before.traits == now:
+        return False
+    made[kind] = _Traced(now)
+    return before is not None
+
+
+@contextlib.contextmanager
+def as_python(model, kind):
+    """Around a step while it is traced: what it sets itmodel is no change."""
+    traced = model.__dict__.get("__traced", {}).get(kind)
+    seen = traced is not None and traced.runs < RUNS
+    seen = seen and traced.traits == Traits(model, getattr(model, "optimizer", None))
+    yield
+    if seen:
+        traced.runs += 1
+        traced.traits = Traits(model, getattr(model, "optimizer", None))

@@ -1,8 +1,5 @@
 """`Model`: one stateful `train_step(data)` on three backends."""
 
-import contextlib
-import dataclasses
-
 import keras
 import numpy as np
 from keras import ops
@@ -10,16 +7,17 @@ from keras import ops
 from keras_genai import backend
 from keras_genai.backend import random, replicas
 from keras_genai.backend.precision import widen
-from keras_genai.backend.programs import Traits
 from keras_genai.training import data as data_lib
-from keras_genai.training import fitting
+from keras_genai.training import fitting, gradient_accumulation
 from keras_genai.training.ema import EMA
 from keras_genai.training.inference import Inference
 from keras_genai.training.optimizer import (
+    Group,
     PlayersOptimizer,
     accumulation,
+    choose_optimizers,
     inner,
-    optimizer_of,
+    not_decayed,
     schedule_by_updates,
     updates,
     with_loss_scaling,
@@ -41,8 +39,6 @@ from keras_genai.utils.validation import (
     one_of,
     optional,
 )
-
-RUNS = 16  # of a step as Python, until it is taken to be run as Python for ever
 
 
 class Model(Inference, Saving, backend.Trainer, keras.Model):
@@ -205,7 +201,7 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
             ValueError: for an unknown argument, an optimizer given twice or built
                 for another model, or one with `use_ema`.
         """
-        chosen = self._choose_optimizers(optimizer, player_optimizers)
+        chosen = choose_optimizers(self, optimizer, player_optimizers)
         scaled = chosen
         if auto_scale_loss:
             scaled = {
@@ -236,7 +232,7 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
             auto_scale_loss=False,
         )
         self._loss_tracker = None  # "loss" is the sum of the players' own trackers
-        self._set_accumulation(found)
+        gradient_accumulation.start(self, found)
         self.accumulate = accumulate
         self._compile_arguments = {
             "accumulate": accumulate,
@@ -245,63 +241,6 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
             "jit_compile": jit_compile,
             "auto_scale_loss": auto_scale_loss,
         }
-
-    def _set_accumulation(self, found):
-        """Over how many batches a step goes, from the numbers of all players."""
-        self.accumulation = found.pop() if len(found) == 1 else 1
-        if self.accumulation > 1 and self.gathered is None:
-            # Batches, and samples in them, since the last update.
-            self.gathered = self.add_weight(
-                name="gathered",
-                shape=(2,),
-                dtype="int32",
-                initializer="zeros",
-                trainable=False,
-                aggregation="only_first_replica",
-            )
-        elif self.gathered is not None:
-            self.gathered.assign([0, 0])
-
-    def _choose_optimizers(self, optimizer, given):
-        single = len(self._names) == 1
-        expected = {f"{name}_optimizer": name for name in self._names}
-        unknown = sorted(set(given) - set(expected))
-        if unknown or (optimizer is not None and not single):
-            wrong = unknown or ["optimizer"]
-            names = ["optimizer"] if single else sorted(expected)
-            raise ValueError(
-                f"{type(self).__name__}.compile does not take {', '.join(wrong)}; "
-                f"it takes {', '.join(names)} and Keras's run_eagerly, "
-                "steps_per_execution, jit_compile, auto_scale_loss."
-            )
-        chosen = {}
-        for argument, name in expected.items():
-            item = given.get(argument, optimizer if single else None)
-            chosen[name] = (
-                self.default_optimizer(name)
-                if item is None
-                else optimizer_of(argument if not single else "optimizer", item)
-            )
-        for name, item in chosen.items():
-            others = [n for n, o in chosen.items() if o is item and n != name]
-            if others:
-                raise ValueError(
-                    f"The same optimizer instance is given for {name} and "
-                    f"{others[0]}. An optimizer keeps the state of one player's "
-                    "weights: make one instance for each."
-                )
-            own = {id(v) for v in self.players[name].trainable_variables}
-            if item.built and any(id(v) not in own for v in item._trainable_variables):
-                raise ValueError(
-                    f"The optimizer given for {name} was already used for other "
-                    "weights. Make a new instance."
-                )
-            if inner(item).use_ema:
-                raise ValueError(
-                    f"The optimizer of {name} has use_ema=True. The average is kept "
-                    "by the model: give ema_decay= to the model instead."
-                )
-        return chosen
 
     @property
     def optimizers(self):
@@ -319,22 +258,8 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
                 name: keras.saving.serialize_keras_object(optimizer)
                 for name, optimizer in self.optimizers.items()
             },
-            "not_decayed": self._not_decayed(),
+            "not_decayed": not_decayed(self),
         }
-
-    def _not_decayed(self):
-        """Dict player -> numbers of its variables without weight decay, or None.
-
-        An optimizer's configuration leaves them out, by names or by variables.
-        """
-        found = {}
-        for name, optimizer in self.optimizers.items():
-            decays = getattr(inner(optimizer), "_use_weight_decay", lambda _: True)
-            variables = enumerate(self.players[name].variables)
-            excluded = [i for i, v in variables if not decays(v)]
-            if excluded:
-                found[name] = excluded
-        return found or None
 
     def compile_from_config(self, config):
         optimizers = {
@@ -436,33 +361,32 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
                 validation_data=validation_data,
                 validation_batch_size=kwargs.pop("validation_batch_size", None),
             )
-            x, y, sample_weight, class_weight = dataset, None, None, None
-            batch_size = steps_per_epoch = None
+            given = {"x": fitting.fed(dataset)}
         else:
-            batch, x = data_lib.peek(x)
-            batch = [*map(data_lib.to_numpy, data_lib.unpack(batch))]
-            self.check_data(*batch)
-            fitting.check_parts(self, data_lib.rows(batch), "the first batch")
-            if validation_split:
-                kwargs["validation_split"] = validation_split
+            x = fitting.peeked(self, x)
+            given = {
+                "x": fitting.fed(x) if class_weight is None else x,
+                "y": y,
+                "batch_size": batch_size,
+                "validation_split": validation_split,
+                "class_weight": class_weight,
+                "sample_weight": sample_weight,
+                "steps_per_epoch": steps_per_epoch,
+            }
         if isinstance(callbacks, keras.callbacks.Callback):
             callbacks = [callbacks]
-        self.__dict__["_fit_data"] = x  # for Resume; Keras does not track it
+        # For Resume; Keras does not track it.
+        self.__dict__["_fit_data"] = x if dataset is None else dataset
         try:
             with settled(self):
                 return super().fit(
-                    fitting.fed(x) if class_weight is None else x,
-                    y,
-                    batch_size=batch_size,
+                    **given,
                     epochs=epochs,
                     verbose=verbose if backend.is_main_process() else 0,
                     callbacks=[*(callbacks or []), fitting.EpochNumber(dataset)],
                     validation_data=fitting.fed(validation_data),
                     shuffle=False,
-                    class_weight=class_weight,
-                    sample_weight=sample_weight,
                     initial_epoch=initial_epoch,
-                    steps_per_epoch=steps_per_epoch,
                     **kwargs,
                 )
         except fitting.NotFinite:
@@ -471,6 +395,36 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
             self._skip = 0
             self._initial_epoch = None
             self._fit_data = self._stored_run = None
+
+    @property
+    def fit_data(self):
+        """What the present `fit` trains on, for callbacks; None outside of it."""
+        return self.__dict__.get("_fit_data")
+
+    def stored_at(self, path):
+        """Notes where the run is stored, which an error in `fit` then names."""
+        self._stored_run = path
+
+    def resume_at(self, epoch, batch=0):
+        """Lets the present `fit` go on in mid-run, from a callback's `on_train_begin`.
+
+        Args:
+            epoch: index of the epoch in which training goes on.
+            batch: batches of it that were trained on, which are passed over.
+        """
+        self._initial_epoch = epoch  # Keras's own, for callbacks that resume
+        self._skip = batch // self.steps_per_execution
+
+    @property
+    def passes_over(self):
+        """Whether the present batch was trained on before the run was resumed."""
+        return self._skip > 0
+
+    def _take_skip(self):
+        if self._skip > 0:
+            self._skip -= 1
+            return True
+        return False
 
     @checked(
         x=data,
@@ -529,6 +483,8 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
     def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
         """One step on one batch: see `keras.Model.train_on_batch`."""
         x, y, sample_weight = fitting.arrays_of(self, x, y, sample_weight)
+        size = data_lib.rows((x, y, sample_weight))
+        fitting.check_parts(self, size, "the batch", size)
         with settled(self):
             logs = super().train_on_batch(x, y, sample_weight, **kwargs)
         values = logs.values() if isinstance(logs, dict) else np.atleast_1d(logs)
@@ -551,33 +507,13 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
     # Retracing
 
     def make_train_function(self, force=False):
-        return super().make_train_function(force or self._is_other("train"))
+        return super().make_train_function(force or fitting.is_other(self, "train"))
 
     def make_test_function(self, force=False):
-        return super().make_test_function(force or self._is_other("test"))
+        return super().make_test_function(force or fitting.is_other(self, "test"))
 
     def make_predict_function(self, force=False):
-        return super().make_predict_function(force or self._is_other("predict"))
-
-    def _is_other(self, kind):
-        """Whether what a step takes as constants has changed since it was made."""
-        made = self.__dict__.setdefault("__traced", {})
-        now, before = Traits(self, getattr(self, "optimizer", None)), made.get(kind)
-        if before is not None and before.traits == now:
-            return False
-        made[kind] = _Traced(now)
-        return before is not None
-
-    @contextlib.contextmanager
-    def _as_python(self, kind):
-        """Around a step while it is traced: what it sets itself is no change."""
-        traced = self.__dict__.get("__traced", {}).get(kind)
-        seen = traced is not None and traced.runs < RUNS
-        seen = seen and traced.traits == Traits(self, getattr(self, "optimizer", None))
-        yield
-        if seen:
-            traced.runs += 1
-            traced.traits = Traits(self, getattr(self, "optimizer", None))
+        return super().make_predict_function(force or fitting.is_other(self, "predict"))
 
     # One step
 
@@ -624,8 +560,8 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
                 lambda: whole_loss(*batch), variables, scale
             )
         else:
-            loss, gradients = self._in_parts(
-                player, whole_loss, batch, variables, scale
+            loss, gradients = gradient_accumulation.in_parts(
+                self, player, whole_loss, batch, variables, scale
             )
         loss = replicas.mean(loss)
         if variables:
@@ -639,37 +575,6 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
         self._metric_of(player).update_state(loss, sample_weight=samples)
         self._watch(player, loss)
         return loss
-
-    def _in_parts(self, player, loss_fn, batch, variables, scale):
-        """The loss and the gradients of a batch from those of its parts."""
-        if all(x is None for x in keras.tree.flatten(batch)):
-            raise ValueError(
-                f"accumulate={self.accumulate} cuts the batch: {type(self).__name__}"
-                f".train_step must give minimize({player!r}, loss_fn, ...) the tensors "
-                "that the loss needs, one row a sample."
-            )
-        parts = replicas.Parts(list(batch), self.accumulate)
-        parts.weigh(loss_fn)
-        before = self._layers_steps()
-        whole, gradients = 0.0, None
-        for index in range(self.accumulate):
-            if index:
-                for step, old in before:
-                    step.assign(old)
-            share, part = parts.share(index), parts.cut(index)
-            with parts.part(index):
-                loss, found = backend.value_and_gradients(
-                    lambda part=part: loss_fn(*part),
-                    variables,
-                    lambda loss, share=share: scale(share * loss),
-                )
-            whole = whole + share * loss
-            gradients = (
-                found
-                if gradients is None
-                else [a + b for a, b in zip(gradients, found, strict=True)]
-            )
-        return whole, gradients
 
     def track(self, name, value, samples=None):
         """Adds a mean over the batch to the mean that the logs show.
@@ -758,7 +663,7 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
         )
 
     def _run_train_step(self, data):
-        with self._as_python("train"):
+        with fitting.as_python(self, "train"):
             return self._train_step(data_lib.unpack(data))
 
     def _train_step(self, data):
@@ -768,25 +673,8 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
                 self.train_step(data)
             self.noise.advance()
         else:
-            self._gather(data, rows)
+            gradient_accumulation.gather(self, data, rows)
         return self.logs()
-
-    def _gather(self, data, rows):
-        """A step on one of the batches whose gradients make one update.
-
-        They are the parts of the batch of that update: the noise of all is that of
-        one step, numbered on from batch to batch, in the layers (dropout) as well.
-        """
-        first, last = self.gathered.value[1] + 0, self.ends_update()
-        before = self._layers_steps()
-        with replicas.part(rows, first), replicas.counted(rows, data[2]):
-            self.train_step(data)
-            samples = ops.cast(replicas.samples(rows), "int32")
-        for step, old in before:
-            step.assign(ops.where(last, step.value, old))
-        self.noise.advance(ops.cast(last, "int32"))
-        gathered = ops.stack([self.gathered.value[0] + 1, first + samples])
-        self.gathered.assign(ops.where(last, ops.zeros_like(gathered), gathered))
 
     def ends_update(self):
         """Whether this batch is the last of its update, a boolean scalar tensor."""
@@ -809,39 +697,16 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
             rows: samples in this replica's part of the batch.
             fn: function of no arguments; its last value is returned.
         """
-        before = self._layers_steps()
-        samples = ops.cast(replicas.samples(rows), "int32")
-        for part in range(self.accumulation):
-            if part:
-                for step, old in before:
-                    step.assign(old)
-            with replicas.numbered(part * samples):
-                value = fn()
-        return value
-
-    def _layers_steps(self):
-        """The counters of noise in layers, each with its value now."""
-        return [
-            (layer.step, ops.copy(layer.step.value))
-            for layer in self._flatten_layers()
-            if isinstance(layer, random.Noise) and layer is not self.noise
-        ]
+        return gradient_accumulation.for_each_part(self, rows, fn)
 
     def _run_test_step(self, data):
         data = data_lib.unpack(data)
         rows = data_lib.rows(data)
         parts = replicas.part(rows), replicas.counted(rows, data[2])
-        with self._as_python("test"), parts[0], parts[1]:
+        with fitting.as_python(self, "test"), parts[0], parts[1]:
             self.test_step(data)
             self._seen.update_state(replicas.samples(rows))
         return self.logs()
-
-    def _take_skip(self):
-        """Whether this step was done before the run was resumed."""
-        if self._skip > 0:
-            self._skip -= 1
-            return True
-        return False
 
     def with_labels(self, x, labels):
         """What a network is called with: `[x, labels]`, or x of a model without."""
@@ -869,40 +734,3 @@ class Model(Inference, Saving, backend.Trainer, keras.Model):
 
 def _metric(item):
     return keras.metrics.Mean(name=item) if isinstance(item, str) else item
-
-
-@dataclasses.dataclass
-class _Traced:
-    """What a step was made of, and how often it was run as Python."""
-
-    traits: Traits
-    runs: int = 0
-
-
-class Group:
-    """What a model reads of a player, of several networks together.
-
-    Not a layer: the networks stay what they are, attributes of their model.
-
-    Args:
-        name: of the player.
-        networks: list of built networks, such as an encoder and a decoder.
-    """
-
-    def __init__(self, name, networks):
-        self.name = name
-        self.networks = networks
-
-    @property
-    def variables(self):
-        return [v for network in self.networks for v in network.variables]
-
-    @property
-    def trainable_variables(self):
-        return [v for network in self.networks for v in network.trainable_variables]
-
-    def count_params(self):
-        return sum(network.count_params() for network in self.networks)
-
-    def _flatten_layers(self):
-        return [x for network in self.networks for x in network._flatten_layers()]

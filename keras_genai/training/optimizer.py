@@ -1,4 +1,4 @@
-"""Optimizers of players: what a model asks of them, and one that holds them all."""
+"""Players, of one network or several, and their optimizers."""
 
 import functools
 
@@ -72,6 +72,106 @@ def optimizer_of(argument, given):
         return keras.optimizers.get(given)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{argument} must be {says}; got {given!r}.") from error
+
+
+def choose_optimizers(model, optimizer, given):
+    """The optimizer of each player, from the arguments of `Model.compile`.
+
+    Args:
+        model: the model.
+        optimizer: that of its one player, or None.
+        given: dict `<player>_optimizer` -> optimizer.
+
+    Returns:
+        Dict player -> optimizer; the paper's where none is given.
+
+    Raises:
+        ValueError: for an unknown argument, an optimizer given twice or built for
+            other weights, or one with `use_ema`.
+    """
+    single = len(model.players) == 1
+    expected = {f"{name}_optimizer": name for name in model.players}
+    unknown = sorted(set(given) - set(expected))
+    if unknown or (optimizer is not None and not single):
+        wrong = unknown or ["optimizer"]
+        names = ["optimizer"] if single else sorted(expected)
+        raise ValueError(
+            f"{type(model).__name__}.compile does not take {', '.join(wrong)}; "
+            f"it takes {', '.join(names)} and Keras's run_eagerly, "
+            "steps_per_execution, jit_compile, auto_scale_loss."
+        )
+    chosen = {}
+    for argument, name in expected.items():
+        item = given.get(argument, optimizer if single else None)
+        chosen[name] = (
+            model.default_optimizer(name)
+            if item is None
+            else optimizer_of(argument if not single else "optimizer", item)
+        )
+    for name, item in chosen.items():
+        others = [n for n, o in chosen.items() if o is item and n != name]
+        if others:
+            raise ValueError(
+                f"The same optimizer instance is given for {name} and "
+                f"{others[0]}. An optimizer keeps the state of one player's "
+                "weights: make one instance for each."
+            )
+        own = {id(v) for v in model.players[name].trainable_variables}
+        if item.built and any(id(v) not in own for v in item._trainable_variables):
+            raise ValueError(
+                f"The optimizer given for {name} was already used for other "
+                "weights. Make a new instance."
+            )
+        if inner(item).use_ema:
+            raise ValueError(
+                f"The optimizer of {name} has use_ema=True. The average is kept "
+                "by the model: give ema_decay= to the model instead."
+            )
+    return chosen
+
+
+def not_decayed(model):
+    """Dict player -> indices of its variables without weight decay, or None.
+
+    An optimizer's configuration leaves them out, by names or by variables.
+    """
+    found = {}
+    for name, optimizer in model.optimizers.items():
+        decays = getattr(inner(optimizer), "_use_weight_decay", lambda _: True)
+        variables = enumerate(model.players[name].variables)
+        excluded = [i for i, v in variables if not decays(v)]
+        if excluded:
+            found[name] = excluded
+    return found or None
+
+
+class Group:
+    """What a model reads of a player, of several networks together.
+
+    Not a layer: the networks stay what they are, attributes of their model.
+
+    Args:
+        name: of the player.
+        networks: list of built networks, such as an encoder and a decoder.
+    """
+
+    def __init__(self, name, networks):
+        self.name = name
+        self.networks = networks
+
+    @property
+    def variables(self):
+        return [v for network in self.networks for v in network.variables]
+
+    @property
+    def trainable_variables(self):
+        return [v for network in self.networks for v in network.trainable_variables]
+
+    def count_params(self):
+        return sum(network.count_params() for network in self.networks)
+
+    def _flatten_layers(self):
+        return [x for network in self.networks for x in network._flatten_layers()]
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

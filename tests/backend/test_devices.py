@@ -1,6 +1,7 @@
 """Several devices or processes train as one does on the same global batch."""
 
 import functools
+import types
 
 import keras
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 import keras_genai as kg
 from keras_genai.backend.devices import Devices
+from keras_genai.training import fitting
 from keras_genai.training.data import ArrayDataset
 from tests.conformance import host, policy
 from tests.gans.test_golden import BATCH, GOLDEN, data, make, steps, twenty_steps
@@ -86,6 +88,18 @@ def test_a_batch_that_devices_cannot_share_is_refused_or_told_of():
     with pytest.warns(UserWarning, match="1 of 9 samples"):
         dropped = dataset(9, 8, count=2)
     assert [len(dropped[i][0]) for i in range(dropped.num_batches)] == [8]
+
+
+def test_no_replica_of_tensorflow_is_left_without_a_sample():
+    """It gives each as many as the first: 3, 3, 3 and none of 9."""
+    replicas = Devices("replicas", 4, even=False)
+    assert [replicas.least(n) for n in (3, 5, 7, 8, 9, 16)] == [0, 0, 1, 2, 0, 4]
+    assert [replicas.usable(n) for n in (3, 5, 7, 8, 9, 10)] == [0, 4, 7, 8, 8, 10]
+    with pytest.raises(ValueError, match="9 samples cannot.*divisible by 4"):
+        dataset(18, 9, kind="replicas", count=4, even=False)
+    model = types.SimpleNamespace(accumulate=1, devices=lambda: replicas)
+    with pytest.raises(ValueError, match="The first batch has 9 samples.*multiple of"):
+        fitting.check_parts(model, 9, "the first batch", replicas.least_of_own(9))
 
 
 @pytest.mark.skipif(BACKEND == "jax", reason="keras.distribution is JAX's")

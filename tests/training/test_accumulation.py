@@ -1,13 +1,18 @@
 """The gradients of k batches in one update: the whole batch's, in all that counts."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
 
 import keras_genai as kg
 from keras_genai import backend
+from keras_genai.backend.devices import Devices
 from keras_genai.layers.initializers import VarianceScaling
+from keras_genai.training import fitting
 from tests import conformance
+from tests.processes import OnDevices
 
 BACKEND = keras.backend.backend()
 COUNT, EPOCHS = 24, 3
@@ -249,6 +254,11 @@ def test_parts_that_cannot_be_cut_are_refused():
         model.fit(*DATA[vae], batch_size=10)
     with pytest.raises(ValueError, match="accumulate=5.*the first batch has 4 samples"):
         model.fit(iter([DATA[vae][0][:4]]))
+    with pytest.raises(ValueError, match="accumulate=5.*the batch has 4 samples"):
+        model.train_on_batch(DATA[vae][0][:4])
+    if BACKEND != "tensorflow":  # whose batches of an iterable have any size
+        with pytest.raises(ValueError, match="accumulate=5.*this one has 4 samples"):
+            model.fit(iter([(DATA[vae][0][:n],) for n in (6, 4)]), verbose=0)
     with pytest.raises(ValueError, match="give one of them"):
         model.compile(
             keras.optimizers.Adam(gradient_accumulation_steps=2), accumulate=2
@@ -264,6 +274,72 @@ def test_parts_that_cannot_be_cut_are_refused():
     model.compile(accumulate=2)
     with pytest.raises(ValueError, match=r"must give minimize\('vae'"):
         model.fit(*DATA[vae], verbose=0)
+
+
+def divided(size, batch_size, devices, accumulate):
+    """What `fit` checks before any step of batches that several devices share."""
+    model = types.SimpleNamespace(
+        accumulate=accumulate, devices=lambda: devices, seed=0, check_data=None
+    )
+    return fitting.from_arrays(
+        model,
+        (np.zeros((size, 2)), None, None),
+        batch_size=batch_size,
+        shuffle=False,
+        steps_per_epoch=None,
+        validation_split=0.0,
+        validation_data=None,
+        validation_batch_size=None,
+    )
+
+
+REPLICAS = Devices("replicas", 4, even=False)
+WHOLE = Devices("devices", 4, 4, whole=True)
+
+
+def test_each_replica_cuts_its_own_part():
+    with pytest.raises(ValueError, match="each of the 4 replicas.*8 samples.*gets 2"):
+        divided(8, 8, REPLICAS, 4)
+    with pytest.raises(ValueError, match="the last batch has 7 samples.*gets 1"):
+        divided(23, 16, REPLICAS, 2)
+    divided(16, 16, REPLICAS, 4)
+    divided(24, 16, REPLICAS, 2)
+    with pytest.warns(UserWarning, match="left out"):  # the last one, of 3 samples
+        divided(19, 16, REPLICAS, 4)
+    divided(8, 8, WHOLE, 8)  # the compiler divides each part
+    with pytest.raises(ValueError, match="accumulate=8 .*into as many parts; .*has 4"):
+        divided(12, 8, WHOLE, 8)
+
+
+def test_a_batch_of_an_iterable_is_one_process_s():
+    assert Devices("processes", 4, 1, (1, 4)).least_of_own(8) == 8
+    assert REPLICAS.least_of_own(8) == 2
+    assert WHOLE.least_of_own(8) == 8
+
+
+class TestParts(OnDevices):
+    """Parts of the parts that devices have; too few samples for them are refused."""
+
+    every_way = True
+
+    @staticmethod
+    def on_devices():
+        model = vae()
+        model.compile(keras.optimizers.Adam(1e-2, epsilon=1e-3), accumulate=4)
+        model.fit(*DATA[vae], batch_size=8, epochs=2, verbose=0)
+        weights = [conformance.host(v.value).ravel() for v in model.variables]
+        made = {"weights": np.concatenate(weights), "refused": 0.0}
+        try:
+            model.fit(DATA[vae][0][:4], batch_size=4, verbose=0)
+        except ValueError as error:
+            assert "accumulate=4 cuts each batch" in str(error)
+            made["refused"] = 1.0
+            after = [conformance.host(v.value).ravel() for v in model.variables]
+            assert all(map(np.array_equal, weights, after))
+        return made
+
+    def reference(self):
+        return {**self.on_devices(), "refused": float(BACKEND != "jax")}
 
 
 def test_a_file_keeps_the_parts(tmp_path):

@@ -49,7 +49,8 @@ class Trainer(interface.Trainer):
         mesh = distribution.device_mesh
         shards = mesh.shape[mesh.axis_names.index(distribution.batch_dim_name)]
         index, count = jax.process_index(), jax.process_count()
-        return Devices("devices", shards, math.lcm(shards, count), (index, count))
+        multiple = math.lcm(shards, count)
+        return Devices("devices", shards, multiple, (index, count), whole=True)
 
     def fit(self, x=None, *args, **kwargs):
         with _divided(x):

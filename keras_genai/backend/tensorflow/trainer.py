@@ -49,7 +49,8 @@ class Trainer(interface.Trainer):
 
     def devices(self):
         """How the batches of arrays are divided: an `backend.devices.Devices`."""
-        return Devices("replicas", self.distribute_strategy.num_replicas_in_sync)
+        count = self.distribute_strategy.num_replicas_in_sync
+        return Devices("replicas", count, even=False)
 
     def make_train_function(self, force=False):
         if self.train_function is not None and not force:
