@@ -18,7 +18,7 @@ import pytest
 
 import keras_genai as kg
 from keras_genai.backend import programs
-from keras_genai.training.inference import Inference
+from keras_genai.training.compiled import CompiledFunctions
 from tests.conformance import BACKEND, THOROUGH
 
 ROOTS = {"compiled_once", "run_compiled", "run_in_batches"}  # and `stream`, a method
@@ -170,14 +170,14 @@ def vae_rows():
         ],
         "generate_batches": [batches(call("generate_batches", 3, batch_size=2))],
         "encode": [
-            call("encode", UNIT, labels),
-            call("encode", UNIT[:2], 1),
-            call("encode", UNIT, labels, batch_size=2),
+            lambda m: m.encode(UNIT, labels).mean,
+            lambda m: m.encode(UNIT[:2], 1).log_variance,
+            lambda m: m.encode(UNIT, labels, batch_size=2).mean,
         ],
         "decode": [call("decode", codes, labels), call("decode", codes[:1], 1)],
         "reconstruct": [call("reconstruct", UNIT, labels)],
         "interpolate": [
-            call("interpolate", UNIT[0], UNIT[1], steps=n, labels=1) for n in (2, 3)
+            call("interpolate", UNIT[0], UNIT[1], n=n, labels=1) for n in (2, 3)
         ],
         "traverse": [call("traverse", codes, 1, values=[0, 1], labels=1)],
         "log_likelihood": [
@@ -311,7 +311,7 @@ def dream_rows():
     return {
         "dream": [
             plain,
-            call("dream", small[0], rate=0.1, verbose=0),
+            call("dream", small[0], step_size=0.1, verbose=0),
             call("dream", large, steps=3, seed=2, verbose=0),
             changed(plain, smoothing=2.0),
             changed(plain, normalize=False),
@@ -423,7 +423,7 @@ def public_models():
         name: item
         for name, item in vars(kg).items()
         if isinstance(item, type)
-        and issubclass(item, Inference)
+        and issubclass(item, CompiledFunctions)
         and item not in (kg.Model, kg.GenerativeModel)
     }
 
@@ -439,13 +439,30 @@ def compiles(cls, fn, seen):
     if not isinstance(fn, types.FunctionType) or fn in seen:
         return False
     seen.add(fn)
-    for name in names_in(fn.__code__):
+    names = names_in(fn.__code__)
+    known = [vars(base) for base in cls.__mro__] + scopes(fn, names)
+    for name in names:
         if name in ROOTS:
             return True
-        called = [vars(base)[name] for base in cls.__mro__ if name in vars(base)]
+        called = [scope[name] for scope in known if name in scope]
         if any(compiles(cls, one, seen) for one in called if of_package(one)):
             return True
     return False
+
+
+def scopes(fn, names):
+    """The function's module, and its family's modules of which it calls functions."""
+    inner = fn.__globals__
+    family = fn.__module__.rpartition(".")[0]
+    modules = [inner[name] for name in names if inspect.ismodule(inner.get(name))]
+    own = [m for m in modules if m.__name__.startswith(family)]
+    return [{n: f for n, f in inner.items() if is_function(f, fn.__module__)}] + [
+        {n: f for n, f in vars(m).items() if is_function(f, m.__name__)} for m in own
+    ]
+
+
+def is_function(item, module):
+    return isinstance(item, types.FunctionType) and item.__module__ == module
 
 
 def of_package(fn):

@@ -10,7 +10,7 @@ from keras_genai import backend
 from keras_genai.backend import random
 from keras_genai.diffusion import guidance, samplers
 from keras_genai.diffusion.denoiser import split
-from keras_genai.training.inference import Range
+from keras_genai.training.compiled import Range
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_positive
 from keras_genai.utils.validation import (
