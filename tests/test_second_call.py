@@ -18,7 +18,7 @@ import pytest
 
 import keras_genai as kg
 from keras_genai.backend import programs
-from keras_genai.training.inference import Inference
+from keras_genai.training.compiled import CompiledFunctions
 from tests.conformance import BACKEND, THOROUGH
 
 # And `stream`, a method. The last two are of diffusion's `SamplingLoop`.
@@ -171,14 +171,14 @@ def vae_rows():
         ],
         "generate_batches": [batches(call("generate_batches", 3, batch_size=2))],
         "encode": [
-            call("encode", UNIT, labels),
-            call("encode", UNIT[:2], 1),
-            call("encode", UNIT, labels, batch_size=2),
+            lambda m: m.encode(UNIT, labels).mean,
+            lambda m: m.encode(UNIT[:2], 1).log_variance,
+            lambda m: m.encode(UNIT, labels, batch_size=2).mean,
         ],
         "decode": [call("decode", codes, labels), call("decode", codes[:1], 1)],
         "reconstruct": [call("reconstruct", UNIT, labels)],
         "interpolate": [
-            call("interpolate", UNIT[0], UNIT[1], steps=n, labels=1) for n in (2, 3)
+            call("interpolate", UNIT[0], UNIT[1], n=n, labels=1) for n in (2, 3)
         ],
         "traverse": [call("traverse", codes, 1, values=[0, 1], labels=1)],
         "log_likelihood": [
@@ -312,7 +312,7 @@ def dream_rows():
     return {
         "dream": [
             plain,
-            call("dream", small[0], rate=0.1, verbose=0),
+            call("dream", small[0], step_size=0.1, verbose=0),
             call("dream", large, steps=3, seed=2, verbose=0),
             changed(plain, smoothing=2.0),
             changed(plain, normalize=False),
@@ -424,7 +424,7 @@ def public_models():
         name: item
         for name, item in vars(kg).items()
         if isinstance(item, type)
-        and issubclass(item, Inference)
+        and issubclass(item, CompiledFunctions)
         and item not in (kg.Model, kg.GenerativeModel)
     }
 
@@ -444,13 +444,13 @@ def compiles(cls, fn, seen):
     if names & ROOTS:
         return True
     called = [vars(base)[n] for base in cls.__mro__ for n in names if n in vars(base)]
-    called += functions_of(cls, fn.__globals__, names)
+    called += functions_of(fn, names)
     return any(compiles(cls, one, seen) for one in called if of_package(one))
 
 
-def functions_of(cls, around, names):
-    """The functions of these names in the modules of a class's family."""
-    family = cls.__module__.rpartition(".")[0]
+def functions_of(fn, names):
+    """The functions of these names in its module and in those of its family."""
+    around, family = fn.__globals__, fn.__module__.rpartition(".")[0]
     named = [around[name] for name in names if name in around]
     for module in [x for x in named if isinstance(x, types.ModuleType)]:
         named += [getattr(module, name) for name in names if hasattr(module, name)]

@@ -251,7 +251,7 @@ def serve(folder: Path) -> int:
 
     content = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     model = tf.saved_model.load(content["model"])
-    images = model.signatures["generate_seeded"](
+    images = model.signatures["generate"](
         seed=tf.constant(content["seed"], "int32"),
         labels=tf.constant(content["labels"], "int32"),
     )["images"]

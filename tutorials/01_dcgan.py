@@ -264,7 +264,7 @@ model.export("served/cgan", overwrite=True)
 import tensorflow as tf
 
 served = tf.saved_model.load("served/cgan")
-boots = served.signatures["generate_seeded"](
+boots = served.signatures["generate"](
     seed=tf.constant(0), labels=tf.constant([9] * 10)
 )["images"].numpy()
 ours = model.generate(labels=[9] * 10, seed=0)

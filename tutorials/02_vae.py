@@ -136,7 +136,7 @@ plt.show()
 # what the decoder draws at each place.
 
 # %%
-codes, _ = flat.encode(test_images)
+codes = flat.encode(test_images).mean
 side = np.linspace(-2.2, 2.2, 15)
 places = np.stack([[x, y] for y in side[::-1] for x in side])
 atlas = flat.decode(places).reshape(15, 15, 28, 28)
@@ -207,7 +207,7 @@ show(np.concatenate(rows), title="Read; redrawn from 2 numbers; from 16")
 # %%
 chosen = [np.flatnonzero(test_labels == k)[0] for k in (9, 0, 3, 8)]
 ways = model.interpolate(
-    test_images[chosen], test_images[chosen[1:] + chosen[:1]], steps=10
+    test_images[chosen], test_images[chosen[1:] + chosen[:1]], n=10
 )
 show(ways.reshape(-1, 28, 28, 1), title="From one to the next, spherically")
 
@@ -216,7 +216,7 @@ show(ways.reshape(-1, 28, 28, 1), title="From one to the next, spherically")
 # that vary most over the test pictures.
 
 # %%
-codes, _ = model.encode(test_images)
+codes = model.encode(test_images).mean
 busiest = np.argsort(-codes.std(axis=0))[:5]
 swept = [
     model.traverse(test_images[chosen[1]], int(d), np.linspace(-3, 3, 10))
@@ -371,7 +371,7 @@ import tensorflow as tf
 
 served = tf.saved_model.load("served/vae")
 print("signatures:", ", ".join(sorted(served.signatures)))
-made = served.signatures["generate_seeded"](seed=tf.constant(1), n=tf.constant(20))
+made = served.signatures["generate"](seed=tf.constant(1), n=tf.constant(20))
 print("largest difference:", np.abs(made["images"].numpy() - after).max())
 code = served.signatures["encode"](images=tf.constant(test_images[:1]))["mean"].numpy()
 print("the code of the first test picture:", np.round(code[0], 1))

@@ -29,10 +29,10 @@ _PACKAGES = {
 def export_onnx(model, path, overwrite=False, signature=None):
     """Writes one of `model.export_signatures()` as an ONNX file.
 
-    A file holds one function. `"generate"`, the default of a GAN, takes
+    A file holds one function. `"decode"`, the default of a GAN, takes
     `latents (batch, latent_dim)`, and `labels (batch,)` int32 of a model with labels,
     and gives `images (batch, H, W, C)` in [-1, 1], by the averaged weights where an
-    average is kept. `"generate_seeded"` is the sampler with its noise: `seed` and `n`
+    average is kept. `"generate"` is the sampler with its noise: `seed` and `n`
     (or `labels`) in, the images of `model.generate(n, seed=seed)` out. The sizes
     marked None in the signature are free.
 

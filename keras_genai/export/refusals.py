@@ -9,7 +9,7 @@ def refusing(fn, inputs, ranges):
     Args:
         fn: function of tensors, in the order of `inputs`.
         inputs: list of `(name, shape, dtype)`: see `export_signatures`.
-        ranges: dict name -> `training.inference.Range`.
+        ranges: dict name -> `training.compiled.Range`.
 
     Returns:
         The same function; where an input is outside its range, or has not as many rows

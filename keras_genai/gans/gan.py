@@ -319,16 +319,19 @@ class GAN(GenerativeModel):
         return self(latents, labels, training=False)
 
     def export_signatures(self):
-        """What `export` writes: name -> (function, its inputs); the first serves."""
+        """What `export` writes: name -> (function, its inputs); the first serves.
+
+        `decode` takes latents, `generate` a seed and the number of images (or labels).
+        """
         labels = [("labels", (None,), "int32")] if self.num_classes else []
         latents = ("latents", (None, self.latent_dim), "float32")
 
-        def generate(latents, labels=None):
+        def decode(latents, labels=None):
             return {"images": self(latents, labels, training=False)}
 
         return {
-            "generate": (generate, [latents, *labels]),
-            "generate_seeded": self.seeded_signature(),
+            "decode": (decode, [latents, *labels]),
+            "generate": self.seeded_signature(),
         }
 
     # Configuration

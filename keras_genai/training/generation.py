@@ -5,14 +5,14 @@ import numpy as np
 from keras import ops
 
 from keras_genai.backend import random
-from keras_genai.training.inference import Inference
+from keras_genai.training.compiled import CompiledFunctions
 from keras_genai.training.model import Model
 from keras_genai.utils.arguments import check_known, checked, names_of
 from keras_genai.utils.checks import check_labels, check_positive
 from keras_genai.utils.memory import check_room
 
 
-class Sampling(Inference):
+class Sampling(CompiledFunctions):
     """The part of a model that samples, by what a family defines:
 
     - `draw(key, count, first, labels)`: `count` samples as a tensor, of which sample
@@ -133,7 +133,7 @@ class Sampling(Inference):
     def seeded_signature(self):
         """The export of `generate`: `seed` with `labels` or `n` -> `images`."""
 
-        def generate_seeded(seed, last):
+        def generate(seed, last):
             labelled = self.num_classes is not None
             key = random.key(seed, "generate/latents")
             count = ops.shape(last)[0] if labelled else last
@@ -142,7 +142,7 @@ class Sampling(Inference):
         last = ("n", (), "int32")
         if self.num_classes is not None:
             last = ("labels", (None,), "int32")
-        return generate_seeded, [("seed", (), "int32"), last]
+        return generate, [("seed", (), "int32"), last]
 
 
 class GenerativeModel(Sampling, Model):

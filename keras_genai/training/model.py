@@ -9,8 +9,8 @@ from keras_genai.backend import random, replicas
 from keras_genai.backend.precision import widen
 from keras_genai.training import data as data_lib
 from keras_genai.training import fitting, gradient_accumulation
+from keras_genai.training.compiled import CompiledFunctions
 from keras_genai.training.ema import EMA
-from keras_genai.training.inference import Inference
 from keras_genai.training.optimizer import (
     Group,
     PlayersOptimizer,
@@ -41,7 +41,7 @@ from keras_genai.utils.validation import (
 )
 
 
-class Model(Inference, Saving, backend.Trainer, keras.Model):
+class Model(CompiledFunctions, Saving, backend.Trainer, keras.Model):
     """A `keras.Model` of one or several players that trains with `fit()`.
 
     A family writes `train_step(self, data)` once, in `keras.ops`, with `data` the

@@ -10,7 +10,7 @@ from keras_genai.backend.precision import dtype_policy, widen
 from keras_genai.layers.embedding import check_ids
 from keras_genai.losses.reduction import weighted_mean
 from keras_genai.training import Model
-from keras_genai.training.inference import Range
+from keras_genai.training.compiled import Range
 from keras_genai.training.optimizer import decaying
 from keras_genai.transformers.bert_network import BERTNetwork
 from keras_genai.transformers.mlm import (

@@ -17,7 +17,7 @@ from keras_genai.backend.precision import dtype_policy
 from keras_genai.layers.transformer_block import GATED
 from keras_genai.losses.reduction import weighted_mean
 from keras_genai.training import Model
-from keras_genai.training.inference import Range
+from keras_genai.training.compiled import Range
 from keras_genai.training.optimizer import decaying
 from keras_genai.transformers import text_generation
 from keras_genai.transformers.gpt_network import GPTNetwork

@@ -10,7 +10,7 @@ from keras_genai.backend.precision import dtype_policy
 from keras_genai.layers.positions import KINDS as POSITIONS
 from keras_genai.losses.reduction import weighted_mean
 from keras_genai.training import Model
-from keras_genai.training.inference import Range
+from keras_genai.training.compiled import Range
 from keras_genai.transformers import decoding
 from keras_genai.transformers.logits_processors import MINUS
 from keras_genai.transformers.padding import pad_rows

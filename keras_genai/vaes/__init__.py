@@ -2,9 +2,9 @@
 
 from keras_genai.vaes.active_units import ActiveUnits
 from keras_genai.vaes.autoencoder_kl import AutoencoderKL
+from keras_genai.vaes.gaussian import DiagonalGaussian
 from keras_genai.vaes.pixelcnn import PixelCNN
 from keras_genai.vaes.pixelcnn_network import pixelcnn_network
-from keras_genai.vaes.posterior import DiagonalGaussian
 from keras_genai.vaes.schedules import KLWarmup
 from keras_genai.vaes.vae import VAE
 from keras_genai.vaes.vqvae import VQVAE

@@ -37,13 +37,13 @@ from keras_genai.utils.validation import (
     text,
     tuple_of,
 )
+from keras_genai.vaes.gaussian import DiagonalGaussian
 from keras_genai.vaes.kl_networks import (
     LogVariance,
     kl_decoder,
     kl_encoder,
     patch_discriminator,
 )
-from keras_genai.vaes.posterior import DiagonalGaussian
 from keras_genai.vaes.tiling import tiled
 from keras_genai.weights.pretrained import Pretrained
 

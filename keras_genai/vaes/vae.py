@@ -8,7 +8,6 @@ importance-weighted autoencoder (1509.00519) are arguments.
 """
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_genai import backend
@@ -31,15 +30,16 @@ from keras_genai.utils.validation import (
     either,
     flag,
     function,
+    integer,
     integers,
     number,
     one_of,
+    pair,
     text,
 )
-from keras_genai.vaes import likelihoods
+from keras_genai.vaes import evaluation, likelihoods
 from keras_genai.vaes.active_units import ActiveUnits, LatentMeans
-from keras_genai.vaes.inference import Inference
-from keras_genai.vaes.mixture import Mixture, branch
+from keras_genai.vaes.gmm_prior import Mixture, branch
 from keras_genai.vaes.schedules import check_weight
 from keras_genai.vaes.vae_networks import VAENetworks
 
@@ -47,9 +47,11 @@ PRIORS = ("normal", "mixture")
 
 ESTIMATORS = ("reparameterized", "dreg")
 
+_LABELS = array((0, 1, 2), finite=False)  # one is for all
+
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class VAE(Inference, GenerativeModel):
+class VAE(GenerativeModel):
     """Variational autoencoder (1312.6114): images, their codes, and their likelihood.
 
     It minimises `-E_q log p(x|z) + beta KL(q(z|x) || N(0, I))`; with
@@ -457,6 +459,169 @@ class VAE(Inference, GenerativeModel):
             "prior_components": self.prior and self.prior.components,
         }
 
+    # Latents, images, likelihoods
+
+    def call(self, x, labels=None, training=False):
+        """Reconstructions `(B, H, W, C)`, so that `predict` gives them.
+
+        With labels: `model.predict([images, labels])`.
+        """
+        if isinstance(x, (list, tuple)):
+            x, labels = x
+        mean, _ = self._moments(x, labels, training)
+        return self.likelihood.mean(self._decode(mean, labels, training))
+
+    @checked(x=array(finite=False), labels=_LABELS)
+    def encode(self, x, labels=None, batch_size=256, verbose=0):
+        """The Gaussian q(z|x) of each image.
+
+        Args:
+            x: images `(N, H, W, C)`, in the range of the training images.
+            labels: integers `(N,)`, or one for all; for a model with labels.
+            batch_size: images in one pass.
+            verbose: 1 shows a progress bar.
+
+        Returns:
+            `DiagonalGaussian` of NumPy float32 `(N, latent_dim)`.
+
+        Example:
+
+        ```python
+        codes = model.encode(images).mean
+        ```
+        """
+        return evaluation.encode(self, x, labels, batch_size, verbose)
+
+    @checked(z=array(), labels=_LABELS)
+    def decode(self, z, labels=None, batch_size=256, verbose=0):
+        """The mean image of p(x|z) of each latent vector.
+
+        Args:
+            z: `(N, latent_dim)`.
+            labels, batch_size, verbose: see `encode`.
+
+        Returns:
+            NumPy float32 `(N, H, W, C)`.
+        """
+        return evaluation.decode(self, z, labels, batch_size, verbose)
+
+    @checked(x=array(finite=False), labels=_LABELS)
+    def reconstruct(self, x, labels=None, batch_size=256, verbose=0):
+        """Each image through its code's mean and back, `(N, H, W, C)`: see `encode`."""
+        mean = self.encode(x, labels, batch_size, verbose).mean
+        return self.decode(mean, labels, batch_size, verbose)
+
+    @checked(a=array(), b=array(), kind=text, labels=_LABELS)
+    def interpolate(self, a, b, n=8, kind="spherical", labels=None):
+        """Images on the way from one to another, through the latents.
+
+        Args:
+            a: where it begins: an image, a batch of them, or latents.
+            b: where it ends, likewise.
+            n: images on the way, both ends included, at least 2.
+            kind: `"spherical"`, along a great circle with the length between
+                (1609.04468, section 2.1), or `"linear"`.
+            labels: see `encode`.
+
+        Returns:
+            NumPy float32 `(n, H, W, C)`, or `(B, n, H, W, C)` of a batch.
+        """
+        return evaluation.interpolate(self, a, b, n, kind, labels)
+
+    @checked(
+        x=array(finite=False), dimension=integer(0), values=array(1), labels=_LABELS
+    )
+    def traverse(self, x, dimension, values=None, labels=None):
+        """Images of one latent swept, the others as they are.
+
+        Args:
+            x: an image, a batch of them, or latents.
+            dimension: which latent, in [0, latent_dim).
+            values: what it takes, by default 9 from -3 to 3.
+            labels: see `encode`.
+
+        Returns:
+            NumPy float32 `(values, H, W, C)`, or `(B, values, H, W, C)` of a batch.
+        """
+        return evaluation.traverse(self, x, dimension, values, labels)
+
+    @checked(x=array(finite=False), labels=_LABELS)
+    def log_likelihood(
+        self,
+        x,
+        labels=None,
+        importance_samples=5000,
+        batch_size=16,
+        chunk=256,
+        seed=0,
+        verbose=0,
+    ):
+        """`log p(x)` of each image, estimated from below by L_k (1509.00519, eq. 8).
+
+        `log 1/k sum_i p(x, z_i) / q(z_i|x)`, by chunks of latents of which only the
+        logarithm of the sum is kept: memory does not grow with k. The draws are
+        numbered by image and latent, so that the result does not depend on
+        `batch_size` and `chunk`, and k latents begin with those of a smaller k.
+
+        Args:
+            x: images `(N, H, W, C)`.
+            labels: see `encode`.
+            importance_samples: k.
+            batch_size: images in one pass.
+            chunk: latents of each image in one pass.
+            seed: integer >= 0, of the latents.
+            verbose: 1 shows a progress bar.
+
+        Returns:
+            NumPy float64 `(N,)`, in nats. For a model with `binarize="dynamic"`, of
+            the binary images that `evaluate` sees.
+
+        Example:
+
+        ```python
+        nll = -model.log_likelihood(test_images, verbose=1).mean()
+        ```
+        """
+        return evaluation.log_likelihood(
+            self, x, labels, importance_samples, batch_size, chunk, seed, verbose
+        )
+
+    @checked(x=array(finite=False), value_range=pair(), labels=_LABELS)
+    def bits_per_dim(
+        self,
+        x,
+        labels=None,
+        importance_samples=128,
+        value_range=(-1.0, 1.0),
+        dequantize=True,
+        **kwargs,
+    ):
+        """`-log2 P(x)` of 8-bit images for each of their H W C values.
+
+        For `"discretized_logistic"`, whose P is one of levels, `-log p / (H W C log
+        2)`. For `"gaussian"`, a density, uniform noise as wide as a level is added
+        (1511.01844, section 3.1) and log of that width, `log2 127.5 = 6.99` bits on
+        [-1, 1], counted for each value.
+
+        Args:
+            x: images of 256 levels, `(N, H, W, C)`.
+            labels, importance_samples: see `log_likelihood`.
+            value_range: that of black and white.
+            dequantize: False for a `"gaussian"` whose images already have their noise,
+                `(level + noise) / 256` put into `value_range`: a level is then 1/256
+                of it, not 1/255.
+            **kwargs: see `log_likelihood`.
+
+        Returns:
+            NumPy float64 `(N,)`, each from above.
+
+        Raises:
+            ValueError: for `"bernoulli"`, and for images that are not of 256 levels.
+        """
+        return evaluation.bits_per_dim(
+            self, x, labels, importance_samples, value_range, dequantize, **kwargs
+        )
+
     # Sampling
 
     @checked(x=array(finite=False))
@@ -497,10 +662,10 @@ class VAE(Inference, GenerativeModel):
             raise ValueError(
                 f"{components} components need at least as many images; got {len(x)}."
             )
-        mean, log_variance = self.encode(x, labels)
+        q = self.encode(x, labels)
         key = random.key(seed, "fit_prior/latents")
-        noise = random.normal(key, mean.shape, host=True)
-        prior.fit(mean + np.exp(0.5 * log_variance) * noise, seed, **kwargs)
+        noise = random.normal(key, q.mean.shape, host=True)
+        prior.fit(q.sample(noise=noise), seed, **kwargs)
         self.prior = prior
         # What was compiled reads the variables of the prior before.
         self.forget_compiled()
@@ -549,15 +714,15 @@ class VAE(Inference, GenerativeModel):
     def export_signatures(self):
         """What `export` writes: name -> (function, its inputs); the first serves.
 
-        `generate` and `decode` take latents, `generate_seeded` a seed and the number
-        of images (or labels), `encode` and `reconstruct` images.
+        `decode` takes latents, `generate` a seed and the number of images (or labels),
+        `encode` and `reconstruct` images.
         """
         labels = [("labels", (None,), "int32")] if self.num_classes else []
         latents = [("latents", (None, self.latent_dim), "float32"), *labels]
         images = [("images", (None, *self.image_shape), "float32"), *labels]
 
         def decode(latents, labels=None):
-            return {"images": self._one_decode(0, latents, labels)[0]}
+            return {"images": self.likelihood.mean(self._decode(latents, labels))}
 
         def encode(images, labels=None):
             mean, log_variance = self._moments(images, labels)
@@ -567,10 +732,9 @@ class VAE(Inference, GenerativeModel):
             return {"reconstruction": self.call(images, labels)}
 
         return {
-            "generate": (decode, latents),
-            "generate_seeded": self.seeded_signature(),
-            "encode": (encode, images),
             "decode": (decode, latents),
+            "generate": self.seeded_signature(),
+            "encode": (encode, images),
             "reconstruct": (reconstruct, images),
         }
 

@@ -14,8 +14,8 @@ from keras_genai.layers import GumbelQuantizer
 from keras_genai.losses import reconstruction as reconstructions
 from keras_genai.losses.reduction import mean_over_samples, per_sample
 from keras_genai.training import GenerativeModel
+from keras_genai.training.compiled import Range
 from keras_genai.training.data import tensors
-from keras_genai.training.inference import Range
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import (
     check_image_shape,

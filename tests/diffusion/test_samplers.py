@@ -348,7 +348,7 @@ def test_leaves_as_a_savedmodel(tensorflow_alone, tmp_path):
     model.export(tmp_path / "served")
     calls = [
         (
-            "generate_seeded",
+            "generate",
             {
                 "seed": np.int32(5),
                 "labels": np.int32(labels),

@@ -61,7 +61,7 @@ class ToyDiffusion(kg.GenerativeModel):
         return sampler(guided, grid.start(noise), samplers.keyed_noise(key, first))
 
     def export_signatures(self):
-        def generate_seeded(seed, labels, guidance_scale):
+        def generate(seed, labels, guidance_scale):
             key = random.key(seed, "generate/latents")
             count = ops.shape(labels)[0]
             images = self.draw(key, count, 0, labels, guidance_scale)
@@ -72,7 +72,7 @@ class ToyDiffusion(kg.GenerativeModel):
             ("labels", (None,), "int32"),
             ("guidance_scale", (), "float32"),
         ]
-        return {"generate_seeded": (generate_seeded, inputs)}
+        return {"generate": (generate, inputs)}
 
     def get_config(self):
         return {"seed": self.seed}

@@ -55,7 +55,7 @@ TestProcesses = processes.battery(
     images("cnn processes", (8, 8, 1)),
     methods={
         "logits": lambda model, images: model.predict(images, verbose=0),
-        "generate_seeded": lambda model, seed, labels: model.generate(
+        "generate": lambda model, seed, labels: model.generate(
             labels=labels, seed=int(seed)
         ),
     },

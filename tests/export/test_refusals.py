@@ -55,13 +55,13 @@ SERVED = [
     ),
     (
         lambda: kg.CGAN((8, 8, 1), 3, 4, base_filters=4),
-        "generate",
+        "decode",
         {"latents": np.zeros((2, 4), FLOAT), "labels": INT([0, 2])},
         {"labels": [INT([0, 3]), INT([-1, 0]), INT([1])]},
     ),
     (
         lambda: kg.DCGAN((8, 8, 1), 4, base_filters=4),
-        "generate_seeded",
+        "generate",
         {"n": INT(1), "seed": INT(0)},
         {"n": [INT(0), INT(-1)], "seed": [INT(-1)]},
     ),

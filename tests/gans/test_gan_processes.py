@@ -41,8 +41,8 @@ TestCGANProcesses = processes.battery(
     compile=optimizers,
     ranges={"labels": (0, CLASSES)},
     methods={
-        "generate": lambda model, latents, labels: model(latents, labels),
-        "generate_seeded": lambda model, seed, labels: model.generate(
+        "decode": lambda model, latents, labels: model(latents, labels),
+        "generate": lambda model, seed, labels: model.generate(
             labels=labels, seed=int(seed)
         ),
     },
@@ -52,10 +52,8 @@ TestDCGANProcesses = processes.battery(
     lambda: kg.DCGAN((8, 8, 2), latent_dim=5, base_filters=4, seed=4),
     images("processes", 8, 8, 2),
     methods={
-        "generate": lambda model, latents: model(latents),
-        "generate_seeded": lambda model, seed, n: model.generate(
-            int(n), seed=int(seed)
-        ),
+        "decode": lambda model, latents: model(latents),
+        "generate": lambda model, seed, n: model.generate(int(n), seed=int(seed)),
     },
     exceptions={
         "killed": "The CGAN is killed for all GANs.",

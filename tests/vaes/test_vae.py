@@ -202,19 +202,24 @@ def test_sample_weights_count():
 
 def test_codes_and_paths():
     model, x = small(), grey(6)
-    mean, log_variance = model.encode(x, batch_size=4)
-    assert mean.shape == log_variance.shape == (6, 4)
+    q = model.encode(x, batch_size=4)
+    mean = q.mean
+    assert mean.shape == q.log_variance.shape == (6, 4)
+    assert isinstance(q, kg.vaes.DiagonalGaussian)
+    np.testing.assert_allclose(
+        q.sample(seed=1)[:2], model.encode(x[:2]).sample(seed=1), atol=1e-5
+    )
     images = model.decode(mean)
     np.testing.assert_allclose(model.reconstruct(x), images, atol=1e-6)
     np.testing.assert_allclose(model.predict(x, verbose=0), images, atol=1e-5)
     for kind in ("spherical", "linear"):
-        path = model.interpolate(x[0], x[1], steps=5, kind=kind)
+        path = model.interpolate(x[0], x[1], n=5, kind=kind)
         assert path.shape == (5, 8, 8, 1)
         np.testing.assert_allclose(path[[0, -1]], images[:2], atol=1e-5)
-        both = model.interpolate(mean[[0, 2]], mean[[1, 3]], steps=5, kind=kind)
+        both = model.interpolate(mean[[0, 2]], mean[[1, 3]], n=5, kind=kind)
         np.testing.assert_allclose(both[0], path, atol=1e-5)
     a, b = np.array([2.0, 0, 0, 0]), np.array([0, 2.0, 0, 0])
-    middle = model.interpolate(a, b, steps=3)[1]
+    middle = model.interpolate(a, b, n=3)[1]
     wanted = model.decode(np.sqrt([[2.0, 2.0, 0, 0]]))[0]  # as long as its ends
     np.testing.assert_allclose(middle, wanted, atol=1e-5)
     swept = model.traverse(x[:2], 3, values=[0.0, mean[1, 3]])
@@ -249,10 +254,11 @@ def test_a_fitted_prior_is_used_and_saved(tmp_path):
     np.testing.assert_allclose(model.generate(6, prior="normal"), before, atol=1e-6)
     assert np.abs(model.generate(6) - before).max() > 1e-3
     # The latents that it draws have the moments of the codes.
-    mean, log_variance = model.encode(x, labels)
+    q = model.encode(x, labels)
+    mean = q.mean
     key = backend.random.key(0, "moments")
     z = ops.convert_to_numpy(model.prior.sample(key, 20_000, 0))
-    spread = np.sqrt(mean.var(0) + np.exp(log_variance).mean(0))
+    spread = np.sqrt(mean.var(0) + q.variance.mean(0))
     np.testing.assert_allclose(z.mean(0), mean.mean(0), atol=0.5)
     np.testing.assert_allclose(z.std(0), spread, rtol=0.4)
     again = ops.convert_to_numpy(model.prior.sample(key, 5, 3))
@@ -290,7 +296,7 @@ def test_served_by_tensorflow_alone(tensorflow_alone, tmp_path):
         ("reconstruct", images),
         ("decode", latents),
         ("serving_default", latents),
-        ("generate_seeded", {"seed": seed, "labels": wanted}),
+        ("generate", {"seed": seed, "labels": wanted}),
     ]
     names, answers = tensorflow_alone.serve(tmp_path / "served", calls)
     expected = [
@@ -305,7 +311,6 @@ def test_served_by_tensorflow_alone(tensorflow_alone, tmp_path):
     assert set(names) == {
         "serving_default",
         "generate",
-        "generate_seeded",
         "encode",
         "decode",
         "reconstruct",
@@ -404,8 +409,8 @@ def test_refused_data():
         small().traverse(x[0], 4)
     with pytest.raises(ValueError, match="one or a batch"):
         small().interpolate(x[0, :4], x[1])
-    with pytest.raises(ValueError, match="steps must be"):
-        small().interpolate(x[0], x[1], steps=1)
+    with pytest.raises(ValueError, match="n must be"):
+        small().interpolate(x[0], x[1], n=1)
     with pytest.raises(ValueError, match="'spherical' or 'linear'"):
         small().interpolate(x[0], x[1], kind="cubic")
     with pytest.raises(ValueError, match="importance_samples must be"):

@@ -32,8 +32,8 @@ TestVAEProcesses = processes.battery(
     grey,
     ranges={"labels": (0, CLASSES), "images": (0.0, 1.0)},
     methods={
-        "generate": lambda model, latents, labels: model.decode(latents, labels),
-        "generate_seeded": lambda model, seed, labels: model.generate(
+        "decode": lambda model, latents, labels: model.decode(latents, labels),
+        "generate": lambda model, seed, labels: model.generate(
             labels=labels, seed=int(seed)
         ),
         "reconstruct": lambda model, images, labels: model.reconstruct(images, labels),

@@ -1,4 +1,4 @@
-"""A mixture of Gaussians as a prior, fitted when the autoencoder is trained."""
+"""A Gaussian mixture as a prior over latents, fitted to a trained autoencoder."""
 
 import keras
 import numpy as np

@@ -15,7 +15,7 @@ LEAST, MOST = -30.0, 20.0
 class DiagonalGaussian:
     """`q(z | x) = N(mean, diag(exp(log_variance)))` (1312.6114, appendix C.2).
 
-    Of tensors inside a model, of NumPy arrays where `AutoencoderKL.encode` returns it;
+    Of tensors inside a model, of NumPy arrays where `encode` of a model returns it;
     its methods give the same kind.
 
     Args:

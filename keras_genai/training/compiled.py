@@ -33,7 +33,7 @@ class Range:
         return " and ".join(["finite", *told] if finite else told)
 
 
-class Inference:
+class CompiledFunctions:
     """The part of a model that runs functions of its weights, and exports them.
 
     What a model defines: `num_classes`, K of its labels, or None; `unit_name`, what a
