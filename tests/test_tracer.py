@@ -69,7 +69,7 @@ TEXTS = np.random.default_rng(0).integers(0, 11, (4, 9))
         (gpt, TEXTS, 10),
         (vae, (IMAGES + 1) / 2, 8),
         (dcgan, IMAGES, 10),
-        (ddpm, IMAGES, 16),
+        (ddpm, IMAGES, 15),
     ],
     ids=["GPT", "VAE", "DCGAN", "DDPM"],
 )

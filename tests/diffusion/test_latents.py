@@ -23,6 +23,7 @@ class Autoencoder(keras.layers.Layer):
         turn = np.linalg.qr(DRAW.normal(size=(4, 4)))[0].astype("float32")
         self.turn = self.add_weight(shape=(4, 4), trainable=False)
         self.turn.assign(turn)
+        self.built = True
 
     def encode(self, x):  # (B, H, W, 1) -> (B, H/2, W/2, 4)
         _, height, width, _ = x.shape
