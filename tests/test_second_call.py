@@ -312,7 +312,7 @@ def dream_rows():
     return {
         "dream": [
             plain,
-            call("dream", small[0], rate=0.1, verbose=0),
+            call("dream", small[0], step_size=0.1, verbose=0),
             call("dream", large, steps=3, seed=2, verbose=0),
             changed(plain, smoothing=2.0),
             changed(plain, normalize=False),

@@ -187,7 +187,13 @@ show(np.concatenate(rows), columns=6, title="picture, saliency, Grad-CAM, occlus
 rows = [clothes]
 for layer in ("conv_0", "conv_1", "conv_2", "conv_3"):
     dreamer = kg.DeepDream(
-        cnn, {layer: 1.0}, octaves=2, octave_scale=1.3, steps=10, rate=0.05, jitter=2
+        cnn,
+        {layer: 1.0},
+        octaves=2,
+        octave_scale=1.3,
+        steps=10,
+        step_size=0.05,
+        jitter=2,
     )
     rows.append(dreamer.dream(clothes, verbose=0))
     values = dreamer.measure(rows[0]).mean(), dreamer.measure(rows[-1]).mean()
@@ -241,7 +247,7 @@ if network is not None:
     dreams = [cat]
     for layer in ("block_3", "block_7", "block_13"):
         dreamer = kg.DeepDream(
-            network, {layer: 1.0}, octaves=3, steps=few, rate=0.04, smoothing=0.7
+            network, {layer: 1.0}, octaves=3, steps=few, step_size=0.04, smoothing=0.7
         )
         dreams.append(dreamer.dream(cat, verbose=0))
         print(layer, *(f"{values[-1] / values[0]:.1f}" for values in dreamer.history))
@@ -254,11 +260,11 @@ if network is not None:
 # %%
 if network is not None:
     dreamer = kg.DeepDream(
-        network, {"block_10": 1.0}, steps=few, rate=0.04, smoothing=0.7
+        network, {"block_10": 1.0}, steps=few, step_size=0.04, smoothing=0.7
     )
     dreams = [dreamer.dream(cat, octaves=n, verbose=0) for n in (1, 2, 4)]
     kept = kg.DeepDream(
-        network, {"block_10": 1.0}, steps=few, rate=0.04, keep_colors=True
+        network, {"block_10": 1.0}, steps=few, step_size=0.04, keep_colors=True
     )
     show(
         [*dreams, kept.dream(cat, verbose=0)], columns=2, scale=1, title="1, 2, 4; kept"
@@ -273,7 +279,10 @@ if network is not None:
 if network is not None:
     coffee = square(photographs["coffee"], cat.shape[0])
     guided = kg.DeepDream(
-        network, objectives=kg.dream.Guided("block_10", coffee), steps=few, rate=0.04
+        network,
+        objectives=kg.dream.Guided("block_10", coffee),
+        steps=few,
+        step_size=0.04,
     )
     show(
         [cat, coffee, guided.dream(cat, verbose=0)],
@@ -311,7 +320,9 @@ show([clothes[9], clothes[2], painted], 3, title="Boot, pullover, boot in its st
 # that single pixels may differ by a step; the pictures are the same.
 
 # %%
-dreamer = kg.DeepDream(cnn, {"conv_2": 1.0}, octaves=1, steps=10, rate=0.05, jitter=2)
+dreamer = kg.DeepDream(
+    cnn, {"conv_2": 1.0}, octaves=1, steps=10, step_size=0.05, jitter=2
+)
 dreamer.save("dreamer.keras")
 loaded = kg.load_model("dreamer.keras")
 ours = dreamer.dream(clothes, verbose=0)

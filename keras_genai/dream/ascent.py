@@ -83,7 +83,7 @@ def start_state(x, optimizer, xp=ops):
     return xp.zeros_like(x), xp.zeros_like(x)
 
 
-def climbed(x, direction, state, number, rate, optimizer):
+def climbed(x, direction, state, number, step_size, optimizer):
     """One step in a direction.
 
     Args:
@@ -91,18 +91,18 @@ def climbed(x, direction, state, number, rate, optimizer):
         direction: like `x`, uphill.
         state: of the optimizer.
         number: of the step, from 0, an integer scalar.
-        rate: of the step.
-        optimizer: `"step"`, `x + rate direction`; or `"adam"` (1412.6980).
+        step_size: of the step.
+        optimizer: `"step"`, `x + step_size direction`; or `"adam"` (1412.6980).
 
     Returns:
         `(x, state)`.
     """
     if optimizer == "step":
-        return x + rate * direction, ()
+        return x + step_size * direction, ()
     first, second = state
     first = BETA_1 * first + (1.0 - BETA_1) * direction
     second = BETA_2 * second + (1.0 - BETA_2) * ops.square(direction)
     number = ops.cast(number, x.dtype) + 1.0
     mean = first / (1.0 - ops.power(ops.cast(BETA_1, x.dtype), number))
     square = second / (1.0 - ops.power(ops.cast(BETA_2, x.dtype), number))
-    return x + rate * mean / (ops.sqrt(square) + EPSILON), (first, second)
+    return x + step_size * mean / (ops.sqrt(square) + EPSILON), (first, second)

@@ -128,7 +128,7 @@ class CNN(GenerativeModel):
         network: a network of your own, images -> logits `(B, num_classes)`, in place
             of the four above.
         steps: of `generate`'s ascent, at least 1.
-        rate: how far each step moves a pixel on the average.
+        step_size: how far each step moves a pixel on the average.
         decay: of the same ascent, at least 0.
         seed: integer >= 0: initial weights, noise and shuffling follow from it.
 
@@ -153,7 +153,7 @@ class CNN(GenerativeModel):
         architecture=text,
         filters=integers(0),
         hidden_units=integers(least=0),
-        rate=number("> 0"),
+        step_size=number("> 0"),
         decay=number(">= 0"),
         steps=integer(1),
     )
@@ -168,7 +168,7 @@ class CNN(GenerativeModel):
         dropout=0.0,
         network=None,
         steps=40,
-        rate=0.05,
+        step_size=0.05,
         decay=0.05,
         seed=0,
         **kwargs,
@@ -195,7 +195,7 @@ class CNN(GenerativeModel):
         self.hidden_units = tuple(hidden_units)
         self.dropout = dropout
         self.steps = steps
-        self.rate = rate
+        self.step_size = step_size
         self.decay = decay
         self._own = [] if network is None else ["network"]
         if network is None:
@@ -296,7 +296,7 @@ class CNN(GenerativeModel):
                 return ops.sum(logits * ops.cast(wanted, logits.dtype))
 
             _, gradient = backend.value_and_gradient(score, x)
-            x = x + self.rate * (normalized(widen(gradient)) - self.decay * x)
+            x = x + self.step_size * (normalized(widen(gradient)) - self.decay * x)
             return ops.clip(x, *self.value_range)
 
         start = 0.1 * ops.cast(noise, wide())
@@ -322,7 +322,7 @@ class CNN(GenerativeModel):
             "hidden_units",
             "dropout",
             "steps",
-            "rate",
+            "step_size",
             "decay",
         )
         return configuration(self, names, self._own)

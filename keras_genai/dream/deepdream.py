@@ -44,10 +44,10 @@ class DeepDream(Sampling, Saving, keras.Model):
     `keras.applications` or a backbone of keras-hub among them, or a `kg.CNN`. It is
     not changed. Where it takes other values than [-1, 1], `preprocess` makes them.
 
-    Each step moves the picture by `rate` times the gradient, which is divided by its
-    root mean square, blurred, and joined by `total_variation` times the Laplacian:
+    Each step moves the picture by `step_size` times the gradient, which is divided by
+    its root mean square, blurred, and joined by `total_variation` times the Laplacian:
 
-        x <- clip(x + rate (blur(g / rms(g)) + total_variation lap(x)))
+        x <- clip(x + step_size (blur(g / rms(g)) + total_variation lap(x)))
 
     Args:
         model: the network.
@@ -58,7 +58,7 @@ class DeepDream(Sampling, Saving, keras.Model):
         octaves: number of sizes, at least 1.
         octave_scale: of two that follow each other, above 1.
         steps: of each octave, at least 1.
-        rate: of each step, positive; 0.02 is one part in a hundred of the range.
+        step_size: of each step, positive; 0.02 is one part in a hundred of the range.
         optimizer: `"step"`, as above, or `"adam"`, which climbs by Adam (1412.6980).
         jitter: the most pixels that the picture is moved in each direction.
         smoothing: deviation of the blur in pixels; 0 is none.
@@ -96,7 +96,7 @@ class DeepDream(Sampling, Saving, keras.Model):
     @checked(
         octave_scale=number("> 1"),
         steps=STEPS,
-        rate=number("> 0"),
+        step_size=number("> 0"),
         optimizer=text,
         jitter=integer(0),
         smoothing=number(">= 0"),
@@ -114,7 +114,7 @@ class DeepDream(Sampling, Saving, keras.Model):
         octaves=4,
         octave_scale=1.4,
         steps=10,
-        rate=0.02,
+        step_size=0.02,
         optimizer="step",
         jitter=8,
         smoothing=0.5,
@@ -138,7 +138,7 @@ class DeepDream(Sampling, Saving, keras.Model):
         self.octaves = octaves
         self.octave_scale = octave_scale
         self.steps = steps
-        self.rate = rate
+        self.step_size = step_size
         self.climber = optimizer
         self.jitter = jitter
         self.smoothing = smoothing
@@ -193,17 +193,17 @@ class DeepDream(Sampling, Saving, keras.Model):
             self.check_size(*size, what)
         return sizes
 
-    @checked(steps=STEPS, rate=number("> 0"))
+    @checked(steps=STEPS, step_size=number("> 0"))
     def dream(
-        self, images, *, octaves=None, steps=None, rate=None, seed=None, verbose=1
+        self, images, *, octaves=None, steps=None, step_size=None, seed=None, verbose=1
     ):
         """Pictures with what the network sees in them.
 
         Args:
             images: `(H, W, C)` or `(B, H, W, C)` in [-1, 1], of any size that the
                 layers leave a place of.
-            octaves, steps, rate, seed: in place of the model's own. The same seed gives
-                the same dream on every backend.
+            octaves, steps, step_size, seed: in place of the model's own. The same seed
+                gives the same dream on every backend.
             verbose: 1 shows a progress bar.
 
         Returns:
@@ -216,9 +216,9 @@ class DeepDream(Sampling, Saving, keras.Model):
         x, one = check_pictures(images, self.channels)
         sizes = self.sizes(*x.shape[1:3], octaves)
         steps = self.steps if steps is None else steps
-        rate = self.rate if rate is None else rate
+        step_size = self.step_size if step_size is None else step_size
         check_positive("steps", steps)
-        _check_positive("rate", rate)
+        _check_positive("step_size", step_size)
         seed = self.seed if seed is None else random.check_seed(seed)
         bar = keras.utils.Progbar(len(sizes) * steps, verbose=verbose, unit_name="step")
         history, detail = [], None
@@ -228,7 +228,7 @@ class DeepDream(Sampling, Saving, keras.Model):
             if detail is not None:  # what was dreamt, put back onto the picture
                 start = np.clip(base + resize(detail, *size), -1.0, 1.0)
             shifts = self.shifts(seed, octave, steps)
-            made, values = self.climb(start, shifts, rate, bar)
+            made, values = self.climb(start, shifts, step_size, bar)
             history.append(values)
             detail = made - base
         self.history = history
@@ -310,7 +310,7 @@ class DeepDream(Sampling, Saving, keras.Model):
             "octaves": self.octaves,
             "octave_scale": self.octave_scale,
             "steps": self.steps,
-            "rate": self.rate,
+            "step_size": self.step_size,
             "optimizer": self.climber,
             "jitter": self.jitter,
             "smoothing": self.smoothing,
@@ -375,24 +375,24 @@ class DeepDream(Sampling, Saving, keras.Model):
         value, gradient = backend.value_and_gradient(lambda x: ops.sum(self(x)), x)
         return value / ops.cast(ops.shape(x)[0], value.dtype), widen(gradient)
 
-    def move(self, x, gradient, number, rate, *state):
+    def move(self, x, gradient, number, step_size, *state):
         """One step along a gradient: `(x, *state)`."""
         if self.normalize:
             gradient = ascent.normalized(gradient)
         direction = ascent.smoothed(gradient, self.smoothing)
         if self.total_variation:
             direction = direction + self.total_variation * ascent.laplacian(x)
-        x, state = ascent.climbed(x, direction, state, number, rate, self.climber)
+        x, state = ascent.climbed(x, direction, state, number, step_size, self.climber)
         return (ops.clip(x, -1.0, 1.0), *state)
 
-    def step(self, x, shift, number, rate, *state):
+    def step(self, x, shift, number, step_size, *state):
         """One step on whole pictures.
 
         Args:
             x: `(B, H, W, C)`.
             shift: `(2,)` integers, by which the picture is moved under the network.
             number: of the step, from 0.
-            rate: of the step.
+            step_size: of the step.
             *state: of the optimizer.
 
         Returns:
@@ -400,7 +400,7 @@ class DeepDream(Sampling, Saving, keras.Model):
         """
         value, gradient = self.gradient(ascent.rolled(x, shift))
         gradient = ascent.rolled(gradient, -shift)
-        return (value, *self.move(x, gradient, number, rate, *state))
+        return (value, *self.move(x, gradient, number, step_size, *state))
 
     # An octave
 
@@ -427,13 +427,13 @@ class DeepDream(Sampling, Saving, keras.Model):
             height, width = min(height, self.tile), min(width, self.tile)
         self.features.check_size(height, width, what)
 
-    def climb(self, x, shifts, rate, bar):
+    def climb(self, x, shifts, step_size, bar):
         """All steps of an octave from the host, with a progress bar.
 
         Args:
             x: NumPy float32 `(B, H, W, C)`.
             shifts: NumPy `(steps, 2)`.
-            rate: of the steps.
+            step_size: of the steps.
             bar: `keras.utils.Progbar`.
 
         Returns:
@@ -441,13 +441,13 @@ class DeepDream(Sampling, Saving, keras.Model):
         """
         run = self._parts_step if self.is_tiled(*x.shape[1:3]) else self._whole_step
         step = run(x.shape)
-        rate = backend.from_host(np.float32(rate))
+        step_size = backend.from_host(np.float32(step_size))
         state = map(backend.from_host, ascent.start_state(x, self.climber, np))
         x = backend.from_host(x)
         values = []
         for i, shift in enumerate(shifts):
             at = backend.from_host(np.int32(i))
-            value, x, *state = step(x, shift, at, rate, *state)
+            value, x, *state = step(x, shift, at, step_size, *state)
             values.append(float(value))
             bar.add(1, [("objective", values[-1])])
         return backend.to_host(x), values
@@ -468,7 +468,7 @@ class DeepDream(Sampling, Saving, keras.Model):
         gradient_of = self._compiled("part", self.gradient, part)
         move = self._compiled("move", self.move, shape)
 
-        def step(x, shift, number, rate, *state):
+        def step(x, shift, number, step_size, *state):
             picture = np.roll(backend.to_host(x), shift, (1, 2))
             gradient, total = np.empty_like(picture), 0.0
             for whole, place, inner in pieces:
@@ -478,7 +478,7 @@ class DeepDream(Sampling, Saving, keras.Model):
                 total += float(value) / len(pieces)
             gradient = np.roll(gradient, -shift, (1, 2))
             gradient = backend.from_host(gradient)
-            return (total, *move(x, gradient, number, rate, *state))
+            return (total, *move(x, gradient, number, step_size, *state))
 
         return step
 
@@ -497,7 +497,7 @@ class DeepDream(Sampling, Saving, keras.Model):
         def step(number, carried):
             x, *state = carried
             shift = ops.take(shifts, number, axis=0)
-            _, *carried = self.step(x, shift, number, self.rate, *state)
+            _, *carried = self.step(x, shift, number, self.step_size, *state)
             return tuple(carried)
 
         start = (images, *ascent.start_state(images, self.climber))

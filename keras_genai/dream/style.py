@@ -34,7 +34,7 @@ LAYERS = either(
     style_layers=LAYERS,
     style_weight=number(">= 0"),
     steps=STEPS,
-    rate=number("> 0"),
+    step_size=number("> 0"),
     total_variation=number(">= 0"),
 )
 def style_transfer(
@@ -46,7 +46,7 @@ def style_transfer(
     *,
     style_weight=1.0,
     steps=200,
-    rate=0.02,
+    step_size=0.02,
     total_variation=0.0,
     preprocess=None,
     verbose=1,
@@ -63,7 +63,7 @@ def style_transfer(
         content_layers: name of a layer, or a list, or a dict name -> weight.
         style_layers: likewise.
         style_weight: beta / alpha of equation 7: what all style counts beside content.
-        steps, rate, total_variation, preprocess, verbose: see `DeepDream`.
+        steps, step_size, total_variation, preprocess, verbose: see `DeepDream`.
 
     Returns:
         NumPy float32 `(H, W, C)` in [-1, 1].
@@ -101,7 +101,7 @@ def style_transfer(
         jitter=0,
         smoothing=0,
         steps=steps,
-        rate=rate,
+        step_size=step_size,
         optimizer="adam",
         total_variation=total_variation,
         **settings,

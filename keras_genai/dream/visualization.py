@@ -25,7 +25,7 @@ from keras_genai.utils.validation import array, integer, integers, number, text
     size=integers(length=2),
     parametrization=text,
     steps=STEPS,
-    rate=number("> 0"),
+    learning_rate=number("> 0"),
     turn=number(">= 0"),
     zoom=number("[0, 1)"),
     move=integer(0),
@@ -38,7 +38,7 @@ def visualize(
     *,
     parametrization="fourier",
     steps=128,
-    rate=0.05,
+    learning_rate=0.05,
     turn=0.1,
     zoom=0.1,
     move=8,
@@ -60,7 +60,7 @@ def visualize(
         n: number of pictures, each from its own noise.
         parametrization: `"fourier"`, waves and decorrelated colours; `"pixels"`.
         steps: at least 1.
-        rate: of Adam.
+        learning_rate: of Adam.
         turn: the most radians that pictures are turned, each way.
         zoom: the most that they are zoomed, as a share, each way; below 1.
         move: the most pixels that they are moved, each way.
@@ -116,7 +116,7 @@ def visualize(
 
     step = backend.jit(step, dreamer.sampling_variables())
     state = map(backend.from_host, ascent.start_state(z, "adam", np))
-    z, rate = backend.from_host(z), backend.from_host(np.float32(rate))
+    z, rate = backend.from_host(z), backend.from_host(np.float32(learning_rate))
     bar = keras.utils.Progbar(steps, verbose=verbose, unit_name="step")
     for at, shake in enumerate(shakes.astype("float32")):
         at, shake = backend.from_host(np.int32(at)), backend.from_host(shake)

@@ -151,7 +151,7 @@ def test_it_is_saved_with_a_network_of_ones_own(tmp_path):
         ({"image_shape": (4, 4, 1)}, "sides of at least 8"),
         ({"dropout": 1.0}, "dropout must be in"),
         ({"steps": 0}, "steps must be an integer"),
-        ({"rate": 0.0}, "rate must be a finite number over 0"),
+        ({"step_size": 0.0}, "step_size must be a finite number over 0"),
         (
             {"network": keras.Sequential([keras.Input((28, 28, 1)), FLAT])},
             "must give logits",

@@ -51,11 +51,13 @@ def noise(*shape, seed=0):
 
 
 def test_the_chosen_layer_rises_tenfold_and_at_once():
-    model = dreamer({"conv_2": 1.0}, octaves=2, jitter=1, steps=30, rate=0.1, seed=1)
+    model = dreamer(
+        {"conv_2": 1.0}, octaves=2, jitter=1, steps=30, step_size=0.1, seed=1
+    )
     images = 0.2 * clothes(2)
     before, after = model.measure(images), model.measure(model.dream(images, verbose=0))
     assert np.all(after > 10 * before), (before, after)
-    steady = dreamer({"conv_2": 1.0}, steps=8, rate=0.002)
+    steady = dreamer({"conv_2": 1.0}, steps=8, step_size=0.002)
     steady.dream(images, verbose=0)
     assert np.all(np.diff(steady.history[0]) > 0), steady.history
 
@@ -75,7 +77,9 @@ def test_each_picture_dreams_alone_and_the_seed_is_the_jitter():
 
 def test_detail_is_put_back():
     """A dream of nothing returns the picture, through all octaves."""
-    model = dreamer({"conv_1": 1.0}, octaves=3, octave_scale=1.3, steps=1, rate=1e-9)
+    model = dreamer(
+        {"conv_1": 1.0}, octaves=3, octave_scale=1.3, steps=1, step_size=1e-9
+    )
     np.testing.assert_allclose(
         model.dream(clothes(2), verbose=0), clothes(2), atol=1e-6
     )
@@ -83,7 +87,9 @@ def test_detail_is_put_back():
 
 
 def test_colours_are_kept():
-    model = dreamer({"second": 1.0}, model=small(), keep_colors=True, steps=4, rate=0.1)
+    model = dreamer(
+        {"second": 1.0}, model=small(), keep_colors=True, steps=4, step_size=0.1
+    )
     image = 0.4 * noise(16, 20, 3)
     made = model.dream(image, verbose=0)
     change = made - image
@@ -92,14 +98,14 @@ def test_colours_are_kept():
 
 
 def test_adam_climbs():
-    model = dreamer({"conv_1": 1.0}, optimizer="adam", steps=1, rate=0.01)
+    model = dreamer({"conv_1": 1.0}, optimizer="adam", steps=1, step_size=0.01)
     image = 0.5 * clothes(1)
     step = model.dream(image, verbose=0) - image
     # The first step of Adam is the rate, in the gradient's sign.
     moved = np.abs(step) > 1e-6
     assert moved.mean() > 0.3
     assert np.quantile(np.abs(step[moved]), 0.2) == pytest.approx(0.01, rel=0.02)
-    longer = dreamer({"conv_1": 1.0}, optimizer="adam", steps=6, rate=0.01)
+    longer = dreamer({"conv_1": 1.0}, optimizer="adam", steps=6, step_size=0.01)
     longer.dream(image, verbose=0)
     assert np.all(np.diff(longer.history[0]) > 0)
 
@@ -111,7 +117,7 @@ def test_a_step_is_compiled_once_for_each_size():
     model.dream(clothes(1), verbose=0)
     first = len(traces)
     assert first == 4 if BACKEND == "torch" else first <= 2 * 2
-    model.dream(clothes(1), seed=5, rate=0.5, verbose=0)
+    model.dream(clothes(1), seed=5, step_size=0.5, verbose=0)
     assert len(traces) == (8 if BACKEND == "torch" else first)
 
 
@@ -125,7 +131,7 @@ def test_parts_are_the_whole(objective):
         "objectives": dream.Channel(objective, 2),
         "model": small(),
         "steps": 2,
-        "rate": 0.1,
+        "step_size": 0.1,
     }
     whole = dreamer(**settings, tile=None).dream(picture, verbose=0)
     parts = dreamer(**settings, tile=40, tile_overlap=16).dream(picture, verbose=0)
@@ -210,7 +216,7 @@ def test_gradients_against_float64():
 
 def test_a_network_of_keras_applications_at_another_size():
     network = keras.applications.MobileNetV2((96, 96, 3), alpha=0.35, weights=None)
-    model = dreamer({"block_2_expand": 1.0}, model=network, steps=3, rate=0.1)
+    model = dreamer({"block_2_expand": 1.0}, model=network, steps=3, step_size=0.1)
     image = noise(80, 64, 3)
     assert model.measure(model.dream(image, verbose=0)) > model.measure(image)
     unchanged = [w.copy() for w in network.get_weights()]
@@ -220,7 +226,7 @@ def test_a_network_of_keras_applications_at_another_size():
 
 def test_a_class_and_a_preprocessing():
     model = dreamer(
-        objectives=dream.Logit(3), steps=20, rate=0.05, preprocess=keras.ops.tanh
+        objectives=dream.Logit(3), steps=20, step_size=0.05, preprocess=keras.ops.tanh
     )
     made = model.dream(0.1 * clothes(2), verbose=0)
     assert np.array_equal(cnn().predict(np.tanh(made), verbose=0).argmax(-1), [3, 3])
@@ -291,8 +297,8 @@ def test_out_of_noise_and_into_it(tmp_path):
         ),
         ({"layers": {"conv_0": 1.0}, "octaves": 0}, "octaves must be an integer"),
         (
-            {"layers": {"conv_0": 1.0}, "rate": -1.0},
-            "rate must be a finite number over 0",
+            {"layers": {"conv_0": 1.0}, "step_size": -1.0},
+            "step_size must be a finite number over 0",
         ),
         ({"layers": {"conv_0": 1.0}, "optimizer": "sgd"}, "optimizer must be one of"),
         ({"layers": {"conv_0": 1.0}, "tile": 8, "tile_overlap": 8}, "less than tile"),

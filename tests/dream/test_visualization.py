@@ -129,7 +129,7 @@ def test_style_without_content_takes_the_gram_matrices():
         ["conv_0", "conv_1"],
         style_weight=100.0,
         steps=40,
-        rate=0.03,
+        step_size=0.03,
         verbose=0,
     )
     assert painted.shape == content.shape and np.abs(painted).max() <= 1

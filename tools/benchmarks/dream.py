@@ -123,7 +123,7 @@ class Ours(Case):
             {case["layer"]: 1.0},
             octaves=1,
             jitter=JITTER,
-            rate=RATE,
+            step_size=RATE,
             smoothing=0,
             tile=case["size"],
             tile_overlap=case["size"] // 4,
