@@ -72,14 +72,14 @@ def _texts(name, value):
 class BERT(Tuning, Pretrained, Model):
     """BERT (1810.04805), weight for weight with transformers'.
 
-    `fit` learns by hidden words, and with `next_sentence` by whether a second sentence
+    `fit` learns by masked words, and with `next_sentence` by whether a second sentence
     follows the first; with `num_classes` it learns to classify sentences instead. The
-    hidden words are drawn anew at each step from the model's noise, whole
+    masked words are drawn anew at each step from the model's noise, whole
     words at a time.
 
     Data are token ids `(N, T)`, or a dict of arrays as `Tokenizer.batch` makes it:
     `tokens`, and where wanted `token_types`, `mask` and `words`. Without a mask,
-    padding is hidden; without words, they follow from the tokenizer, and without one
+    padding is masked; without words, they follow from the tokenizer, and without one
     each token is a word.
 
     Published weights (`from_pretrained`, `save_pretrained`): transformers' `BertModel`
@@ -100,18 +100,18 @@ class BERT(Tuning, Pretrained, Model):
         attention_dropout: that of the attention's probabilities; by default as
             `dropout`.
         epsilon: of the normalizations.
-        masked_lm: whether there is the head that names hidden tokens; by default where
+        masked_lm: whether there is the head that predicts masked tokens; by default where
             there is no classifier.
         next_sentence: whether there is the head of the next sentence. `fit` then takes
             labels: 0 where the second follows, 1 where it does not.
         num_classes: K of a classifier of sentences, or None.
         pooler: whether there is a dense layer over the first token; by default where
             a head needs it.
-        mask_rate: share of the words that are hidden.
+        mask_rate: share of the words that are masked.
         tokenizer: a `Tokenizer`; then texts may be given to `embed` and `classify`.
         mask_token, pad_token: ids; by default the tokenizer's, or those of the
             published vocabulary.
-        special_tokens: ids that are never hidden, likewise.
+        special_tokens: ids that are never masked, likewise.
         remat: computes the blocks again for the gradient: less memory, more time.
         seed: integer >= 0: initial weights, noise and shuffling follow from it.
 
@@ -335,7 +335,7 @@ class BERT(Tuning, Pretrained, Model):
 
         Args:
             data: `(x, labels, weight)`.
-            key: of the hidden words.
+            key: of the masked words.
             offset: number of the first sample.
             training: whether there is dropout.
 
@@ -351,8 +351,8 @@ class BERT(Tuning, Pretrained, Model):
         if weight is not None:
             each = ops.cast(weight, "float32")  # (B,)
         if self.num_classes:
-            hidden = self.network(tokens, types, mask, training=training)
-            logits = self.network.classify(hidden, training=training)
+            states = self.network(tokens, types, mask, training=training)
+            logits = self.network.classify(states, training=training)
             loss, *parts = _entropy(labels, logits, each)
             return loss, dict(zip(("network", "accuracy"), parts, strict=True))
         masked, chosen = mask_tokens(
@@ -364,14 +364,14 @@ class BERT(Tuning, Pretrained, Model):
             rate=self.mask_rate,
             offset=offset,
         )
-        hidden = self.network(masked, types, mask, training=training)
+        states = self.network(masked, types, mask, training=training)
         counted = ops.cast(chosen, "float32") * ops.expand_dims(each, 1)  # (B, T)
-        loss, mlm, accuracy = _entropy(tokens, self.network.mlm(hidden), counted)
+        loss, mlm, accuracy = _entropy(tokens, self.network.mlm(states), counted)
         if not self.next_sentence:
             return loss, {"network": mlm, "mlm_accuracy": accuracy}
         parts = {"mlm_loss": mlm, "mlm_accuracy": accuracy}
         more, parts["nsp_loss"], parts["nsp_accuracy"] = _entropy(
-            labels, self.network.nsp(hidden), each
+            labels, self.network.nsp(states), each
         )
         return loss + more, parts
 
@@ -391,12 +391,12 @@ class BERT(Tuning, Pretrained, Model):
         self.minimize("network", loss_fn, *data)
 
     def test_step(self, data):
-        # The hidden words follow from the text's place in the data.
+        # The masked words follow from the text's place in the data.
         first = self.samples_seen() + replicas.offset()
         key = random.key(self.seed, "evaluate/mask")
         _, parts = self.objective(data, key, first, training=False)
         self._track_parts(parts)
-        if "network" not in parts:  # one counts by hidden words, the other by texts
+        if "network" not in parts:  # one counts by masked words, the other by texts
             sums = [self.mean_so_far(name) for name in ("mlm_loss", "nsp_loss")]
             self.derive("network", sums[0] + sums[1])
 
@@ -497,10 +497,10 @@ class BERT(Tuning, Pretrained, Model):
         return self.run_in_batches(name, fn, variables, arrays, batch_size, size)
 
     def _embedding(self, tokens, types, mask, normalize=True):
-        hidden = widen(self.network(tokens, types, mask))
-        counted = ops.expand_dims(ops.cast(mask, hidden.dtype), -1)  # (B, T, 1)
+        states = widen(self.network(tokens, types, mask))
+        counted = ops.expand_dims(ops.cast(mask, states.dtype), -1)  # (B, T, 1)
         total = ops.maximum(ops.sum(counted, axis=1), 1e-9)
-        mean = ops.sum(hidden * counted, axis=1) / total  # (B, C)
+        mean = ops.sum(states * counted, axis=1) / total  # (B, C)
         if not normalize:
             return mean
         length = ops.sqrt(ops.sum(ops.square(mean), axis=-1, keepdims=True))
@@ -536,7 +536,7 @@ class BERT(Tuning, Pretrained, Model):
         }
 
     def export_signatures(self):
-        """`embed`: vectors of length 1; `hidden`; `logits` of the classes or tokens.
+        """`embed`: vectors of length 1; `hidden_states`; `logits` of the classes or tokens.
 
         Each takes `tokens`, `token_types` and `mask`, int32 `(B, T)`.
         """
@@ -547,13 +547,13 @@ class BERT(Tuning, Pretrained, Model):
         def embed(tokens, types, mask):
             return {"embeddings": self._embedding(tokens, types, mask)}
 
-        def hidden(tokens, types, mask):
-            return {"hidden": widen(self.network(tokens, types, mask))}
+        def hidden_states(tokens, types, mask):
+            return {"hidden_states": widen(self.network(tokens, types, mask))}
 
         def logits(tokens, types, mask):
             return {"logits": head(self.network(tokens, types, mask))}
 
-        made = {"embed": (embed, inputs), "hidden": (hidden, inputs)}
+        made = {"embed": (embed, inputs), "hidden_states": (hidden_states, inputs)}
         return made if head is None else {**made, "logits": (logits, inputs)}
 
 

@@ -150,27 +150,27 @@ class BERTNetwork(CompositeLayer):
             x = block(x, mask=seen, training=training)
         return x
 
-    def pooled(self, hidden):
+    def pooled(self, states):
         """`tanh(W h + b)` of the first token: `(B, T, C)` -> `(B, C)`."""
-        return ops.tanh(self.pool(hidden[:, 0]))
+        return ops.tanh(self.pool(states[:, 0]))
 
-    def mlm(self, hidden):
+    def mlm(self, states):
         """Logits of every place's token: `(B, T, C)` -> `(B, T, V)`, float32.
 
         The matrix is the table of the tokens.
         """
-        x = backend.gelu(self.transform(hidden))
+        x = backend.gelu(self.transform(states))
         x = self.transform_norm(x)
         table = ops.cast(self.tokens.embeddings, x.dtype)  # (V, C)
         return tied_logits(x, table) + widen(self.bias)
 
-    def nsp(self, hidden):
+    def nsp(self, states):
         """Logits of "follows" and "does not": `(B, T, C)` -> `(B, 2)`, float32."""
-        return widen(self.next(self.pooled(hidden)))
+        return widen(self.next(self.pooled(states)))
 
-    def classify(self, hidden, training=False):
+    def classify(self, states, training=False):
         """Logits of the classes: `(B, T, C)` -> `(B, K)`, float32."""
-        x = self.pooled(hidden)
+        x = self.pooled(states)
         if self.dropout:
             x = self.class_drop(x, training=training)
         return widen(self.classifier(x))

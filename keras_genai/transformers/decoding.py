@@ -396,7 +396,7 @@ class ContrastiveState(NamedTuple):
 def contrastive_search(
     step,
     logits,
-    hidden,
+    states,
     tokens,
     cache,
     *,
@@ -415,10 +415,10 @@ def contrastive_search(
     `(1 - a) p(v) - a max_j cos(h_v, h_j)` (equation 5), h the last hidden states.
 
     Args:
-        step: see the module; it gives `((hidden (R, C), logits (R, V)), cache)`, of the
+        step: see the module; it gives `((states (R, C), logits (R, V)), cache)`, of the
             k candidates of row 0, then of row 1, and so on.
         logits: `(B, V)`, of the first new token.
-        hidden: `(B, P, C)`: of the prompts.
+        states: `(B, P, C)`: of the prompts.
         tokens: int32 `(B, L)`: the prompts, then what is written over.
         cache: of the prompts, B rows.
         penalty: a; may be a tensor.
@@ -436,8 +436,8 @@ def contrastive_search(
     """
     batch, length = ops.shape(tokens)
     count = length - prompt
-    room = ops.zeros((batch, count, hidden.shape[-1]), hidden.dtype)
-    past = ops.concatenate([_unit(hidden), room], axis=1)  # (B, L, C)
+    room = ops.zeros((batch, count, states.shape[-1]), states.dtype)
+    past = ops.concatenate([_unit(states), room], axis=1)  # (B, L, C)
 
     def advance(state):
         position = prompt + state.i

@@ -40,10 +40,10 @@ def mask_tokens(tokens, words, key, mask_token, vocabulary_size, rate=0.15, offs
     chosen = ops.logical_and(draw < rate, words >= 0)  # (B, T)
     kind = random.uniform(keys[1], shape, dtype="float32", offset=offset)
     other = random.randint(keys[2], shape, 0, vocabulary_size, offset=offset)
-    hidden = ops.where(kind < MASKED, ops.full_like(tokens, mask_token), tokens)
+    masked = ops.where(kind < MASKED, ops.full_like(tokens, mask_token), tokens)
     replaced = ops.logical_and(kind >= MASKED, kind < MASKED + REPLACED)
-    hidden = ops.where(replaced, ops.cast(other, tokens.dtype), hidden)
-    return ops.where(chosen, hidden, tokens), chosen
+    masked = ops.where(replaced, ops.cast(other, tokens.dtype), masked)
+    return ops.where(chosen, masked, tokens), chosen
 
 
 def word_numbers(tokens, seen, table):

@@ -217,7 +217,7 @@ def _states(model, prompts, config, seed):
 
     def begin(key, numbers, limits, lengths, tokens):
         start = prefill(model, tokens, lengths if padded else None, width + room)
-        logits = model.network.logits(start.hidden[:, -1])
+        logits = model.network.logits(start.states[:, -1])
         loop = sampler(key, numbers, limits, start.valid)
         return start.valid, loop.begin(logits, start.tokens, start.cache)
 
@@ -290,7 +290,7 @@ def decode(
 
     def run():
         start = prefill(model, tokens, lengths, length)
-        logits = model.network.logits(start.hidden[:, -1])
+        logits = model.network.logits(start.states[:, -1])
         if beam_size is not None:
             beams, _ = decoding.beam_search(
                 step_of(model, prompt),
@@ -309,9 +309,9 @@ def decode(
             return beams[:, 0]
         if candidates is not None:
             return decoding.contrastive_search(
-                step_of(model, prompt, hidden=True),
+                step_of(model, prompt, with_states=True),
                 logits,
-                start.hidden,
+                start.states,
                 start.tokens,
                 start.cache,
                 penalty=penalty,
@@ -344,7 +344,7 @@ def decode(
         return speculative_sample(
             block_step_of(model),
             block_step_of(draft),
-            model.network.logits(start.hidden[:, -1]),
+            model.network.logits(start.states[:, -1]),
             start.tokens,
             start.cache,
             prefill(draft, tokens, whole, wide).cache,
@@ -377,11 +377,11 @@ def _sampler(model, config, numbers, key, *, prompt, valid, limits, first=0):
     )
 
 
-class Prepad_rows(NamedTuple):
+class Prefilled(NamedTuple):
     """Prompts of T positions that a model has read, with room up to L.
 
     Attributes:
-        hidden: `(B, T, C)`, their hidden states.
+        states: `(B, T, C)`, their hidden states.
         tokens: int32 `(B, L)`, left-padded up to T, then what is written over.
         valid: bool `(B, L)`, False where a prompt is padded.
         cache: `(blocks, padding)`: the caches of the blocks; `(valid, shift)`, `shift`
@@ -389,7 +389,7 @@ class Prepad_rows(NamedTuple):
             where no prompt is padded.
     """
 
-    hidden: Any
+    states: Any
     tokens: Any
     valid: Any
     cache: Any
@@ -412,19 +412,19 @@ def prefill(model, tokens, lengths, length):
     whole, count = (ops.reshape(x, (batch, length)) for x in (whole, count))
     blocks = model.network.empty_cache(batch, length)
     if lengths is None:
-        hidden, blocks = model.network.hidden_states(tokens, None, None, blocks, 0)
-        return Prepad_rows(hidden, whole, count, (blocks, ()))
-    hidden, blocks = model.network.hidden_states(
+        states, blocks = model.network.hidden_states(tokens, None, None, blocks, 0)
+        return Prefilled(states, whole, count, (blocks, ()))
+    states, blocks = model.network.hidden_states(
         tokens, valid, positions_of(valid), blocks, 0
     )
     shift = ops.sum(ops.cast(valid, "int32"), axis=1, keepdims=True) - prompt
-    return Prepad_rows(hidden, whole, count, (blocks, (count, shift)))
+    return Prefilled(states, whole, count, (blocks, (count, shift)))
 
 
-def step_of(model, prompt, hidden=False):
+def step_of(model, prompt, with_states=False):
     """The `step` of `decoding`, with the cache of a `Prefilled`.
 
-    With `hidden` it gives `((hidden (R, C), logits), cache)`.
+    With `with_states` it gives `((states (R, C), logits), cache)`.
     """
 
     def step(tokens, cache, i):
@@ -437,7 +437,7 @@ def step_of(model, prompt, hidden=False):
         x, blocks = model.network.hidden_states(tokens, valid, positions, blocks, index)
         x = x[:, -1]  # (R, C)
         logits = model.network.logits(x)
-        return ((x, logits) if hidden else logits), (blocks, padding)
+        return ((x, logits) if with_states else logits), (blocks, padding)
 
     return step
 

@@ -46,8 +46,8 @@ class ViT(Tuning, Pretrained, Model):
 
     Called on images it gives the logits of their classes, or, without classes, one
     vector for each. `fit(images, labels)` learns the classes. With `mae=True`,
-    `fit(images)` learns from images alone (2111.06377): most patches are hidden, the
-    network sees the others, and a small decoder paints the hidden ones;
+    `fit(images)` learns from images alone (2111.06377): most patches are masked, the
+    network sees the others, and a small decoder reconstructs the masked ones;
     `model.fine_tuned(num_classes)` goes on from there.
 
     Published weights (`from_pretrained`, `save_pretrained`): transformers'
@@ -76,7 +76,7 @@ class ViT(Tuning, Pretrained, Model):
         epsilon: of the normalizations.
         label_smoothing: share of the target spread over all classes, in [0, 1).
         mae: whether it is a masked autoencoder.
-        mask_ratio: share of the patches that are hidden.
+        mask_ratio: share of the patches that are masked.
         decoder_depth, decoder_hidden, decoder_heads: of the painting decoder, with a
             feed-forward of `4 * decoder_hidden`.
         normalized_pixels: the decoder's targets are the pixels of a patch less their
@@ -319,7 +319,7 @@ class ViT(Tuning, Pretrained, Model):
         images, labels, weight = tensors(data)
         draw = None
         if self.mae:
-            # What is hidden follows from the image's place in the data.
+            # What is masked follows from the image's place in the data.
             first = self.samples_seen() + replicas.offset()
             key = random.key(self.seed, "evaluate/mask")
             shape = (ops.shape(images)[0], self.network.grid[0] * self.network.grid[1])
@@ -337,14 +337,14 @@ class ViT(Tuning, Pretrained, Model):
             labels: int32 `(B,)`, or None.
             weight: `(B,)`, or None.
             draw: uniform numbers `(B, T)`, or None: the patches of the largest are
-                hidden.
+                masked.
             training: whether there is dropout.
         """
         if self.mae:
-            made, hidden, target = self.painted(images, draw, training)
+            made, masked, target = self.painted(images, draw, training)
             errors = ops.mean(ops.square(made - target), axis=-1)  # (B, T)
-            # Every image has as many hidden patches.
-            errors = ops.sum(errors * hidden, axis=-1) / ops.sum(hidden, axis=-1)
+            # Every image has as many masked patches.
+            errors = ops.sum(errors * masked, axis=-1) / ops.sum(masked, axis=-1)
             return mean_over_samples(errors, weight), None
         logits = self.network.logits(self.network(images, training=training))
         wanted = ops.one_hot(labels, self.num_classes, dtype=logits.dtype)
@@ -363,8 +363,8 @@ class ViT(Tuning, Pretrained, Model):
             training: whether there is dropout.
 
         Returns:
-            `(patches, hidden, target)`: float32 `(B, T, p * p * C)`; `(B, T)`, 1 where
-            hidden; and what the patches should be.
+            `(patches, masked, target)`: float32 `(B, T, p * p * C)`; `(B, T)`, 1 where
+            masked; and what the patches should be.
         """
         tokens = draw.shape[1]
         kept = int(tokens * (1 - self.mask_ratio))
@@ -372,12 +372,12 @@ class ViT(Tuning, Pretrained, Model):
         restore = ops.cast(ops.argsort(order, axis=1), "int32")
         states = self.network(images, keep=order[:, :kept], training=training)
         made = self.decoder(states, restore, training=training)
-        hidden = ops.cast(restore >= kept, made.dtype)
+        masked = ops.cast(restore >= kept, made.dtype)
         target = widen(patchify(images, self.patch_size))
         if self.normalized_pixels:
             mean, deviation = self._moments(target)
             target = (target - mean) / deviation
-        return made, hidden, target
+        return made, masked, target
 
     def _moments(self, patches):
         """Mean and deviation of the pixels of each patch, each `(B, T, 1)`."""
@@ -396,10 +396,10 @@ class ViT(Tuning, Pretrained, Model):
     def call(self, images, training=False):
         """Logits `(B, K)` of `(B, H, W, C)`; without classes vectors `(B, D)`."""
         check_size(images.shape, self.image_shape, self.patch_size)
-        hidden = self.network(images, training=training)
+        states = self.network(images, training=training)
         if self.num_classes:
-            return self.network.logits(hidden)
-        return self.network.features(hidden)
+            return self.network.logits(states)
+        return self.network.features(states)
 
     def hidden_states(self, images):
         """The normalised tokens `(B, 1 + T, D)`, the class's first if there is one."""
@@ -473,12 +473,12 @@ class ViT(Tuning, Pretrained, Model):
 
         Args:
             images: floats `(N, H, W, C)` of the model's size.
-            seed: integer >= 0: which patches are hidden.
+            seed: integer >= 0: which patches are masked.
             batch_size: images in one pass.
 
         Returns:
-            `(painted, hidden)`: NumPy float32 `(N, H, W, C)`, what was hidden as it is
-            painted and the rest as it was; and `(N, H, W, 1)`, 1 where hidden.
+            `(painted, masked)`: NumPy float32 `(N, H, W, C)`, what was masked as it is
+            painted and the rest as it was; and `(N, H, W, 1)`, 1 where masked.
         """
         if not self.mae:
             raise ValueError("This ViT does not paint: make it with mae=True.")
@@ -490,15 +490,15 @@ class ViT(Tuning, Pretrained, Model):
         draw = random.uniform(key, shape, host=True)
 
         def run(images, draw):
-            made, hidden, _ = self.painted(images, draw)
+            made, masked, _ = self.painted(images, draw)
             patches = widen(patchify(images, side))
             if self.normalized_pixels:
                 mean, deviation = self._moments(patches)
                 made = made * deviation + mean
-            hidden = ops.expand_dims(hidden, -1)
-            made = hidden * made + (1.0 - hidden) * patches
+            masked = ops.expand_dims(masked, -1)
+            made = masked * made + (1.0 - masked) * patches
             channels = self.image_shape[-1]
-            one = hidden * ops.ones((1, 1, side * side), hidden.dtype)
+            one = masked * ops.ones((1, 1, side * side), masked.dtype)
             return ops.concatenate(
                 [
                     unpatchify(made, side, grid, channels),

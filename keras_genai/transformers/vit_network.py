@@ -238,17 +238,17 @@ class ViTNetwork(_PatchTransformer):
         x = self.norm(x)
         return (x, weights) if return_weights else x
 
-    def features(self, hidden):
+    def features(self, states):
         """One vector for each image: `(B, 1 + T, D)` -> `(B, D)`.
 
         Of the class token, or else the mean; with a pooler its hyperbolic tangent.
         """
-        x = hidden[:, 0] if self.class_token else ops.mean(hidden, axis=1)
+        x = states[:, 0] if self.class_token else ops.mean(states, axis=1)
         return x if self.pool is None else ops.tanh(self.pool(x))
 
-    def logits(self, hidden):
+    def logits(self, states):
         """`(B, 1 + T, D)` -> `(B, K)`, float32."""
-        return widen(self.head(self.features(hidden)))
+        return widen(self.head(self.features(states)))
 
     def compute_output_shape(self, shape):
         tokens = (shape[1] // self.patch_size) * (shape[2] // self.patch_size)
@@ -314,11 +314,11 @@ class MAEDecoder(_PatchTransformer):
         self.predict = self._built_dense("predict", hidden, pixels)
         self.built = True
 
-    def call(self, hidden, restore, training=False):
+    def call(self, states, restore, training=False):
         """The pixels of every patch.
 
         Args:
-            hidden: `(B, 1 + K, D)`, of the patches that were not masked.
+            states: `(B, 1 + K, D)`, of the patches that were not masked.
             restore: int32 `(B, T)`: the index of each patch among those that were not
                 masked and, after them, those that were.
             training: whether there is dropout.
@@ -326,7 +326,7 @@ class MAEDecoder(_PatchTransformer):
         Returns:
             `(B, T, pixels)`, float32.
         """
-        x = self.embed(hidden)
+        x = self.embed(states)
         front = int(self.class_token)
         batch, tokens = ops.shape(restore)[0], restore.shape[1]
         masked = tokens + front - x.shape[1]

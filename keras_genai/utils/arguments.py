@@ -61,7 +61,6 @@ def _same(check, names):
     return dict.fromkeys(names.split(), check)
 
 
-UNKNOWN = "has no argument"  # as `load_model` finds it in an error of Keras
 EPOCHS = 10**6  # the most of a fit
 
 # Argument -> check, for the names that mean the same in every signature.
@@ -222,7 +221,7 @@ def check_known(name, known, called):
     near += [each for each in known if each not in near and _share(name, each)][:3]
     says = f"did you mean {' or '.join(near)}?" if near else ""
     says = says or f"it takes {', '.join(known)}."
-    raise TypeError(f"{called} {UNKNOWN} {name}; {says}")
+    raise TypeError(f"{called} has no argument {name}; {says}")
 
 
 def _check_unknown(function, name, args, open_ended):

@@ -4,14 +4,13 @@ import contextlib
 import inspect
 import json
 import pathlib
-import re
 import warnings
 import zipfile
 
 import keras
 
 from keras_genai.utils.archives import DAMAGED, check_sizes
-from keras_genai.utils.arguments import UNKNOWN, checked
+from keras_genai.utils.arguments import checked
 from keras_genai.utils.files import written_beside
 from keras_genai.utils.hdf5 import WEIGHTS, check_weights
 from keras_genai.utils.validation import flag, number, path
@@ -134,12 +133,6 @@ def load_model(path, compile=True):
             warnings.filterwarnings("error", "Skipping variable loading")
             return keras.saving.load_model(path, compile=compile, safe_mode=True)
     except Exception as error:
-        if UNKNOWN in str(error):  # Keras wraps the error and keeps its words
-            raise ValueError(
-                f"{path} was saved by another version of keras_genai, whose arguments "
-                f"had other names ({_unknown(error)}). Load it with that version, and "
-                "take its weights along by save_weights and load_weights."
-            ) from error
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise ValueError(
             f"{path} could not be loaded{_other_version(config)} ({kind}{error})."
@@ -186,12 +179,6 @@ def _unknown(value):
     }
     extra = set(config) - arguments
     return found | {f"the argument {argument} of {name}" for argument in extra}
-
-
-def _unknown(error):
-    """The sentence of an error that says which argument is not known."""
-    found = re.search(rf"\w+ {UNKNOWN} \w+", str(error))
-    return found[0] if found else type(error).__name__
 
 
 def _check_objects(value, place):
