@@ -60,7 +60,7 @@ SIZES = {"10**9", "10**30"}  # numbers that a count or a rate may well be
 REASONED = [
     ("seed", {"10**9"}, "a seed as any other"),
     ("scale", {"np.float32(0.5)", "10**9", "10**30"}, "a fixed standard deviation"),
-    ("frequency_shift", {"-1", "10**30"}, "any finite number"),
+    ("freq_shift", {"-1", "10**30"}, "any finite number"),
     ("log_variance", {"-1", "10**30"}, "any finite number"),
     ("shift_factor", {"-1", "10**30"}, "any finite number"),
     ("stream", {"''"}, "no name"),
@@ -73,9 +73,15 @@ REASONED = [
 def targets():
     """(function, its good arguments, the argument to vary, the good value)."""
     small = {"image_shape": (8, 8, 1)}
-    text = {"depth": 1, "hidden": 8, "heads": 2, "vocabulary_size": 20, "context": 8}
+    text = {
+        "num_layers": 1,
+        "hidden_dim": 8,
+        "num_heads": 2,
+        "vocabulary_size": 20,
+        "max_sequence_length": 8,
+    }
     gan = {**small, "base_filters": 4, "latent_dim": 4}
-    tokens = {"pad_token": 0, "stop_token": 2}
+    tokens = {"pad_token_id": 0, "eos_token_id": 2}
     extractor = keras.Sequential(
         [keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(4)]
     )
@@ -90,22 +96,34 @@ def targets():
     cnn = kg.CNN((8, 8, 1), 3, filters=(4, 4), hidden_units=(4,))
     pictures = {"content": images[0], "style": images[0] + 0.5}
     layers = {"content_layers": ["conv_1"], "style_layers": ["conv_0"]}
-    bert = kg.BERT(**text, mask_token=3, pad_token=0, num_classes=2)
-    translator = kg.Translator(**text, **tokens, start_token=0)
+    bert = kg.BERT(**text, mask_token_id=3, pad_token_id=0, num_classes=2)
+    translator = kg.Translator(**text, **tokens, decoder_start_token_id=0)
     gaussians = {"mean1": np.zeros(2), "cov1": np.eye(2)}
     gaussians |= {"mean2": np.zeros(2), "cov2": np.eye(2)}
-    block = {"heads": 2, "hidden_units": 8}
+    block = {"num_heads": 2, "hidden_units": 8}
     codes = {"codebook_size": 8, "latent_dim": 4}
     made = [
         (kg.DCGAN, gan),
         (kg.CGAN, {**gan, "num_classes": 3}),
         (kg.VAE, {**small, "latent_dim": 2, "hidden_units": (8,)}),
-        (kg.VQVAE, {**small, **codes, "hidden": 8}),
+        (kg.VQVAE, {**small, **codes, "hidden_dim": 8}),
         (kg.PixelCNN, {"shape": (2, 2), "num_values": 8, "filters": 4, "blocks": 1}),
         (kg.GPT, {**text, **tokens}),
-        (kg.BERT, {**text, "mask_token": 3, "pad_token": 0, "special_tokens": [1]}),
-        (kg.Translator, {**text, **tokens, "start_token": 0}),
-        (kg.ViT, {**small, "patch_size": 4, "depth": 1, "hidden": 8, "heads": 2}),
+        (
+            kg.BERT,
+            {**text, "mask_token_id": 3, "pad_token_id": 0, "special_tokens": [1]},
+        ),
+        (kg.Translator, {**text, **tokens, "decoder_start_token_id": 0}),
+        (
+            kg.ViT,
+            {
+                **small,
+                "patch_size": 4,
+                "num_layers": 1,
+                "hidden_dim": 8,
+                "num_heads": 2,
+            },
+        ),
         (kg.CNN, {**small, "num_classes": 3, "filters": (4,), "hidden_units": (4,)}),
         (dcgan.generate, {"n": 2, "batch_size": 2}),
         (gpt.generate, {"prompts": [[5, 6]], "max_new_tokens": 1, "temperature": 1.0}),
@@ -318,9 +336,13 @@ def test_models_of_numpys_integers_are_saved_and_loaded(tmp_path):
     model.save(tmp_path / "dcgan.keras")
     assert kg.load_model(tmp_path / "dcgan.keras").get_config()["base_filters"] == 4
     text = kg.GPT(
-        depth=one, hidden=8 * one, heads=2 * one, vocabulary_size=20 * one, context=8
+        num_layers=one,
+        hidden_dim=8 * one,
+        num_heads=2 * one,
+        vocabulary_size=20 * one,
+        max_sequence_length=8,
     )
-    assert type(text.get_config()["hidden"]) is int
+    assert type(text.get_config()["hidden_dim"]) is int
 
 
 def test_a_size_beyond_the_memory_is_named():

@@ -289,11 +289,13 @@ def dcgan():
     return kg.DCGAN((4, 4, 1), 2, base_filters=2)
 
 
-SIZES = {"depth": 1, "hidden": 8, "heads": 2}
+SIZES = {"num_layers": 1, "hidden_dim": 8, "num_heads": 2}
 
 
 def gpt(**kwargs):
-    return kg.GPT(**SIZES, vocabulary_size=20, context=8, stop_token=2, **kwargs)
+    return kg.GPT(
+        **SIZES, vocabulary_size=20, max_sequence_length=8, eos_token_id=2, **kwargs
+    )
 
 
 def llama():
@@ -305,7 +307,7 @@ def vit():
 
 
 def bert():
-    return kg.BERT(**SIZES, vocabulary_size=20, context=8)
+    return kg.BERT(**SIZES, vocabulary_size=20, max_sequence_length=8)
 
 
 def autoencoder():

@@ -100,13 +100,15 @@ def tiny_models(folder):
     verses = kg.datasets.pairs("verses")["source"][:300]
     pieces = kg.Tokenizer.train(verses, 300)
     words = kg.Tokenizer.train(verses, 200, "wordpiece", lowercase=True)
-    size = {"depth": 1, "hidden": 16, "heads": 2}
+    size = {"num_layers": 1, "hidden_dim": 16, "num_heads": 2}
     marian_size = marian_tokenizer(folder / "opus", verses)
     autoencoder = {"layers_per_block": 1, "groups": 2, "discriminator_filters": 2}
     models = {
-        "openai-community/gpt2": kg.GPT(context=48, tokenizer=pieces, **size),
+        "openai-community/gpt2": kg.GPT(
+            max_sequence_length=48, tokenizer=pieces, **size
+        ),
         "sentence-transformers/all-MiniLM-L6-v2": kg.BERT(
-            context=16, tokenizer=words, **size
+            max_sequence_length=16, tokenizer=words, **size
         ),
         "google/vit-base-patch16-224": kg.ViT(num_classes=1000, **size),
         "google/ddpm-cifar10-32": kg.DDPM(kg.UNet((32, 32, 3), **UNET)),
@@ -115,13 +117,13 @@ def tiny_models(folder):
         ),
         "Helsinki-NLP/opus-mt-en-es": kg.Translator(
             vocabulary_size=marian_size,
-            pad_token=marian_size - 1,
-            start_token=marian_size - 1,
-            context=64,
+            pad_token_id=marian_size - 1,
+            decoder_start_token_id=marian_size - 1,
+            max_sequence_length=64,
             positions="sinusoidal_halves",
             activation="silu",
             logits_bias=True,
-            stop_token=0,
+            eos_token_id=0,
             **size,
         ),
     }
@@ -246,7 +248,7 @@ def test_the_blocks_run_in_order(monkeypatch, tmp_path):
     assert names["boots"].shape == (16, 28, 28, 1)
     assert names["samples"].shape == (16, 28, 28, 1)
     assert names["nats"].shape == (ROWS,) and np.isfinite(names["nats"]).all()
-    assert names["rows"].shape[1] == names["gpt"].context + 1
+    assert names["rows"].shape[1] == names["gpt"].max_sequence_length + 1
     assert names["photos"].shape == (1, 224, 224, 3)
     assert names["latents"].shape == (1, 28, 28, 4)
     assert names["classes"].shape == (1, 1000)

@@ -193,7 +193,9 @@ def vae_rows():
 
 
 def vqvae():
-    model = kg.VQVAE((4, 4, 1), "vector", 4, 3, hidden=4, residual_hidden=4, halvings=1)
+    model = kg.VQVAE(
+        (4, 4, 1), "vector", 4, 3, hidden_dim=4, residual_filters=4, num_downsamples=1
+    )
     model.prior = kg.PixelCNN(model.code_shape, 4, 2, filters=4, blocks=1)
     return model
 
@@ -327,7 +329,13 @@ def dream_rows():
     }
 
 
-SIZES = {"depth": 1, "hidden": 8, "heads": 2, "vocabulary_size": 12, "context": 8}
+SIZES = {
+    "num_layers": 1,
+    "hidden_dim": 8,
+    "num_heads": 2,
+    "vocabulary_size": 12,
+    "max_sequence_length": 8,
+}
 
 
 def gpt():
@@ -341,10 +349,10 @@ def gpt_rows():
             write(),
             write(top_k=3),
             write(temperature=0.0),
-            write(beam_size=2),
+            write(num_beams=2),
             call("generate", [[5, 6, 7]], 2),
             lambda m: list(m.generate([5, 6], 3, stream=True)),
-            changed(write(), stop_token=7),
+            changed(write(), eos_token_id=7),
         ],
         "score": [call("score", [[5, 6, 7], [8, 9]]), call("score", [[5, 6]])],
         "embed": [call("embed", [[5, 6, 7], [8, 9]]), call("embed", [[5, 6]])],
@@ -352,7 +360,7 @@ def gpt_rows():
 
 
 def bert():
-    return kg.BERT(**SIZES, mask_token=3, num_classes=2)
+    return kg.BERT(**SIZES, mask_token_id=3, num_classes=2)
 
 
 def bert_rows():
@@ -364,7 +372,9 @@ def bert_rows():
 
 
 def vit():
-    return kg.ViT((4, 4, 1), patch_size=2, depth=1, hidden=8, heads=2, num_classes=3)
+    return kg.ViT(
+        (4, 4, 1), patch_size=2, num_layers=1, hidden_dim=8, num_heads=2, num_classes=3
+    )
 
 
 def vit_rows():
@@ -376,7 +386,9 @@ def vit_rows():
 
 def translator():
     sizes = {**SIZES, "hidden_units": 8}
-    return kg.Translator(**sizes, start_token=0, stop_token=1, pad_token=2)
+    return kg.Translator(
+        **sizes, decoder_start_token_id=0, eos_token_id=1, pad_token_id=2
+    )
 
 
 def translator_rows():
@@ -384,8 +396,8 @@ def translator_rows():
     return {
         "generate": None,  # `translate`
         "translate": [
-            call("translate", texts, beam_size=1, max_length=4),
-            call("translate", texts, beam_size=2, max_length=4),
+            call("translate", texts, num_beams=1, max_length=4),
+            call("translate", texts, num_beams=2, max_length=4),
             call("translate", texts, 2, 0.5, max_length=3, batch_size=1),
         ],
         "score": [call("score", texts, texts), call("score", texts[:1], texts[:1])],

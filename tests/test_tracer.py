@@ -44,7 +44,13 @@ def files_of(run):
 
 
 def gpt():
-    return kg.GPT(depth=1, hidden=16, heads=2, vocabulary_size=11, context=8)
+    return kg.GPT(
+        num_layers=1,
+        hidden_dim=16,
+        num_heads=2,
+        vocabulary_size=11,
+        max_sequence_length=8,
+    )
 
 
 def vae():

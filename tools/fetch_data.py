@@ -233,8 +233,10 @@ def sixteenths(part: ET.Element) -> np.ndarray:
                     midi = 12 * (int(pitch.findtext("octave")) + 1)
                     midi += steps[pitch.findtext("step")]
                     midi += int(float(pitch.findtext("alter", "0")))
-                    tied = any(tie.get("type") == "stop" for tie in each.findall("tie"))
-                    notes.append((now, now + length, midi, not tied))
+                    tie_word_embeddings = any(
+                        tie.get("type") == "stop" for tie in each.findall("tie")
+                    )
+                    notes.append((now, now + length, midi, not tie_word_embeddings))
                 now += length
             furthest = max(furthest, now)
         end = furthest

@@ -104,7 +104,7 @@ def show(pictures, columns=10, title=None):
 # same backwards. The paper's layers have 256 channels; 48 will do here.
 
 # %%
-model = kg.VQVAE((28, 28, 1), codebook_size=128, latent_dim=32, hidden=48, seed=0)
+model = kg.VQVAE((28, 28, 1), codebook_size=128, latent_dim=32, filters=48, seed=0)
 for network in (model.encoder, model.quantizer, model.decoder):
     print(f"{network.name:14} {network.count_params():9,} weights")
 print("codes of a picture:", model.code_shape, "of", model.codebook_size)
@@ -316,7 +316,7 @@ quantizers = {
 }
 rows = {}
 for name, quantizer in quantizers.items():
-    other = kg.VQVAE((28, 28, 1), quantizer, hidden=48 if name != "Gumbel" else 16)
+    other = kg.VQVAE((28, 28, 1), quantizer, filters=48 if name != "Gumbel" else 16)
     other.compile(keras.optimizers.Adam(2e-3))
     other.fit(part, batch_size=64, epochs=2, verbose=0)
     rows[name] = other.evaluate(
@@ -369,6 +369,6 @@ show(boots, title="Ankle boots, from the SavedModel")
 # ## On
 #
 # - Your own networks: `kg.VQVAE(..., encoder=..., decoder=...)`.
-# - Sharper pictures: more codes (`halvings=1`, or a residual quantizer), wider layers,
-#   a longer training.
+# - Sharper pictures: more codes (`num_downsamples=1`, or a residual quantizer), wider
+#   layers, a longer training.
 # - The prior is a model like any other: `model.prior.fit(codes, labels, ...)`.

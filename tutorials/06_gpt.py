@@ -152,17 +152,37 @@ for name, bits in floors.items():
 # channels must do. `kg.GPT.LLAMA` switches to what came after: the place of a letter is
 # a rotation of its query and key ([2104.09864](https://arxiv.org/abs/2104.09864)), with
 # simpler normalizations and a gate. Such small models learn much faster so. With
-# `window=64` a letter sees the 64 before it; through four blocks it hears of 256.
+# `sliding_window=64` a letter sees the 64 before it; through four blocks it hears of
+# 256.
 
 # %%
 
 
 def make(tokenizer):
     """A small GPT, and the optimizer for so many steps."""
-    options = {**kg.GPT.LLAMA, "tied": True, "window": 64, "tokenizer": tokenizer}
+    options = {
+        **kg.GPT.LLAMA,
+        "tie_word_embeddings": True,
+        "sliding_window": 64,
+        "tokenizer": tokenizer,
+    }
     if FAST:
-        return kg.GPT(depth=1, hidden=32, heads=2, context=128, seed=0, **options)
-    return kg.GPT(depth=4, hidden=128, heads=4, context=512, seed=0, **options)
+        return kg.GPT(
+            num_layers=1,
+            hidden_dim=32,
+            num_heads=2,
+            max_sequence_length=128,
+            seed=0,
+            **options,
+        )
+    return kg.GPT(
+        num_layers=4,
+        hidden_dim=128,
+        num_heads=4,
+        max_sequence_length=512,
+        seed=0,
+        **options,
+    )
 
 
 def adam(steps, peak=2e-3):
@@ -359,9 +379,9 @@ def judge(texts):
 openings = ["Romeo.\n", "BRUTUS.\n", "Lear.\n", "OTHELLO.\n"][: 1 if FAST else 4]
 ways = {
     "greedy": {"temperature": 0},
-    "beams": {"beam_size": 4},
-    "contrastive": {"contrastive": 0.5, "top_k": 6},
-    "greedy, no group of 8 twice": {"temperature": 0, "no_repeat_ngram": 8},
+    "beams": {"num_beams": 4},
+    "penalty_alpha": {"penalty_alpha": 0.5, "top_k": 6},
+    "greedy, no group of 8 twice": {"temperature": 0, "no_repeat_ngram_size": 8},
     "top_p = 0.9": {"top_p": 0.9},
     "min_p = 0.1": {"min_p": 0.1},
 }
@@ -394,7 +414,7 @@ axis.set(xlabel="share that repeats itself", ylabel="share of real words")
 plt.show()
 
 for name, (_, _, example) in by_way.items():
-    if name in ("greedy", "beams", "contrastive"):
+    if name in ("greedy", "beams", "penalty_alpha"):
         print(f"--- {name}:\n{example[:300]}\n")
 
 # %% [markdown]
@@ -457,7 +477,7 @@ plt.show()
 # of one call with the whole text.
 
 # %%
-longest = model.context - 2
+longest = model.max_sequence_length - 2
 stream = model.generate("A", longest, seed=0, stream=True)
 next(stream)
 times = [time.perf_counter()]
@@ -663,12 +683,12 @@ print(served[:length])
 # %% [markdown]
 # ## On
 #
-# - Better texts want more of everything: `kg.GPT(depth=12, hidden=768, heads=12)` on
-#   all of Shakespeare, hours on a GPU; and far more text than one man wrote.
+# - Better texts want more of everything: `kg.GPT(num_layers=12, hidden_dim=768,
+#   num_heads=12)` on all of Shakespeare, hours on a GPU; and far more text than one man wrote.
 # - Published weights: `kg.GPT.from_pretrained("gpt2")`, or any folder in the layout of
 #   Llama or SmolLM2; `model.save_pretrained(folder)` writes it.
 # - A smaller model that proposes several tokens at a time, of which the large one
-#   keeps those that it would have drawn: `model.generate(..., draft=small)`.
-# - `no_repeat_ngram`, `repetition_penalty`, `stop` strings, ragged prompts in one
+#   keeps those that it would have drawn: `model.generate(..., draft_model=small)`.
+# - `no_repeat_ngram_size`, `repetition_penalty`, `stop` strings, ragged prompts in one
 #   batch, `embed`: see `kg.GPT.generate`.
 # - From one language to another: tutorial 07.

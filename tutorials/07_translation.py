@@ -130,11 +130,11 @@ size = 32 if FAST else 128
 epochs, batch = (2, 20) if FAST else (7, 32)
 model = kg.Translator(
     "base",
-    depth=1 if FAST else 2,
-    hidden=size,
-    heads=4,
+    num_layers=1 if FAST else 2,
+    hidden_dim=size,
+    num_heads=4,
     hidden_units=4 * size,
-    context=64,
+    max_sequence_length=64,
     norm_first=True,  # trains at a higher rate than the paper's order (2002.04745)
     label_smoothing=0.1,
     tokenizer=tokenizer,
@@ -187,7 +187,7 @@ callbacks = [
         english_watched,
         spanish_watched,
         examples=1,
-        beam_size=1,
+        num_beams=1,
         batch_size=64,
     ),
     keras.callbacks.LambdaCallback(on_epoch_end=look),
@@ -337,8 +337,8 @@ maps = maps[:, -1].mean(1)  # (N, T, S)
 pairs = collections.Counter()
 for weights, source, target in zip(maps, *sample.values(), strict=True):
     for row, token in zip(weights, target, strict=True):
-        if token not in (model.pad_token, model.stop_token):
-            place = row[: np.argmax(source == model.stop_token)].argmax()
+        if token not in (model.pad_token_id, model.eos_token_id):
+            place = row[: np.argmax(source == model.eos_token_id)].argmax()
             pairs[int(source[place]), int(token)] += 1
 totals = collections.Counter()
 for (source, _), n in pairs.items():

@@ -164,10 +164,10 @@ print(" ".join(tokenizer.token(i) for i in keras.ops.convert_to_numpy(masked)[0]
 
 # %%
 sizes = {
-    "depth": 1 if FAST else 2,
-    "hidden": 32 if FAST else 128,
-    "heads": 8,
-    "context": 80,
+    "num_layers": 1 if FAST else 2,
+    "hidden_dim": 32 if FAST else 128,
+    "num_heads": 8,
+    "max_sequence_length": 80,
     "tokenizer": tokenizer,
 }
 model = kg.BERT(**sizes, dropout=0.0, mask_rate=MASK_RATE, seed=0)
@@ -537,7 +537,7 @@ print(f"to the same in the wrong order:    {swapped[labels == 0].mean():.1%}")
 #
 # A `.keras` file holds the model with its tokenizer and optimizer, and opens on any
 # backend. `export` writes a SavedModel that TensorFlow runs with neither Keras nor this
-# package installed: `embed`, `hidden` and, of a classifier, the `logits`.
+# package installed: `embed`, `hidden_dim` and, of a classifier, the `logits`.
 
 # %%
 pretrained.save("parts.keras")

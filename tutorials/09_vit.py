@@ -124,9 +124,9 @@ plt.show()
 sizes = {
     "image_shape": (28, 28, 1),
     "patch_size": PATCH,
-    "depth": 2 if FAST else 4,
-    "hidden": 32 if FAST else 64,
-    "heads": 4,
+    "num_layers": 2 if FAST else 4,
+    "hidden_dim": 32 if FAST else 64,
+    "num_heads": 4,
 }
 model = kg.ViT(**sizes, num_classes=10, seed=0)
 cnn = kg.CNN((28, 28, 1), 10, seed=0)
@@ -272,9 +272,9 @@ painter = kg.ViT(
     positions="sinusoidal",
     mae=True,
     mask_ratio=0.75,
-    decoder_depth=1,
-    decoder_hidden=32 if FAST else 64,
-    decoder_heads=4,
+    decoder_num_layers=1,
+    decoder_hidden_dim=32 if FAST else 64,
+    decoder_num_heads=4,
     normalized_pixels=False,
     seed=0,
 )
@@ -282,8 +282,8 @@ logs, seconds = train(painter, 1 if FAST else 8, 2e-3, images, batch=128)
 print(f"{seconds:.0f} s")
 
 # %%
-painted, hidden = painter.paint(clothes, seed=0)
-covered = np.where(hidden > 0, 0.0, clothes)
+painted, hidden_dim = painter.paint(clothes, seed=0)
+covered = np.where(hidden_dim > 0, 0.0, clothes)
 show(
     np.concatenate([clothes, covered, painted]),
     title="Unread pictures; what the network sees of them; what it paints",

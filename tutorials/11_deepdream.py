@@ -76,9 +76,11 @@ def show(pictures, columns=10, title=None, scale=None, value_range=(-1, 1)):
 
 
 across = np.array([[1, 0, -1], [2, 0, -2], [1, 0, -1]], "float32") / 4
-window = np.stack([across, across.T], -1)[:, :, None]  # (3, 3, 1, 2)
+sliding_window = np.stack([across, across.T], -1)[:, :, None]  # (3, 3, 1, 2)
 clothes = np.stack([test_images[test_labels == k][3] for k in range(10)])
-edges = keras.ops.convert_to_numpy(keras.ops.conv(clothes, window, padding="same"))
+edges = keras.ops.convert_to_numpy(
+    keras.ops.conv(clothes, sliding_window, padding="same")
+)
 rows = [clothes, edges[..., :1], edges[..., 1:]]
 show(np.concatenate(rows), title="Clothes; edges across; edges down", scale=2)
 

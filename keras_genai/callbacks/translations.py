@@ -18,7 +18,7 @@ class Translations(keras.callbacks.Callback):
         references: list of strings, their translations.
         every: epochs between two.
         examples: how many translations are printed each time.
-        **options: of `Translator.translate`, such as `beam_size`.
+        **options: of `Translator.translate`, such as `num_beams`.
 
     Attributes:
         translations: list of strings, the latest.

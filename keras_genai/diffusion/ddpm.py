@@ -36,8 +36,8 @@ from keras_genai.diffusion.sampling_loop import sampling_inputs, sampling_loop
 from keras_genai.diffusion.unet import UNet
 from keras_genai.losses.reduction import mean_over_samples, weighted_mean
 from keras_genai.training import GenerativeModel
-from keras_genai.training.data import tensors
 from keras_genai.training.compiled import Range
+from keras_genai.training.data import tensors
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import (
     check_image_shape,

@@ -63,24 +63,24 @@ class Condition(CompositeLayer):
     Args:
         units: D, channels of both embeddings.
         rows: of the labels' table; 0 for none.
-        frequency_shift: see `keras_genai.layers.sinusoidal_embedding`.
+        freq_shift: see `keras_genai.layers.sinusoidal_embedding`.
         seed: integer, the model's.
         stream: name of its weights: layers of one model take different names.
     """
 
-    def __init__(self, units, rows=0, frequency_shift=1.0, **kwargs):
+    def __init__(self, units, rows=0, freq_shift=1.0, **kwargs):
         # Of half precision, 999.5 would not be a time.
         super().__init__(initializer=_NORMAL, autocast=False, **kwargs)
         self.units = units
         self.rows = rows
-        self.frequency_shift = frequency_shift
+        self.freq_shift = freq_shift
 
     def build(self, t_shape, labels_shape=None):
         self.time = TimeEmbedding(
             self.units,
             FREQUENCIES,
-            cosine_first=True,
-            frequency_shift=self.frequency_shift,
+            flip_sin_to_cos=True,
+            freq_shift=self.freq_shift,
             initializer=_NORMAL,
             **self._place("time"),
         )
@@ -107,7 +107,7 @@ class DiTBlock(CompositeLayer):
     scales and shifts begin at zero: the block begins as the identity.
 
     Args:
-        heads: number of heads; it must divide the channels.
+        num_heads: number of heads; it must divide the channels.
         seed: integer, the model's.
         stream: name of its weights: blocks of one model take different names.
 
@@ -118,10 +118,10 @@ class DiTBlock(CompositeLayer):
     ```
     """
 
-    def __init__(self, heads, **kwargs):
+    def __init__(self, num_heads, **kwargs):
         super().__init__(initializer=_glorot, **kwargs)
-        check_positive("heads", heads)
-        self.heads = heads
+        check_positive("num_heads", num_heads)
+        self.num_heads = num_heads
 
     def build(self, x_shape, c_shape):
         channels = x_shape[-1]
@@ -132,7 +132,7 @@ class DiTBlock(CompositeLayer):
         self.norm2 = _plain_norm("norm2", MLP_EPSILON, self.dtype_policy)
         place = {**self._place("attention"), "stream": self.stream}
         self.attention = Attention(
-            self.heads, use_bias=True, initializer=_glorot, **place
+            self.num_heads, use_bias=True, initializer=_glorot, **place
         )
         self.mlp1 = self._dense("mlp1", 4 * channels)
         self.mlp2 = self._dense("mlp2", channels)
@@ -173,21 +173,21 @@ class DiT(Pretrained, Saving, keras.Model):
     `DiTTransformer2DModel`, `subfolder="transformer"` of a DiT pipeline. Not with
     `shared_embedding=True` where the blocks' embeddings differ; diffusers has none
     without labels or null class, with images that are not square, or with another
-    `frequency_shift`.
+    `freq_shift`.
 
     Args:
         image_shape: `(H, W, C)` of x, each side divisible by the patch.
         size: `"S/2"` to `"XL/8"`: the row of the paper's table 1, then the side of a
             patch. The four arguments below, where given, stand for what it says.
         patch_size: side of a patch.
-        depth: number of blocks.
-        hidden: D, channels of a token; divisible by 4 and by `heads`.
-        heads: of the attention.
+        num_layers: number of blocks.
+        hidden_dim: D, channels of a token; divisible by 4 and by `num_heads`.
+        num_heads: of the attention.
         num_classes: N of the labels, or None for a network without labels.
         null_class: whether label N stands for no label, for guidance.
         out_channels: of the answer; by default C. `2 * C` with a learned variance.
         shared_embedding: False gives every block its own embedding of time and label.
-        frequency_shift: of the embedding of t (see
+        freq_shift: of the embedding of t (see
             `keras_genai.layers.sinusoidal_embedding`): 1 is diffusers', 0 that of the
             paper's code, which trained the published weights.
         seed: integer >= 0: the initial weights follow from it.
@@ -206,21 +206,21 @@ class DiT(Pretrained, Saving, keras.Model):
 
     weights_module = "dit"
 
-    @checked(size=text, frequency_shift=number())
+    @checked(size=text, freq_shift=number())
     def __init__(
         self,
         image_shape=(32, 32, 4),
         size="S/2",
         *,
         patch_size=None,
-        depth=None,
-        hidden=None,
-        heads=None,
+        num_layers=None,
+        hidden_dim=None,
+        num_heads=None,
         num_classes=None,
         null_class=True,
         out_channels=None,
         shared_embedding=True,
-        frequency_shift=1.0,
+        freq_shift=1.0,
         seed=0,
         **kwargs,
     ):
@@ -228,7 +228,11 @@ class DiT(Pretrained, Saving, keras.Model):
         super().__init__(autocast=False, **kwargs)
         self._allow_non_tensor_positional_args = True  # one t for all may be a number
         row = _row(size)
-        given = {"depth": depth, "hidden": hidden, "heads": heads}
+        given = {
+            "num_layers": num_layers,
+            "hidden_dim": hidden_dim,
+            "num_heads": num_heads,
+        }
         for name, value in {**given, "patch_size": patch_size}.items():
             value = row[name] if value is None else value
             check_positive(name, value)
@@ -242,7 +246,7 @@ class DiT(Pretrained, Saving, keras.Model):
         if out_channels is None:
             self.out_channels = self.image_shape[-1]
         self.shared_embedding = shared_embedding
-        self.frequency_shift = frequency_shift
+        self.freq_shift = freq_shift
         self.seed = random.check_seed(seed)
         self._check_arguments()
         self._make_layers()
@@ -252,29 +256,32 @@ class DiT(Pretrained, Saving, keras.Model):
         check_positive("out_channels", self.out_channels)
         if self.num_classes is not None:
             check_positive("num_classes", self.num_classes)
-        for divisor, why in ((self.heads, "heads"), (4, "4, of the position table")):
-            if self.hidden % divisor:
+        for divisor, why in (
+            (self.num_heads, "num_heads"),
+            (4, "4, of the position table"),
+        ):
+            if self.hidden_dim % divisor:
                 raise ValueError(
-                    f"hidden must be divisible by {why}; {divisor} does not divide "
-                    f"{self.hidden}."
+                    f"hidden_dim must be divisible by {why}; {divisor} does not divide "
+                    f"{self.hidden_dim}."
                 )
 
     def _make_layers(self):
         height, width, channels = self.image_shape
-        policy, side, hidden = self.dtype_policy, self.patch_size, self.hidden
+        policy, side, hidden_dim = self.dtype_policy, self.patch_size, self.hidden_dim
         self.grid = (height // side, width // side)
         tokens = self.grid[0] * self.grid[1]
         shared = {"seed": self.seed, "dtype": policy}
         self.positions = self.add_weight(
             name="positions",
-            shape=(tokens, hidden),
+            shape=(tokens, hidden_dim),
             initializer=lambda shape, dtype: ops.convert_to_tensor(
-                sinusoidal_grid(*self.grid, hidden), dtype=dtype
+                sinusoidal_grid(*self.grid, hidden_dim), dtype=dtype
             ),
             trainable=False,
         )
         self.patches = keras.layers.Dense(
-            hidden,
+            hidden_dim,
             kernel_initializer=VarianceScaling(seed=self.seed, stream="dit/patches"),
             dtype=policy,
             name="patches",
@@ -282,12 +289,12 @@ class DiT(Pretrained, Saving, keras.Model):
         self.patches.build((None, tokens, side * side * channels))
         rows = self.num_classes + self.null_class if self.num_classes else 0
         self.conditions = []
-        for i in range(1 if self.shared_embedding else self.depth):
+        for i in range(1 if self.shared_embedding else self.num_layers):
             name = f"condition_{i}"
             condition = Condition(
-                hidden,
+                hidden_dim,
                 rows,
-                self.frequency_shift,
+                self.freq_shift,
                 stream=f"dit/{name}",
                 name=name,
                 **shared,
@@ -295,21 +302,21 @@ class DiT(Pretrained, Saving, keras.Model):
             condition.build((None,), (None,) if rows else None)
             self.conditions.append(condition)
         self.blocks = []
-        for i in range(self.depth):
+        for i in range(self.num_layers):
             name = f"block_{i}"
-            block = DiTBlock(self.heads, stream=f"dit/{name}", name=name, **shared)
-            block.build((None, tokens, hidden), (None, hidden))
+            block = DiTBlock(self.num_heads, stream=f"dit/{name}", name=name, **shared)
+            block.build((None, tokens, hidden_dim), (None, hidden_dim))
             self.blocks.append(block)
         self.norm = _plain_norm("norm", MODULATION_EPSILON, policy)
-        self.norm.build((None, tokens, hidden))
+        self.norm.build((None, tokens, hidden_dim))
         for name, units in (
-            ("modulation", 2 * hidden),
+            ("modulation", 2 * hidden_dim),
             ("last", side * side * self.out_channels),
         ):
             layer = keras.layers.Dense(
                 units, kernel_initializer=Zeros(), dtype=policy, name=name
             )
-            layer.build((None, hidden))
+            layer.build((None, hidden_dim))
             setattr(self, name, layer)
 
     def call(self, x, t, labels=None, training=False):
@@ -360,14 +367,14 @@ class DiT(Pretrained, Saving, keras.Model):
         names = (
             "image_shape",
             "patch_size",
-            "depth",
-            "hidden",
-            "heads",
+            "num_layers",
+            "hidden_dim",
+            "num_heads",
             "num_classes",
             "null_class",
             "out_channels",
             "shared_embedding",
-            "frequency_shift",
+            "freq_shift",
         )
         return configuration(self, names)
 
@@ -382,6 +389,11 @@ def _row(size):
     if name not in SIZES or patch not in map(str, PATCHES):
         known = (f"{name}/{patch}" for name in SIZES for patch in PATCHES)
         raise ValueError(f"size must be one of {', '.join(known)}; got {size!r}.")
-    depth, hidden, heads = SIZES[name]
+    num_layers, hidden_dim, num_heads = SIZES[name]
     side = int(patch)
-    return {"depth": depth, "hidden": hidden, "heads": heads, "patch_size": side}
+    return {
+        "num_layers": num_layers,
+        "hidden_dim": hidden_dim,
+        "num_heads": num_heads,
+        "patch_size": side,
+    }

@@ -74,10 +74,10 @@ class UNet(Pretrained, Saving, keras.Model):
             there is one more.
         attention: for each level, whether attention follows every residual block.
         mid_attention: whether it does between the two in the middle.
-        heads: number of heads of the attention, or a tuple of one for each level, the
-            last the middle's as well; by default 1. (In a `UNet2DConditionModel`'s
+        num_heads: number of heads of the attention, or a tuple of one for each level,
+            the last the middle's as well; by default 1. (In a `UNet2DConditionModel`'s
             `config.json` this number is called `attention_head_dim`: 8 means 8 heads.)
-        head_channels: instead, the channels of a head, whose number then follows from
+        head_dim: instead, the channels of a head, whose number then follows from
             each level's channels.
         groups: of the group normalizations; it must divide every number of channels.
         epsilon: of those of the residual blocks (and of attention without a context).
@@ -90,13 +90,13 @@ class UNet(Pretrained, Saving, keras.Model):
             block; an integer or one for each level.
         linear_projection: whether the projections around them are stored as matrices
             (Stable Diffusion 2) or as 1 x 1 convolutions (1); the numbers are the same.
-        wide_scores: whether their attention's scores are computed in float32 under
+        upcast_attention: whether their attention's scores are computed in float32 under
             mixed precision too (Stable Diffusion 2.1).
         time_scale_shift: whether the embedding scales the normalised features as well
             as shifting them (2102.09672, section 3.1).
         downsample_padding: `"after"` (DDPM) or `"before"` (Stable Diffusion), see
             `layers.Downsample2D`.
-        cosine_first, frequency_shift: of the embedded time, see
+        flip_sin_to_cos, freq_shift: of the embedded time, see
             `layers.sinusoidal_embedding`; True and 0 in Stable Diffusion.
         seed: integer >= 0: initial weights and dropout follow from it.
 
@@ -121,10 +121,10 @@ class UNet(Pretrained, Saving, keras.Model):
         image_shape=image_shape(free_sides=True),
         block_channels=integers(),
         attention=either(flag, tuple_of(flag, least=0)),
-        heads=either(integer(1), integers()),
+        num_heads=either(integer(1), integers()),
         transformer_layers=either(integer(1, 100), tuple_of(integer(1, 100))),
         downsample_padding=one_of("after", "before"),
-        frequency_shift=number(),
+        freq_shift=number(),
     )
     def __init__(
         self,
@@ -135,8 +135,8 @@ class UNet(Pretrained, Saving, keras.Model):
         layers_per_block=2,
         attention=(False, True, False, False),
         mid_attention=True,
-        heads=None,
-        head_channels=None,
+        num_heads=None,
+        head_dim=None,
         groups=32,
         epsilon=1e-6,
         dropout=0.0,
@@ -146,11 +146,11 @@ class UNet(Pretrained, Saving, keras.Model):
         vector_dim=None,
         transformer_layers=1,
         linear_projection=False,
-        wide_scores=False,
+        upcast_attention=False,
         time_scale_shift=False,
         downsample_padding="after",
-        cosine_first=False,
-        frequency_shift=1.0,
+        flip_sin_to_cos=False,
+        freq_shift=1.0,
         seed=0,
         **kwargs,
     ):
@@ -164,8 +164,10 @@ class UNet(Pretrained, Saving, keras.Model):
             "layers_per_block": layers_per_block,
             "attention": _each(attention, len(block_channels)),
             "mid_attention": mid_attention,
-            "heads": heads if heads is None or _whole(heads) else tuple(heads),
-            "head_channels": head_channels,
+            "num_heads": num_heads
+            if num_heads is None or _whole(num_heads)
+            else tuple(num_heads),
+            "head_dim": head_dim,
             "groups": groups,
             "epsilon": epsilon,
             "dropout": dropout,
@@ -177,11 +179,11 @@ class UNet(Pretrained, Saving, keras.Model):
             if _whole(transformer_layers)
             else tuple(transformer_layers),
             "linear_projection": linear_projection,
-            "wide_scores": wide_scores,
+            "upcast_attention": upcast_attention,
             "time_scale_shift": time_scale_shift,
             "downsample_padding": downsample_padding,
-            "cosine_first": cosine_first,
-            "frequency_shift": frequency_shift,
+            "flip_sin_to_cos": flip_sin_to_cos,
+            "freq_shift": freq_shift,
         }
         for argument, value in arguments.items():
             setattr(self, argument, value)
@@ -195,7 +197,7 @@ class UNet(Pretrained, Saving, keras.Model):
         if self.out_channels is None:
             self.out_channels = shape[2]
         levels = len(self.block_channels)
-        for name in ("attention", "heads", "transformer_layers"):
+        for name in ("attention", "num_heads", "transformer_layers"):
             value = getattr(self, name)
             if isinstance(value, tuple) and len(value) != levels:
                 raise ValueError(
@@ -209,24 +211,24 @@ class UNet(Pretrained, Saving, keras.Model):
                     f"does not divide {channels}."
                 )
         self._check_sides(shape[:2], "image_shape")
-        if self.heads is not None and self.head_channels is not None:
-            raise ValueError("Give heads or head_channels, not both.")
+        if self.num_heads is not None and self.head_dim is not None:
+            raise ValueError("Give num_heads or head_dim, not both.")
         attended = {level for level in range(levels) if self.attention[level]}
         for level in attended | ({levels - 1} if self.mid_attention else set()):
             channels = self.block_channels[level]
-            if channels % (self.head_channels or self.heads_of(level)):
+            if channels % (self.head_dim or self.heads_of(level)):
                 raise ValueError(
-                    "heads or head_channels must divide the channels of each level "
-                    f"with attention; {self.head_channels or self.heads_of(level)} "
+                    "num_heads or head_dim must divide the channels of each level "
+                    f"with attention; {self.head_dim or self.heads_of(level)} "
                     f"does not divide {channels}."
                 )
 
     def heads_of(self, level):
         """The number of heads of a level's attention."""
-        if self.head_channels is not None:
-            return self.block_channels[level] // self.head_channels
-        heads = 1 if self.heads is None else self.heads
-        return heads[level] if isinstance(heads, tuple) else heads
+        if self.head_dim is not None:
+            return self.block_channels[level] // self.head_dim
+        num_heads = 1 if self.num_heads is None else self.num_heads
+        return num_heads[level] if isinstance(num_heads, tuple) else num_heads
 
     # Its layers, built before the first call
 
@@ -336,8 +338,8 @@ class UNet(Pretrained, Saving, keras.Model):
             [(None,)],
             units=units,
             dim=self.block_channels[0],
-            cosine_first=self.cosine_first,
-            frequency_shift=self.frequency_shift,
+            flip_sin_to_cos=self.flip_sin_to_cos,
+            freq_shift=self.freq_shift,
             **initial.arguments("time_embedding"),
         )
         if self.num_classes is not None:
@@ -366,7 +368,7 @@ class UNet(Pretrained, Saving, keras.Model):
         """Of a level: to the positions, and to the context where there is one."""
         shapes = [(None, None, None, self.block_channels[level])]
         arguments = {
-            "heads": self.heads_of(level),
+            "num_heads": self.heads_of(level),
             "groups": self.groups,
             "zero_out": True,
             **initial.arguments(name),
@@ -379,7 +381,7 @@ class UNet(Pretrained, Saving, keras.Model):
             CrossAttention2D,
             [*shapes, (None, None, self.context_dim)],
             depth=depth[level] if isinstance(depth, tuple) else depth,
-            wide_scores=self.wide_scores,
+            upcast_attention=self.upcast_attention,
             **arguments,
         )
 

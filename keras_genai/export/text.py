@@ -82,7 +82,7 @@ def text_signatures(model):
         places = tf.range(tf.shape(made)[1])
         begun = places >= (longest - lengths)[:, None]
         # What fills a row up behind its last token may be any token.
-        begun &= places < (longest - lengths)[:, None] + model.context
+        begun &= places < (longest - lengths)[:, None] + model.max_sequence_length
         # A stop token in the prompt ends nothing.
         stops = tf.zeros_like(made, tf.bool)
         for token in model.stop_tokens:

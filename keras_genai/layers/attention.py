@@ -36,7 +36,9 @@ def normalization(kind, epsilon, policy, name):
     return classes[kind](epsilon=epsilon, dtype=policy, name=name)
 
 
-def attention_mask(queries, keys, first=0, mask=None, causal=False, window=None):
+def attention_mask(
+    queries, keys, first=0, mask=None, causal=False, sliding_window=None
+):
     """Which keys each query attends to.
 
     Args:
@@ -47,8 +49,8 @@ def attention_mask(queries, keys, first=0, mask=None, causal=False, window=None)
         mask: bool, or None: `(B, S)`, False where there is padding; `(B, T, S)` or
             `(B, N, T, S)`.
         causal: a query attends to no key after its own position.
-        window: how many keys a query attends to: its own and those before, and where
-            it is not causal as many after; or None for all.
+        sliding_window: how many keys a query attends to: its own and those before, and
+            where it is not causal as many after; or None for all.
 
     Returns:
         Bool tensor that broadcasts to `(B, N, T, S)`, or None: all are attended to.
@@ -58,15 +60,15 @@ def attention_mask(queries, keys, first=0, mask=None, causal=False, window=None)
         allowed = ops.cast(mask, "bool")
         axes = {2: (1, 2), 3: (1,), 4: ()}[len(allowed.shape)]
         allowed = ops.expand_dims(allowed, axes) if axes else allowed
-    if causal or window:
+    if causal or sliding_window:
         distance = _positions(first, queries) - ops.arange(keys, dtype="int32")
         near = []  # (T, S) or (B, T, S)
         if causal:
             near.append(distance >= 0)
-        if window:
-            near.append(distance < window)
-        if window and not causal:
-            near.append(distance > -window)
+        if sliding_window:
+            near.append(distance < sliding_window)
+        if sliding_window and not causal:
+            near.append(distance > -sliding_window)
         for part in near:
             part = ops.expand_dims(part, -3)  # of all heads
             allowed = part if allowed is None else ops.logical_and(allowed, part)
@@ -89,17 +91,18 @@ class Attention(CompositeLayer):
     the call says which keys are attended to (see `attention_mask`).
 
     Args:
-        heads: number of heads; it must divide the channels.
-        wide_scores: the scores are computed in float32 under mixed precision too
+        num_heads: number of heads; it must divide the channels.
+        upcast_attention: the scores are computed in float32 under mixed precision too
             (where weights were trained so that half precision overflows).
         use_bias: whether Q, K and V have a bias too.
         out_bias: whether the output has one.
-        kv_heads: number of heads of K and V, which neighbouring heads of Q share
-            (grouped queries, 2305.13245); it must divide `heads`. By default as many.
-        head_dim: channels of a head; by default the channels over `heads`.
+        num_key_value_heads: number of heads of K and V, which neighbouring heads of Q
+            share (grouped queries, 2305.13245); it must divide `num_heads`. By default
+            as many.
+        head_dim: channels of a head; by default the channels over `num_heads`.
         causal: a token attends to itself and to those before it alone.
-        window: how many tokens one attends to, its own and those before (2004.05150;
-            and as many after, where it is not causal); None for all.
+        sliding_window: how many tokens one attends to, its own and those before
+            (2004.05150; and as many after, where it is not causal); None for all.
         qk_norm: `"layer"` or `"rms"` normalization of each head of Q and K (2302.05442,
             section 2), or None.
         epsilon: of that normalization.
@@ -124,7 +127,7 @@ class Attention(CompositeLayer):
     ```python
     y = Attention(8)(x)                       # (B, T, C) -> (B, T, C)
     y = Attention(8)(x, context)              # with (B, S, D) beside
-    layer = Attention(8, kv_heads=2, causal=True, rotary=10_000.0)
+    layer = Attention(8, num_key_value_heads=2, causal=True, rotary=10_000.0)
     cache = layer.empty_cache(batch=1, length=64)
     y, cache = layer(x, cache=cache, cache_index=0)     # T tokens, then one after each
     y, cache = layer(x[:, :1], cache=cache, cache_index=x.shape[1])
@@ -133,7 +136,7 @@ class Attention(CompositeLayer):
 
     @checked(
         rotary=number("> 0"),
-        window=integer(1),
+        sliding_window=integer(1),
         qk_norm=text,
         rotary_dim=integer(1),
         rotary_axes=integer(1),
@@ -141,15 +144,15 @@ class Attention(CompositeLayer):
     )
     def __init__(
         self,
-        heads=1,
-        wide_scores=False,
+        num_heads=1,
+        upcast_attention=False,
         use_bias=False,
         *,
         out_bias=True,
-        kv_heads=None,
+        num_key_value_heads=None,
         head_dim=None,
         causal=False,
-        window=None,
+        sliding_window=None,
         qk_norm=None,
         epsilon=1e-6,
         dropout=0.0,
@@ -166,11 +169,11 @@ class Attention(CompositeLayer):
         kwargs.setdefault("initializer", normal_or_uniform(initial_std))
         super().__init__(**kwargs)
         self.supports_masking = True  # see compute_mask
-        check_positive("heads", heads)
-        for name, value in (("head_dim", head_dim), ("window", window)):
+        check_positive("num_heads", num_heads)
+        for name, value in (("head_dim", head_dim), ("sliding_window", sliding_window)):
             if value is not None:
                 check_positive(name, value)
-        check_kv_heads(heads, kv_heads)
+        check_kv_heads(num_heads, num_key_value_heads)
         if qk_norm not in (None, *NORMS):
             raise ValueError(
                 f'qk_norm must be "layer", "rms" or None; got {qk_norm!r}.'
@@ -185,14 +188,14 @@ class Attention(CompositeLayer):
         check_scaling(rotary_scaling, "rotary_scaling")
         if rotary is not None and alibi:
             raise ValueError("rotary and alibi both encode positions: give one.")
-        self.heads = heads
-        self.wide_scores = wide_scores
+        self.num_heads = num_heads
+        self.upcast_attention = upcast_attention
         self.use_bias = use_bias
         self.out_bias = out_bias
-        self.kv_heads = kv_heads
+        self.num_key_value_heads = num_key_value_heads
         self.head_dim = head_dim
         self.causal = causal
-        self.window = window
+        self.sliding_window = sliding_window
         self.qk_norm = qk_norm
         self.epsilon = epsilon
         self.dropout = dropout
@@ -209,13 +212,13 @@ class Attention(CompositeLayer):
 
     def build(self, x_shape, context_shape=None):
         channels = x_shape[-1]
-        if self.head_dim is None and channels % self.heads:
+        if self.head_dim is None and channels % self.num_heads:
             raise ValueError(
-                f"heads must divide the channels: {self.heads} does not divide "
+                f"num_heads must divide the channels: {self.num_heads} does not divide "
                 f"{channels}."
             )
-        self._kv = self.kv_heads or self.heads
-        self._depth = depth = self.head_dim or channels // self.heads
+        self._kv = self.num_key_value_heads or self.num_heads
+        self._depth = depth = self.head_dim or channels // self.num_heads
         self._rotated = 0
         if self.rotary is not None:
             self._rotated = self.rotary_dim or depth
@@ -227,7 +230,7 @@ class Attention(CompositeLayer):
                 )
         source = x_shape if context_shape is None else context_shape
         widths = {
-            "query": self.heads * depth,
+            "query": self.num_heads * depth,
             "key": self._kv * depth,
             "value": self._kv * depth,
         }
@@ -237,7 +240,7 @@ class Attention(CompositeLayer):
             setattr(self, name, layer)
         initial = self._normal("out", self.out_std)
         self.out = self._dense("out", channels, self.out_bias, initial)
-        self.out.build((*x_shape[:-1], self.heads * depth))
+        self.out.build((*x_shape[:-1], self.num_heads * depth))
         self.query_norm = self.key_norm = None
         if self.qk_norm:
             for name in ("query_norm", "key_norm"):
@@ -251,7 +254,8 @@ class Attention(CompositeLayer):
     # Keys and values
 
     def empty_cache(self, batch, length):
-        """`(keys, values)` of no tokens yet, each `(B, kv_heads, length, d)`."""
+        """`(keys, values)` of no tokens yet, each `(B, num_key_value_heads, length,
+        d)`."""
         shape = (batch, self._kv, length, self._depth)
         return tuple(ops.zeros(shape, self.compute_dtype) for _ in range(2))
 
@@ -337,7 +341,7 @@ class Attention(CompositeLayer):
         else:
             keys = (ops.swapaxes(y, 1, 2) for y in (key, value)) if own else cache
             y, weights = self._plain(query, *keys, mask, first, training)
-        y = ops.reshape(y, (-1, count, self.heads * self._depth))
+        y = ops.reshape(y, (-1, count, self.num_heads * self._depth))
         y = self.out(ops.cast(y, self.compute_dtype))  # (B, T, C)
         return packed(
             y,
@@ -351,18 +355,22 @@ class Attention(CompositeLayer):
             return None
         distance = ops.abs(_positions(first, queries) - ops.arange(keys, dtype="int32"))
         distance = ops.cast(ops.expand_dims(distance, -3), "float32")  # of all heads
-        slopes = ops.convert_to_tensor(alibi_slopes(self.heads)[:, None, None])
+        slopes = ops.convert_to_tensor(alibi_slopes(self.num_heads)[:, None, None])
         bias = -distance * slopes
         return bias if len(bias.shape) == 4 else ops.expand_dims(bias, 0)
 
     def _fused(self, query, key, value, mask):
         """By the backend's own kernel, of keys `(B, S, K, d)`."""
-        if self.wide_scores:
+        if self.upcast_attention:
             query, key, value = widen(query), widen(key), widen(value)
         sizes = ops.shape(query)[1], ops.shape(key)[1]
-        causal = self.causal and not self.window
+        causal = self.causal and not self.sliding_window
         mask = attention_mask(
-            *sizes, 0, mask, causal=self.causal and not causal, window=self.window
+            *sizes,
+            0,
+            mask,
+            causal=self.causal and not causal,
+            sliding_window=self.sliding_window,
         )
         bias = self._bias(*sizes, 0)
         return backend.attention(query, key, value, mask, bias, causal)
@@ -370,19 +378,21 @@ class Attention(CompositeLayer):
     def _plain(self, query, key, value, mask, first, training):
         """Step by step, of keys `(B, K, S, d)`: `(y, probabilities)`."""
         queries, keys = ops.shape(query)[1], ops.shape(key)[2]
-        group, depth = self.heads // self._kv, self._depth
+        group, depth = self.num_heads // self._kv, self._depth
         # Heads that share keys are more queries of these: no key is copied.
         query = ops.reshape(query, (-1, queries, self._kv, group, depth))
         query = ops.transpose(query, (0, 2, 3, 1, 4))
         query = ops.reshape(query, (-1, self._kv, group * queries, depth))
-        if self.wide_scores:
+        if self.upcast_attention:
             query, key, value = widen(query), widen(key), widen(value)
         query = query * ops.cast(1.0 / math.sqrt(depth), query.dtype)
         scores = widen(ops.einsum("bktd,bksd->bkts", query, key))
-        scores = ops.reshape(scores, (-1, self.heads, queries, keys))
+        scores = ops.reshape(scores, (-1, self.num_heads, queries, keys))
         bias = self._bias(queries, keys, first)
         scores = scores if bias is None else scores + ops.cast(bias, scores.dtype)
-        mask = attention_mask(queries, keys, first, mask, self.causal, self.window)
+        mask = attention_mask(
+            queries, keys, first, mask, self.causal, self.sliding_window
+        )
         if mask is not None:
             scores = ops.where(mask, scores, ops.cast(_MASKED, scores.dtype))
         weights = ops.softmax(scores, axis=-1)  # (B, N, T, S)
@@ -434,11 +444,12 @@ def unpacked(outputs, cached, weighted):
     return y, cache, (others.pop() if weighted else None)
 
 
-def check_kv_heads(heads, kv_heads):
+def check_kv_heads(num_heads, num_key_value_heads):
     """Refuses heads of keys that do not divide those of queries."""
-    if kv_heads is not None:
-        check_positive("kv_heads", kv_heads)
-        if heads % kv_heads:
+    if num_key_value_heads is not None:
+        check_positive("num_key_value_heads", num_key_value_heads)
+        if num_heads % num_key_value_heads:
             raise ValueError(
-                f"kv_heads must divide heads: {kv_heads} does not divide {heads}."
+                f"num_key_value_heads must divide num_heads: {num_key_value_heads} "
+                f"does not divide {num_heads}."
             )

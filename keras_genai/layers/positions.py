@@ -227,20 +227,20 @@ def rotate(x, cosines, sines):
 # ALiBi (2108.12409)
 
 
-def alibi_slopes(heads):
+def alibi_slopes(num_heads):
     """The slope of each head: how fast what is far away counts less.
 
     `2 ** (-8 i / n)` for i = 1 to n heads, n a power of two; for other numbers those of
     the power below, then every other one of the power above (the authors' code).
 
     Returns:
-        float32 array `(heads,)`.
+        float32 array `(num_heads,)`.
     """
-    check_positive("heads", heads)
-    below = 2 ** (heads.bit_length() - 1)
+    check_positive("num_heads", num_heads)
+    below = 2 ** (num_heads.bit_length() - 1)
     slopes = 2.0 ** (-8.0 * np.arange(1, below + 1) / below)
     more = 2.0 ** (-8.0 * np.arange(1, 2 * below + 1, 2) / (2 * below))
-    return np.concatenate([slopes, more[: heads - below]]).astype("float32")
+    return np.concatenate([slopes, more[: num_heads - below]]).astype("float32")
 
 
 def check_even(name, value, divisor=2):

@@ -122,7 +122,7 @@ class SelfAttention2D(CompositeLayer):
     d the channels of a head (1706.03762, equation 1, as placed in 2006.11239).
 
     Args:
-        heads: number of heads; it must divide the channels.
+        num_heads: number of heads; it must divide the channels.
         groups: of the normalization.
         epsilon: of the normalization.
         zero_out: `W_o` begins at zero.
@@ -130,7 +130,7 @@ class SelfAttention2D(CompositeLayer):
         stream: name of its weights: blocks of one model take different names.
 
     Raises:
-        ValueError: `heads` does not divide the channels.
+        ValueError: `num_heads` does not divide the channels.
 
     Example:
 
@@ -140,19 +140,19 @@ class SelfAttention2D(CompositeLayer):
     """
 
     @checked()
-    def __init__(self, heads=1, groups=32, epsilon=1e-6, zero_out=False, **kwargs):
+    def __init__(self, num_heads=1, groups=32, epsilon=1e-6, zero_out=False, **kwargs):
         super().__init__(**kwargs)
-        check_positive("heads", heads)
-        self.heads = heads
+        check_positive("num_heads", num_heads)
+        self.num_heads = num_heads
         self.groups = groups
         self.epsilon = epsilon
         self.zero_out = zero_out
 
     def build(self, input_shape):
         channels = input_shape[-1]
-        if channels % self.heads:
+        if channels % self.num_heads:
             raise ValueError(
-                f"heads must divide the channels: {self.heads} does not divide "
+                f"num_heads must divide the channels: {self.num_heads} does not divide "
                 f"{channels}."
             )
         self.norm = self._group_norm("norm", self.groups, self.epsilon)
@@ -168,9 +168,9 @@ class SelfAttention2D(CompositeLayer):
         shape = ops.shape(x)
         channels = x.shape[-1]
         positions = ops.reshape(self.norm(x), (shape[0], -1, channels))  # (B, HW, C)
-        heads = (shape[0], -1, self.heads, channels // self.heads)
+        num_heads = (shape[0], -1, self.num_heads, channels // self.num_heads)
         query, key, value = (
-            ops.reshape(layer(positions), heads)  # (B, HW, heads, d)
+            ops.reshape(layer(positions), num_heads)  # (B, HW, heads, d)
             for layer in (self.query, self.key, self.value)
         )
         y = backend.attention(query, key, value)

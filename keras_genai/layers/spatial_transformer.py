@@ -23,10 +23,10 @@ class CrossAttention2D(CompositeLayer):
     positions, to the context, and GEGLU (2112.10752, appendix E.2.1).
 
     Args:
-        heads: number of heads; it must divide the channels.
-        depth: number of blocks.
+        num_heads: number of heads; it must divide the channels.
+        num_layers: number of blocks.
         groups: of the group normalization.
-        wide_scores: see `Attention`.
+        upcast_attention: see `Attention`.
         zero_out: `W_o` begins at zero.
         seed: integer, the model's.
         stream: name of its weights: blocks of one model take different names.
@@ -41,20 +41,20 @@ class CrossAttention2D(CompositeLayer):
     @checked()
     def __init__(
         self,
-        heads=1,
-        depth=1,
+        num_heads=1,
+        num_layers=1,
         groups=32,
-        wide_scores=False,
+        upcast_attention=False,
         zero_out=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_positive("heads", heads)
-        check_positive("depth", depth)
-        self.heads = heads
-        self.depth = depth
+        check_positive("num_heads", num_heads)
+        check_positive("num_layers", num_layers)
+        self.num_heads = num_heads
+        self.num_layers = num_layers
         self.groups = groups
-        self.wide_scores = wide_scores
+        self.upcast_attention = upcast_attention
         self.zero_out = zero_out
 
     def build(self, x_shape, context_shape):
@@ -65,13 +65,16 @@ class CrossAttention2D(CompositeLayer):
         self.inward = self._dense("inward", channels)
         self.inward.build(positions)
         self.blocks = []
-        for i in range(self.depth):
+        for i in range(self.num_layers):
             block = TransformerBlock(
-                self.heads,
+                self.num_heads,
                 4 * channels,
                 "geglu",
                 cross=True,
-                attention={"use_bias": False, "wide_scores": self.wide_scores},
+                attention={
+                    "use_bias": False,
+                    "upcast_attention": self.upcast_attention,
+                },
                 fused_gate=True,
                 **self._place(f"block_{i}"),
             )

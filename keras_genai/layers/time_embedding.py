@@ -14,17 +14,17 @@ from keras_genai.utils.validation import number
 
 
 def sinusoidal_embedding(
-    t, dim, cosine_first=False, frequency_shift=0.0, max_period=10_000.0
+    t, dim, flip_sin_to_cos=False, freq_shift=0.0, max_period=10_000.0
 ):
     """Sines and cosines of t at geometrically falling frequencies (1706.03762, 3.5).
 
-    The frequencies are `max_period ** (-i / (dim / 2 - frequency_shift))`.
+    The frequencies are `max_period ** (-i / (dim / 2 - freq_shift))`.
 
     Args:
         t: times `(B,)`, of integers or floats.
         dim: even number of the embedding's channels.
-        cosine_first: the cosines come before the sines.
-        frequency_shift: 1 makes the last frequency `1 / max_period`, as in
+        flip_sin_to_cos: the cosines come before the sines.
+        freq_shift: 1 makes the last frequency `1 / max_period`, as in
             1706.03762's own code and in 2006.11239; 0 is 2112.10752's.
         max_period: the longest wavelength over 2 pi.
 
@@ -34,11 +34,11 @@ def sinusoidal_embedding(
     half = dim // 2
     # In float32 as the published networks do: at t = 999 its rounding shows.
     exponents = -math.log(max_period) * np.arange(half, dtype="float32")
-    exponents = exponents / np.float32(half - frequency_shift)
+    exponents = exponents / np.float32(half - freq_shift)
     frequencies = ops.convert_to_tensor(np.exp(exponents.astype("float32")))
     angles = ops.expand_dims(ops.cast(t, "float32"), -1) * frequencies  # (B, dim / 2)
     parts = [ops.sin(angles), ops.cos(angles)]
-    return ops.concatenate(parts[::-1] if cosine_first else parts, axis=-1)
+    return ops.concatenate(parts[::-1] if flip_sin_to_cos else parts, axis=-1)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -48,7 +48,7 @@ class TimeEmbedding(CompositeLayer):
     Args:
         units: channels of both dense layers.
         dim: even, channels of the sinusoidal embedding.
-        cosine_first, frequency_shift: see `sinusoidal_embedding`.
+        flip_sin_to_cos, freq_shift: see `sinusoidal_embedding`.
         seed: integer, the model's.
         stream: name of its weights: layers of one model take different names.
 
@@ -59,8 +59,8 @@ class TimeEmbedding(CompositeLayer):
     ```
     """
 
-    @checked(frequency_shift=number())
-    def __init__(self, units, dim, cosine_first=False, frequency_shift=0.0, **kwargs):
+    @checked(freq_shift=number())
+    def __init__(self, units, dim, flip_sin_to_cos=False, freq_shift=0.0, **kwargs):
         # In half precision 999 is 1000: the times come as they are given.
         super().__init__(**{"autocast": False, **kwargs})
         check_positive("units", units)
@@ -69,8 +69,8 @@ class TimeEmbedding(CompositeLayer):
             raise ValueError(f"dim must be even, half sines, half cosines; got {dim}.")
         self.units = units
         self.dim = dim
-        self.cosine_first = cosine_first
-        self.frequency_shift = frequency_shift
+        self.flip_sin_to_cos = flip_sin_to_cos
+        self.freq_shift = freq_shift
 
     def build(self, input_shape):
         self.dense1 = self._dense("dense1", self.units)
@@ -80,7 +80,7 @@ class TimeEmbedding(CompositeLayer):
         self.built = True
 
     def call(self, t):
-        y = sinusoidal_embedding(t, self.dim, self.cosine_first, self.frequency_shift)
+        y = sinusoidal_embedding(t, self.dim, self.flip_sin_to_cos, self.freq_shift)
         y = ops.cast(y, self.compute_dtype)
         return self.dense2(ops.silu(self.dense1(y)))
 

@@ -32,7 +32,7 @@ class FeedForward(CompositeLayer):
     With a gate `W_2 (f(W_g x + b_g) * (W_1 x + b_1)) + b_2` (2002.05202, section 2).
 
     Args:
-        hidden_units: channels inside.
+        intermediate_dim: channels inside.
         activation: f: `"relu"`, `"gelu"` (exact), `"gelu_tanh"`, `"quick_gelu"`,
             `"silu"` or `"tanh"`; with a gate `"swiglu"` or `"geglu"`.
         use_bias: whether the dense layers have biases.
@@ -40,8 +40,8 @@ class FeedForward(CompositeLayer):
         initial_std: standard deviation of the initial kernels, which are normal; None
             for PyTorch's, which are uniform.
         out_std: that of `W_2`; by default `initial_std`.
-        fused_gate: whether `W_1` and `W_g` are one kernel `(C, 2 hidden_units)`, side
-            by side, as in 2112.10752's published networks.
+        fused_gate: whether `W_1` and `W_g` are one kernel `(C, 2 intermediate_dim)`,
+            side by side, as in 2112.10752's published networks.
         seed: integer, the model's.
         stream: name of its weights: layers of one model take different names.
 
@@ -52,10 +52,10 @@ class FeedForward(CompositeLayer):
     ```
     """
 
-    @checked(hidden_units=integer(1), activation=text, fused_gate=flag)
+    @checked(intermediate_dim=integer(1), activation=text, fused_gate=flag)
     def __init__(
         self,
-        hidden_units,
+        intermediate_dim,
         activation="gelu",
         use_bias=True,
         dropout=0.0,
@@ -65,7 +65,7 @@ class FeedForward(CompositeLayer):
         **kwargs,
     ):
         super().__init__(initializer=normal_or_uniform(initial_std), **kwargs)
-        check_positive("hidden_units", hidden_units)
+        check_positive("intermediate_dim", intermediate_dim)
         if activation not in (*ACTIVATIONS, *GATED):
             raise ValueError(
                 f"activation must be one of {', '.join((*ACTIVATIONS, *GATED))}; got "
@@ -76,7 +76,7 @@ class FeedForward(CompositeLayer):
                 "fused_gate=True needs a gate: activation must be one of "
                 f"{', '.join(GATED)}; got {activation!r}."
             )
-        self.hidden_units = hidden_units
+        self.intermediate_dim = intermediate_dim
         self.activation = activation
         self.use_bias = use_bias
         self.dropout = dropout
@@ -90,21 +90,21 @@ class FeedForward(CompositeLayer):
     def build(self, input_shape):
         fused = self.fused_gate
         self.dense1 = self._dense(
-            "dense1", self.hidden_units * (1 + fused), self.use_bias
+            "dense1", self.intermediate_dim * (1 + fused), self.use_bias
         )
         self.dense1.build(input_shape)
         self.gate = None
         if self.activation in GATED and not fused:
-            self.gate = self._dense("gate", self.hidden_units, self.use_bias)
+            self.gate = self._dense("gate", self.intermediate_dim, self.use_bias)
             self.gate.build(input_shape)
         initial = self._normal("dense2", self.out_std)
         self.dense2 = self._dense("dense2", input_shape[-1], self.use_bias, initial)
-        self.dense2.build((*input_shape[:-1], self.hidden_units))
+        self.dense2.build((*input_shape[:-1], self.intermediate_dim))
         self.built = True
 
     def call(self, x, training=False):
         function = ACTIVATIONS[GATED.get(self.activation, self.activation)]
-        y = self.dense1(x)  # (B, T, hidden_units), or twice as many
+        y = self.dense1(x)  # (B, T, intermediate_dim), or twice as many
         if self.fused_gate:
             y, gate = ops.split(y, 2, axis=-1)
             y = y * function(gate)
@@ -129,8 +129,8 @@ class TransformerBlock(CompositeLayer):
     a decoder and in the U-Nets of 2112.10752 (appendix E.2.1).
 
     Args:
-        heads: number of heads.
-        hidden_units: channels inside the feed-forward.
+        num_heads: number of heads.
+        intermediate_dim: channels inside the feed-forward.
         activation: see `FeedForward`.
         norm: `"layer"` or `"rms"`.
         norm_first: pre-LN; False is post-LN.
@@ -142,7 +142,8 @@ class TransformerBlock(CompositeLayer):
         hidden_dropout: likewise inside the feed-forward.
         attention: dict of arguments of the `Attention` to itself, such as
             `{"causal": True, "dropout": 0.1}`; the attention to a context has its
-            `dropout`, `kv_heads`, `head_dim`, `qk_norm`, `use_bias` and `wide_scores`.
+            `dropout`, `num_key_value_heads`, `head_dim`, `qk_norm`, `use_bias` and
+            `upcast_attention`.
         fused_gate: see `FeedForward`.
         remat: computes the block again for its gradient, instead of keeping what is
             inside: less memory, a third more time.
@@ -162,15 +163,15 @@ class TransformerBlock(CompositeLayer):
 
     _SHARED = (
         "dropout",
-        "kv_heads",
+        "num_key_value_heads",
         "head_dim",
         "qk_norm",
         "use_bias",
-        "wide_scores",
+        "upcast_attention",
     )
 
     @checked(
-        hidden_units=integer(1),
+        intermediate_dim=integer(1),
         activation=text,
         norm=text,
         attention=mapping,
@@ -178,8 +179,8 @@ class TransformerBlock(CompositeLayer):
     )
     def __init__(
         self,
-        heads,
-        hidden_units,
+        num_heads,
+        intermediate_dim,
         activation="gelu",
         *,
         norm="layer",
@@ -200,8 +201,8 @@ class TransformerBlock(CompositeLayer):
         super().__init__(**kwargs)
         self.supports_masking = True  # see compute_mask
         attention = dict(attention or {})
-        self.heads = heads
-        self.hidden_units = hidden_units
+        self.num_heads = num_heads
+        self.intermediate_dim = intermediate_dim
         self.activation = activation
         self.norm = norm
         self.norm_first = norm_first
@@ -217,7 +218,7 @@ class TransformerBlock(CompositeLayer):
         self.initial_std = initial_std
         self.out_std = out_std
         both = {
-            "heads": heads,
+            "num_heads": num_heads,
             "use_bias": use_bias,
             "out_bias": use_bias if out_bias is None else out_bias,
             "epsilon": epsilon,
@@ -234,7 +235,7 @@ class TransformerBlock(CompositeLayer):
                 **{**both, **shared}, **self._place("cross_attention")
             )
         self.feed_forward = FeedForward(
-            hidden_units,
+            intermediate_dim,
             activation,
             use_bias=use_bias,
             dropout=hidden_dropout,

@@ -89,19 +89,19 @@ class BERT(Tuning, Pretrained, Model):
     Args:
         size: `"tiny"` to `"large"`. The four arguments below, where given, stand for
             what it says.
-        depth: number of blocks.
-        hidden: C, channels; divisible by `heads`.
-        heads: of the attention.
-        hidden_units: channels inside the feed-forward; by default `4 * hidden`.
+        num_layers: number of blocks.
+        hidden_dim: C, channels; divisible by `num_heads`.
+        num_heads: of the attention.
+        intermediate_dim: channels inside the feed-forward; by default `4 * hidden_dim`.
         vocabulary_size: V; by default the tokenizer's, or 30522.
-        context: most tokens of a text.
+        max_sequence_length: most tokens of a text.
         token_types: how many sentences can be told apart.
         dropout: rate in training, in [0, 1), of embeddings and shortcuts.
         attention_dropout: that of the attention's probabilities; by default as
             `dropout`.
         epsilon: of the normalizations.
-        masked_lm: whether there is the head that predicts masked tokens; by default where
-            there is no classifier.
+        masked_lm: whether there is the head that predicts masked tokens; by default
+            where there is no classifier.
         next_sentence: whether there is the head of the next sentence. `fit` then takes
             labels: 0 where the second follows, 1 where it does not.
         num_classes: K of a classifier of sentences, or None.
@@ -109,7 +109,7 @@ class BERT(Tuning, Pretrained, Model):
             a head needs it.
         mask_rate: share of the words that are masked.
         tokenizer: a `Tokenizer`; then texts may be given to `embed` and `classify`.
-        mask_token, pad_token: ids; by default the tokenizer's, or those of the
+        mask_token_id, pad_token_id: ids; by default the tokenizer's, or those of the
             published vocabulary.
         special_tokens: ids that are never masked, likewise.
         remat: computes the blocks again for the gradient: less memory, more time.
@@ -122,7 +122,7 @@ class BERT(Tuning, Pretrained, Model):
 
     ```python
     tokenizer = kg.Tokenizer.train(sentences, 8000, "wordpiece", lowercase=True)
-    model = kg.BERT("tiny", tokenizer=tokenizer, context=128)
+    model = kg.BERT("tiny", tokenizer=tokenizer, max_sequence_length=128)
     model.compile()                                       # AdamW(1e-4)
     model.fit(tokenizer.batch(sentences, length=128), epochs=3)
     vectors = model.embed(["a king", "a queen"])          # (2, 128), of length 1
@@ -134,12 +134,12 @@ class BERT(Tuning, Pretrained, Model):
     max_shard_size = "50GB"
 
     _ARGUMENTS = (
-        "depth",
-        "hidden",
-        "heads",
-        "hidden_units",
+        "num_layers",
+        "hidden_dim",
+        "num_heads",
+        "intermediate_dim",
         "vocabulary_size",
-        "context",
+        "max_sequence_length",
         "token_types",
         "dropout",
         "attention_dropout",
@@ -149,8 +149,8 @@ class BERT(Tuning, Pretrained, Model):
         "num_classes",
         "pooler",
         "mask_rate",
-        "mask_token",
-        "pad_token",
+        "mask_token_id",
+        "pad_token_id",
         "special_tokens",
         "remat",
         "seed",
@@ -158,7 +158,7 @@ class BERT(Tuning, Pretrained, Model):
 
     @checked(
         size=text,
-        hidden_units=integer(1),
+        intermediate_dim=integer(1),
         token_types=integer(1),
         mask_rate=number("(0, 1)"),
         special_tokens=tuple_of(integer(0), least=0),
@@ -167,12 +167,12 @@ class BERT(Tuning, Pretrained, Model):
         self,
         size="base",
         *,
-        depth=None,
-        hidden=None,
-        heads=None,
-        hidden_units=None,
+        num_layers=None,
+        hidden_dim=None,
+        num_heads=None,
+        intermediate_dim=None,
         vocabulary_size=None,
-        context=512,
+        max_sequence_length=512,
         token_types=2,
         dropout=0.1,
         attention_dropout=None,
@@ -183,29 +183,30 @@ class BERT(Tuning, Pretrained, Model):
         pooler=None,
         mask_rate=0.15,
         tokenizer=None,
-        mask_token=None,
-        pad_token=None,
+        mask_token_id=None,
+        pad_token_id=None,
         special_tokens=None,
         remat=False,
         seed=0,
         **kwargs,
     ):
         super().__init__(seed=seed, **kwargs)
-        sizes = row_of(size, SIZES, ("depth", "hidden", "heads"))
-        self.depth = sizes["depth"] if depth is None else depth
-        self.hidden = sizes["hidden"] if hidden is None else hidden
-        self.heads = sizes["heads"] if heads is None else heads
-        self.hidden_units = hidden_units or 4 * self.hidden
+        sizes = row_of(size, SIZES, ("num_layers", "hidden_dim", "num_heads"))
+        self.num_layers = sizes["num_layers"] if num_layers is None else num_layers
+        self.hidden_dim = sizes["hidden_dim"] if hidden_dim is None else hidden_dim
+        self.num_heads = sizes["num_heads"] if num_heads is None else num_heads
+        self.intermediate_dim = intermediate_dim or 4 * self.hidden_dim
         self.tokenizer = tokenizer
         if vocabulary_size is None:
             known = VOCABULARY if tokenizer is None else tokenizer.vocabulary_size
             vocabulary_size = known
         self.vocabulary_size = vocabulary_size
-        self.context = context
+        self.max_sequence_length = max_sequence_length
         self.token_types = token_types
-        if self.hidden % self.heads:
+        if self.hidden_dim % self.num_heads:
             raise ValueError(
-                f"heads must divide hidden: {self.heads} does not divide {self.hidden}."
+                f"num_heads must divide hidden_dim: {self.num_heads} does not divide "
+                f"{self.hidden_dim}."
             )
         self.dropout = dropout
         self.attention_dropout = (
@@ -221,7 +222,7 @@ class BERT(Tuning, Pretrained, Model):
             raise ValueError("next_sentence and num_classes need the pooler.")
         self.mask_rate = mask_rate
         self.remat = remat
-        self._set_tokens(mask_token, pad_token, special_tokens)
+        self._set_tokens(mask_token_id, pad_token_id, special_tokens)
         names = BERTNetwork._ARGUMENTS
         with dtype_policy(kwargs.get("dtype")):
             self.network = BERTNetwork(
@@ -236,20 +237,25 @@ class BERT(Tuning, Pretrained, Model):
         losses = ("mlm_loss", "nsp_loss") if next_sentence and not num_classes else ()
         self.set_players("network", metrics=metrics, hidden_metrics=losses)
 
-    def _set_tokens(self, mask_token, pad_token, special_tokens):
+    def _set_tokens(self, mask_token_id, pad_token_id, special_tokens):
         tokenizer, size = self.tokenizer, self.vocabulary_size
         if tokenizer is not None:
             tokenizer.check_fits(size, "this BERT")
-            mask_token = tokenizer.mask_id if mask_token is None else mask_token
-            pad_token = tokenizer.fill_id if pad_token is None else pad_token
+            mask_token_id = (
+                tokenizer.mask_id if mask_token_id is None else mask_token_id
+            )
+            pad_token_id = tokenizer.fill_id if pad_token_id is None else pad_token_id
             known = tokenizer.special_ids()
         else:
-            if mask_token is None and size > SPECIAL[3]:
-                mask_token = SPECIAL[3]
-            pad_token = SPECIAL[0] if pad_token is None else pad_token
+            if mask_token_id is None and size > SPECIAL[3]:
+                mask_token_id = SPECIAL[3]
+            pad_token_id = SPECIAL[0] if pad_token_id is None else pad_token_id
             known = [i for i in SPECIAL if i < size]
         self.special_tokens = list(known if special_tokens is None else special_tokens)
-        for name, value in (("mask_token", mask_token), ("pad_token", pad_token)):
+        for name, value in (
+            ("mask_token_id", mask_token_id),
+            ("pad_token_id", pad_token_id),
+        ):
             if value is not None and not 0 <= value < size:
                 raise ValueError(
                     f"{name} must be an id in [0, {size}); got {value!r} with "
@@ -262,7 +268,7 @@ class BERT(Tuning, Pretrained, Model):
 
     def check_data(self, x, condition, weight):
         given = parts_of(x)
-        check_tokens(given["tokens"], self.vocabulary_size, self.context)
+        check_tokens(given["tokens"], self.vocabulary_size, self.max_sequence_length)
         count, shape = len(given["tokens"]), np.shape(given["tokens"])
         limits = {"token_types": (0, self.token_types), "mask": (0, 2)}
         limits["words"] = (-(2**31), shape[1])
@@ -292,17 +298,19 @@ class BERT(Tuning, Pretrained, Model):
                 "This BERT has no head to train. Make it with masked_lm=True or "
                 "num_classes=."
             )
-        if not self.num_classes and self.mask_token is None:
+        if not self.num_classes and self.mask_token_id is None:
             raise ValueError(
-                "To hide words the vocabulary must have a mask: give mask_token= (or a "
-                "tokenizer that has one)."
+                "To mask words the vocabulary must have a mask: give mask_token_id= "
+                "(or a tokenizer that has one)."
             )
 
     def seen(self, tokens):
         """Where tokens are no padding: bool `(B, T)`, of a tensor or NumPy array."""
         one = self.tokenizer
         ends = () if one is None else (one.eos_id, one.sep_id)
-        return not_padding(tokens, self.pad_token, [i for i in ends if i is not None])
+        return not_padding(
+            tokens, self.pad_token_id, [i for i in ends if i is not None]
+        )
 
     def _inputs(self, x):
         """Tokens, sentences, mask and words as int32 tensors `(B, T)`."""
@@ -359,7 +367,7 @@ class BERT(Tuning, Pretrained, Model):
             tokens,
             words,
             key,
-            self.mask_token,
+            self.mask_token_id,
             self.vocabulary_size,
             rate=self.mask_rate,
             offset=offset,
@@ -435,7 +443,7 @@ class BERT(Tuning, Pretrained, Model):
         Args:
             tokens: integers, or a dict with `tokens`.
             token_types: integers: which sentence; None: all the first.
-            mask: zero where there is padding; by default at `pad_token`.
+            mask: zero where there is padding; by default at `pad_token_id`.
             training: whether there is dropout.
         """
         x = tokens if isinstance(tokens, dict) else {"tokens": tokens}
@@ -457,10 +465,12 @@ class BERT(Tuning, Pretrained, Model):
                 )
             texts = [texts] if isinstance(texts, str) else texts
             given, texts = texts, self.tokenizer.batch(texts, pairs)
-            if texts["tokens"].shape[1] > self.context:
-                texts = self.tokenizer.batch(given, pairs, length=self.context)
+            if texts["tokens"].shape[1] > self.max_sequence_length:
+                texts = self.tokenizer.batch(
+                    given, pairs, length=self.max_sequence_length
+                )
         x = {name: np.asarray(part) for name, part in parts_of(texts).items()}
-        check_tokens(x["tokens"], self.vocabulary_size, self.context)
+        check_tokens(x["tokens"], self.vocabulary_size, self.max_sequence_length)
         tokens = x["tokens"].astype("int32")
         types = x.get("token_types", np.zeros_like(tokens))
         mask = x["mask"] if "mask" in x else self.seen(tokens)
@@ -489,9 +499,9 @@ class BERT(Tuning, Pretrained, Model):
 
     def _run(self, name, fn, arrays, batch_size):
         """`fn` of rows, padded to a shape that many calls share."""
-        how = ((arrays[0].shape[1],), batch_size, (self.context,))
+        how = ((arrays[0].shape[1],), batch_size, (self.max_sequence_length,))
         size, width = self.programs.shape(name, len(arrays[0]), *how)
-        values = (self.pad_token, 0, 0)
+        values = (self.pad_token_id, 0, 0)
         arrays = [pad_rows(a, width, v) for a, v in zip(arrays, values, strict=True)]
         variables = self.network.variables
         return self.run_in_batches(name, fn, variables, arrays, batch_size, size)
@@ -536,7 +546,8 @@ class BERT(Tuning, Pretrained, Model):
         }
 
     def export_signatures(self):
-        """`embed`: vectors of length 1; `hidden_states`; `logits` of the classes or tokens.
+        """`embed`: vectors of length 1; `hidden_states`; `logits` of the classes or
+        tokens.
 
         Each takes `tokens`, `token_types` and `mask`, int32 `(B, T)`.
         """

@@ -21,7 +21,7 @@ class BERTNetwork(CompositeLayer):
     sentence, normalised; then blocks with their normalizations behind.
 
     Args:
-        vocabulary_size, context, depth, hidden, heads, hidden_units, token_types,
+        vocabulary_size, context, depth, hidden, heads, intermediate_dim, token_types,
         dropout, attention_dropout, epsilon, remat: see `BERT`.
         pooler: whether there is the dense layer over the first token.
         masked_lm: whether there is the head of the masked tokens.
@@ -33,11 +33,11 @@ class BERTNetwork(CompositeLayer):
 
     _ARGUMENTS = (
         "vocabulary_size",
-        "context",
-        "depth",
-        "hidden",
-        "heads",
-        "hidden_units",
+        "max_sequence_length",
+        "num_layers",
+        "hidden_dim",
+        "num_heads",
+        "intermediate_dim",
         "token_types",
         "dropout",
         "attention_dropout",
@@ -52,11 +52,11 @@ class BERTNetwork(CompositeLayer):
     def __init__(
         self,
         vocabulary_size,
-        context,
-        depth,
-        hidden,
-        heads,
-        hidden_units,
+        max_sequence_length,
+        num_layers,
+        hidden_dim,
+        num_heads,
+        intermediate_dim,
         token_types=2,
         dropout=0.1,
         attention_dropout=0.1,
@@ -70,11 +70,11 @@ class BERTNetwork(CompositeLayer):
     ):
         super().__init__(initializer=normal_or_uniform(INITIAL_STD), **kwargs)
         self.vocabulary_size = vocabulary_size
-        self.context = context
-        self.depth = depth
-        self.hidden = hidden
-        self.heads = heads
-        self.hidden_units = hidden_units
+        self.max_sequence_length = max_sequence_length
+        self.num_layers = num_layers
+        self.hidden_dim = hidden_dim
+        self.num_heads = num_heads
+        self.intermediate_dim = intermediate_dim
         self.token_types = token_types
         self.dropout = dropout
         self.attention_dropout = attention_dropout
@@ -84,16 +84,18 @@ class BERTNetwork(CompositeLayer):
         self.masked_lm = masked_lm
         self.next_sentence = next_sentence
         self.num_classes = num_classes
-        self.tokens = self._table("tokens", vocabulary_size, hidden)
-        self.positions = self._table("positions", context, hidden, "Positions")
-        self.types = self._table("types", token_types, hidden, "token_types")
-        self.norm = self._layer_norm("norm", hidden, epsilon)
+        self.tokens = self._table("tokens", vocabulary_size, hidden_dim)
+        self.positions = self._table(
+            "positions", max_sequence_length, hidden_dim, "Positions"
+        )
+        self.types = self._table("types", token_types, hidden_dim, "token_types")
+        self.norm = self._layer_norm("norm", hidden_dim, epsilon)
         self.drop = Dropout(dropout, **self._place("dropout")) if dropout else None
         self.blocks = []
-        for i in range(depth):
+        for i in range(num_layers):
             block = TransformerBlock(
-                heads,
-                hidden_units,
+                num_heads,
+                intermediate_dim,
                 "gelu",
                 norm_first=False,
                 epsilon=epsilon,
@@ -103,21 +105,23 @@ class BERTNetwork(CompositeLayer):
                 initial_std=INITIAL_STD,
                 **self._place(f"block_{i}"),
             )
-            block.build((None, None, hidden))
+            block.build((None, None, hidden_dim))
             self.blocks.append(block)
         self.pool = self.transform = self.next = self.classifier = None
         if pooler:
-            self.pool = self._built_dense("pool", hidden, hidden)
+            self.pool = self._built_dense("pool", hidden_dim, hidden_dim)
         if masked_lm:
-            self.transform = self._built_dense("transform", hidden, hidden)
-            self.transform_norm = self._layer_norm("transform_norm", hidden, epsilon)
+            self.transform = self._built_dense("transform", hidden_dim, hidden_dim)
+            self.transform_norm = self._layer_norm(
+                "transform_norm", hidden_dim, epsilon
+            )
             self.bias = self.add_weight(
                 name="bias", shape=(vocabulary_size,), initializer="zeros"
             )
         if next_sentence:
-            self.next = self._built_dense("next", hidden, 2)
+            self.next = self._built_dense("next", hidden_dim, 2)
         if num_classes:
-            self.classifier = self._built_dense("classifier", hidden, num_classes)
+            self.classifier = self._built_dense("classifier", hidden_dim, num_classes)
             # The published fine-tuning drops here once more.
             if dropout:
                 self.class_drop = Dropout(dropout, **self._place("class_dropout"))
@@ -136,7 +140,7 @@ class BERTNetwork(CompositeLayer):
             `(B, T, C)`.
         """
         tokens = ops.cast(tokens, "int32")
-        check_length(tokens, self.context)
+        check_length(tokens, self.max_sequence_length)
         x = self.tokens(tokens)  # (B, T, C)
         if token_types is None:
             token_types = ops.zeros_like(tokens)
@@ -176,4 +180,4 @@ class BERTNetwork(CompositeLayer):
         return widen(self.classifier(x))
 
     def compute_output_shape(self, tokens_shape, *others):
-        return (*tokens_shape, self.hidden)
+        return (*tokens_shape, self.hidden_dim)

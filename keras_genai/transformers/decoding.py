@@ -228,7 +228,7 @@ def beam_search(
     process,
     valid,
     prompt,
-    beam_size,
+    num_beams,
     length_penalty=1.0,
     early_stopping=False,
     stops=(),
@@ -250,7 +250,7 @@ def beam_search(
         process: a logits processor, of logarithms of probabilities.
         valid: bool `(B, L)`, False where a prompt is padded.
         prompt: P, the number of positions before the first new token.
-        beam_size: K.
+        num_beams: K.
         length_penalty: over 0 prefers longer texts; may be a tensor.
         early_stopping: True ends a row as soon as K beams have ended; `"never"` only
             when no beam can become better, whatever its length.
@@ -267,11 +267,11 @@ def beam_search(
     size, count = logits.shape[-1], length - prompt
     if limits is not None:
         count = ops.expand_dims(limits, 1)  # (B, 1)
-    keep = min(max(2, 1 + len(stops)) * beam_size, beam_size * size)
-    top = ops.arange(keep) < beam_size
+    keep = min(max(2, 1 + len(stops)) * num_beams, num_beams * size)
+    top = ops.arange(keep) < num_beams
 
     def repeated(x):  # (B, ...) -> (B K, ...)
-        return ops.repeat(x, beam_size, axis=0)
+        return ops.repeat(x, num_beams, axis=0)
 
     def gathered(x, index):  # (B, K, ...) by (B, n)
         extra = len(x.shape) - 2
@@ -291,14 +291,14 @@ def beam_search(
         logits = ops.log_softmax(logits, axis=-1)
         visible = visible_before(repeated(valid), position)
         logits = process(logits, ops.reshape(state.running, (-1, length)), visible)
-        total = ops.reshape(logits, (-1, beam_size, size))
+        total = ops.reshape(logits, (-1, num_beams, size))
         total = total + ops.expand_dims(state.scores, -1)
-        total, index = best(ops.reshape(total, (-1, beam_size * size)), keep)
+        total, index = best(ops.reshape(total, (-1, num_beams * size)), keep)
         source, token = index // size, index % size  # (B, keep)
         candidates = put(gathered(state.running, source), position, token)
         hits = ops.logical_or(is_stop(token, stops), i + 1 >= count)
         # Those that go on.
-        scores, index = best(total - 1e9 * ops.cast(hits, "float32"), beam_size)
+        scores, index = best(total - 1e9 * ops.cast(hits, "float32"), num_beams)
         running, source = gathered(candidates, index), gathered(source, index)
         # Those that have ended, among the best alone.
         power = ops.cast(i + 1, "float32") ** length_penalty
@@ -309,7 +309,7 @@ def beam_search(
             barred = ops.logical_or(barred, full)
         new = total / power - 1e9 * ops.cast(barred, "float32")
         new = ops.concatenate([state.ended_scores, new], 1)
-        ended_scores, index = best(new, beam_size)
+        ended_scores, index = best(new, num_beams)
         ended = gathered(ops.concatenate([state.ended, candidates], 1), index)
         finished = gathered(ops.concatenate([state.finished, found], 1), index)
         # Whether a row can become better.
@@ -325,7 +325,7 @@ def beam_search(
         more = ops.logical_and(ops.any(open_), ops.logical_not(ops.all(hits)))
         if early_stopping is True:
             more = ops.logical_and(more, ops.logical_not(ops.all(finished)))
-        rows = ops.arange(batch, dtype="int32") * beam_size
+        rows = ops.arange(batch, dtype="int32") * num_beams
         rows = ops.reshape(ops.expand_dims(rows, 1) + source, (-1,))
         return BeamState(
             i,
@@ -348,11 +348,11 @@ def beam_search(
         logits, cache = step(ops.reshape(last, (-1, 1)), cache, state.i)
         return select(state._replace(i=state.i + 1, cache=cache), logits)
 
-    running = ops.tile(ops.expand_dims(tokens, 1), (1, beam_size, 1))  # (B, K, L)
+    running = ops.tile(ops.expand_dims(tokens, 1), (1, num_beams, 1))  # (B, K, L)
     after = ops.arange(length) >= prompt
     running = ops.where(after, ops.cast(fill, running.dtype), running)
     # The beams are all the same: only the first counts at the beginning.
-    scores = ops.where(ops.arange(beam_size) == 0, 0.0, -1e9)
+    scores = ops.where(ops.arange(num_beams) == 0, 0.0, -1e9)
     state = BeamState(
         i=ops.convert_to_tensor(0, "int32"),
         more=True,
@@ -361,8 +361,8 @@ def beam_search(
         running=running,
         scores=ops.tile(ops.expand_dims(scores, 0), (batch, 1)),
         ended=running,
-        ended_scores=ops.full((batch, beam_size), -1e9),
-        finished=ops.zeros((batch, beam_size), "bool"),
+        ended_scores=ops.full((batch, num_beams), -1e9),
+        finished=ops.zeros((batch, num_beams), "bool"),
         open=ops.ones((batch, 1), "bool"),
     )
     state = select(state, repeated(logits))

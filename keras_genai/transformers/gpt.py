@@ -62,11 +62,11 @@ class GPT(Tuning, Pretrained, Model):
 
     `fit(tokens)` takes token ids `(N, T)` and minimises the mean negative
     log-likelihood, in nats, of each token given those before it in its row; T is at
-    most `context + 1`, since the last token of a row is only predicted. The logs show
-    the loss, the perplexity and the bits of a token. Rows are right-padded with
-    `pad_token`, which does not count; where it is a `stop_token` too, the first after a
-    text ends that text and counts. `sample_weight` `(N,)` or `(N, T)` weighs rows or
-    tokens.
+    most `max_sequence_length + 1`, since the last token of a row is only predicted. The
+    logs show the loss, the perplexity and the bits of a token. Rows are right-padded
+    with `pad_token_id`, which does not count; where it is a `eos_token_id` too, the
+    first after a text ends that text and counts. `sample_weight` `(N,)` or `(N, T)`
+    weighs rows or tokens.
 
     Published weights (`from_pretrained`, `save_pretrained`): transformers' GPT-2, or
     Llama and its kind. A tokenizer in the folder is taken along, and what its
@@ -75,34 +75,36 @@ class GPT(Tuning, Pretrained, Model):
     Args:
         size: `"small"` (124 million weights), `"medium"`, `"large"` or `"xl"`. The
             three arguments below, where given, stand for what it says.
-        depth: number of blocks.
-        hidden: C, channels.
-        heads: of the attention; it must divide `hidden` unless there is a `head_dim`.
-        hidden_units: channels inside the feed-forward; by default `4 * hidden`, and two
-            thirds of that with a gate.
+        num_layers: number of blocks.
+        hidden_dim: C, channels.
+        num_heads: of the attention; it must divide `hidden_dim` unless there is a
+            `head_dim`.
+        intermediate_dim: channels inside the feed-forward; by default `4 * hidden_dim`,
+            and two thirds of that with a gate.
         vocabulary_size: V; by default the tokenizer's, or 50257.
-        context: most tokens that it sees.
+        max_sequence_length: most tokens that it sees.
         activation: see `kg.layers.FeedForward`: `"gelu_tanh"`, or `"swiglu"`.
         norm: `"layer"` or `"rms"`.
         epsilon: of the normalizations.
         positions: `"learned"`, `"rotary"`, `"alibi"`, `"sinusoidal"` or `"none"`.
-        theta: base of the rotary frequencies.
+        rope_theta: base of the rotary frequencies.
         rope_scaling: None, or how these change for texts longer than those learned, as
             transformers' configurations say it: `{"rope_type": "linear", "factor": 2}`,
             or Llama 3's (see `keras_genai.layers.positions.rotary_frequencies`).
-        kv_heads: heads of keys and values, shared by groups of queries.
-        head_dim: channels of a head; by default `hidden / heads`.
+        num_key_value_heads: heads of keys and values, shared by groups of queries.
+        head_dim: channels of a head; by default `hidden_dim / num_heads`.
         use_bias: whether the dense layers of the blocks have biases.
-        tied: whether the table of the tokens is the head too.
-        window: how many tokens one sees, its own and those before; None for all.
+        tie_word_embeddings: whether the table of the tokens is the head too.
+        sliding_window: how many tokens one sees, its own and those before; None for
+            all.
         qk_norm: `"rms"` or `"layer"` normalization of queries and keys, or None.
         dropout: rate in training, in [0, 1), of embeddings and shortcuts.
         attention_dropout: that of the attention's probabilities; by default as
             `dropout`.
         remat: computes the blocks again for the gradient: less memory, more time.
         tokenizer: a `kg.Tokenizer`; then prompts may be texts.
-        pad_token: padding id, or None: by default the tokenizer's.
-        stop_token: id that ends a text, or a tuple of such, with the first of which a
+        pad_token_id: padding id, or None: by default the tokenizer's.
+        eos_token_id: id that ends a text, or a tuple of such, with the first of which a
             text begins that has no prompt; by default the tokenizer's, or GPT-2's with
             its vocabulary.
         ema_decay: decay of the average of the weights that writes, or None.
@@ -115,11 +117,12 @@ class GPT(Tuning, Pretrained, Model):
 
     ```python
     tokenizer = kg.Tokenizer.characters([text])
-    model = kg.GPT(depth=4, hidden=128, heads=4, context=64, tokenizer=tokenizer)
-    model.compile()                                     # AdamW(6e-4), clipped
-    model.fit(rows, batch_size=12, epochs=1)            # (N, 65) of token ids
-    model.generate("ROMEO:", max_new_tokens=200, temperature=0.8, seed=0)
-    llama = kg.GPT(depth=6, hidden=288, heads=6, vocabulary_size=32000, **kg.GPT.LLAMA)
+    model = kg.GPT(num_layers=4, hidden_dim=128, num_heads=4, max_sequence_length=64,
+    tokenizer=tokenizer) model.compile()                                     #
+    AdamW(6e-4), clipped model.fit(rows, batch_size=12, epochs=1)            # (N, 65)
+    of token ids model.generate("ROMEO:", max_new_tokens=200, temperature=0.8, seed=0)
+    llama = kg.GPT(num_layers=6, hidden_dim=288, num_heads=6, vocabulary_size=32000,
+    **kg.GPT.LLAMA)
     ```
     """
 
@@ -133,78 +136,80 @@ class GPT(Tuning, Pretrained, Model):
         "positions": "rotary",
         "activation": "swiglu",
         "use_bias": False,
-        "tied": False,
+        "tie_word_embeddings": False,
     }
-    _ARGUMENTS = (*GPTNetwork._ARGUMENTS, "pad_token", "stop_token", "ema_decay")
+    _ARGUMENTS = (*GPTNetwork._ARGUMENTS, "pad_token_id", "eos_token_id", "ema_decay")
 
     @checked(
         size=text,
-        hidden_units=integer(1),
+        intermediate_dim=integer(1),
         activation=text,
         norm=text,
         positions=text,
         rope_scaling=mapping,
-        window=either(integer(1), tuple_of(optional(integer(1)))),
-        stop_token=either(integer(), tuple_of(integer())),
+        sliding_window=either(integer(1), tuple_of(optional(integer(1)))),
+        eos_token_id=either(integer(), tuple_of(integer())),
     )
     def __init__(
         self,
         size="small",
         *,
-        depth=None,
-        hidden=None,
-        heads=None,
-        hidden_units=None,
+        num_layers=None,
+        hidden_dim=None,
+        num_heads=None,
+        intermediate_dim=None,
         vocabulary_size=None,
-        context=1024,
+        max_sequence_length=1024,
         activation="gelu_tanh",
         norm="layer",
         epsilon=1e-5,
         positions="learned",
-        theta=10_000.0,
+        rope_theta=10_000.0,
         rope_scaling=None,
-        kv_heads=None,
+        num_key_value_heads=None,
         head_dim=None,
         use_bias=True,
-        tied=True,
-        window=None,
+        tie_word_embeddings=True,
+        sliding_window=None,
         qk_norm=None,
         dropout=0.0,
         attention_dropout=None,
         remat=False,
         tokenizer=None,
-        pad_token=None,
-        stop_token=None,
+        pad_token_id=None,
+        eos_token_id=None,
         ema_decay=None,
         seed=0,
         **kwargs,
     ):
         super().__init__(seed=seed, **kwargs)
         self.supports_masking = True  # see compute_mask
-        sizes = row_of(size, SIZES, ("depth", "hidden", "heads"))
-        self.depth = sizes["depth"] if depth is None else depth
-        self.hidden = sizes["hidden"] if hidden is None else hidden
-        self.heads = sizes["heads"] if heads is None else heads
-        if hidden_units is None:
+        sizes = row_of(size, SIZES, ("num_layers", "hidden_dim", "num_heads"))
+        self.num_layers = sizes["num_layers"] if num_layers is None else num_layers
+        self.hidden_dim = sizes["hidden_dim"] if hidden_dim is None else hidden_dim
+        self.num_heads = sizes["num_heads"] if num_heads is None else num_heads
+        if intermediate_dim is None:
             gated = activation in GATED
-            hidden_units = 8 * self.hidden // 3 if gated else 4 * self.hidden
-        self.hidden_units = hidden_units
+            intermediate_dim = (
+                8 * self.hidden_dim // 3 if gated else 4 * self.hidden_dim
+            )
+        self.intermediate_dim = intermediate_dim
         if vocabulary_size is None:
             known = VOCABULARY if tokenizer is None else tokenizer.vocabulary_size
             vocabulary_size = known
         self.vocabulary_size = vocabulary_size
-        self.context = context
+        self.max_sequence_length = max_sequence_length
         self.activation = activation
         self.norm = norm
         self.epsilon = epsilon
         self.positions = positions
-        self.theta = theta
+        self.rope_theta = rope_theta
         self.rope_scaling = rope_scaling
-        self.kv_heads = kv_heads
+        self.num_key_value_heads = num_key_value_heads
         self.head_dim = head_dim
         self.use_bias = use_bias
-        self.tied = tied
-        self.window = window
+        self.tie_word_embeddings = tie_word_embeddings
+        self.sliding_window = sliding_window
         self.qk_norm = qk_norm
         self.dropout = float(dropout)
         if attention_dropout is None:
@@ -212,7 +217,7 @@ class GPT(Tuning, Pretrained, Model):
         self.attention_dropout = attention_dropout
         self.remat = remat
         self.tokenizer = tokenizer
-        self._set_tokens(pad_token, stop_token)
+        self._set_tokens(pad_token_id, eos_token_id)
         self.ema_decay = ema_decay
         with dtype_policy(kwargs.get("dtype")):
             self.network = GPTNetwork(
@@ -223,21 +228,21 @@ class GPT(Tuning, Pretrained, Model):
             )
         self.set_players("network", ema="network", ema_decay=ema_decay)
 
-    def _set_tokens(self, pad_token, stop_token):
+    def _set_tokens(self, pad_token_id, eos_token_id):
         """Takes those of the tokenizer where none are given; refuses unknown ones."""
         tokenizer = self.tokenizer
         if tokenizer is not None:
             tokenizer.check_fits(self.vocabulary_size, "the model")
-            pad_token = tokenizer.pad_id if pad_token is None else pad_token
-            stop_token = tokenizer.eos_id if stop_token is None else stop_token
-        elif stop_token is None and self.vocabulary_size == VOCABULARY:
-            stop_token = STOP
-        if isinstance(stop_token, (list, tuple)):
-            stop_token = tuple(stop_token)
-        self.pad_token = pad_token
-        self.stop_token = stop_token
-        tokens = [("pad_token", pad_token)]
-        tokens += [("stop_token", token) for token in self.stop_tokens]
+            pad_token_id = tokenizer.pad_id if pad_token_id is None else pad_token_id
+            eos_token_id = tokenizer.eos_id if eos_token_id is None else eos_token_id
+        elif eos_token_id is None and self.vocabulary_size == VOCABULARY:
+            eos_token_id = STOP
+        if isinstance(eos_token_id, (list, tuple)):
+            eos_token_id = tuple(eos_token_id)
+        self.pad_token_id = pad_token_id
+        self.eos_token_id = eos_token_id
+        tokens = [("pad_token_id", pad_token_id)]
+        tokens += [("eos_token_id", token) for token in self.stop_tokens]
         for name, token in tokens:
             if token is not None and token not in range(self.vocabulary_size):
                 raise ValueError(
@@ -247,10 +252,11 @@ class GPT(Tuning, Pretrained, Model):
 
     def check_data(self, x, condition, weight):
         check_tokens(x, self.vocabulary_size)
-        if not 2 <= x.shape[1] <= self.context + 1:
+        if not 2 <= x.shape[1] <= self.max_sequence_length + 1:
             raise ValueError(
-                f"Rows must have 2 to {self.context + 1} tokens, the context and one "
-                f"to predict; got {x.shape[1]}. Cut the text into such rows."
+                f"Rows must have 2 to {self.max_sequence_length + 1} tokens, "
+                f"max_sequence_length and one to predict; got {x.shape[1]}. Cut the "
+                "text into such rows."
             )
         if condition is not None:
             raise ValueError(
@@ -300,8 +306,8 @@ class GPT(Tuning, Pretrained, Model):
             weight = ops.reshape(weight, (ops.shape(tokens)[0], -1))
             weight = weight[:, -(ops.shape(tokens)[1] - 1) :]
             weights = weights * ops.cast(weight, dtype)
-        if self.pad_token is not None:
-            counts = not_padding(tokens, self.pad_token, self.stop_tokens)[:, 1:]
+        if self.pad_token_id is not None:
+            counts = not_padding(tokens, self.pad_token_id, self.stop_tokens)[:, 1:]
             weights = weights * ops.cast(counts, dtype)
         return weights
 
@@ -380,10 +386,10 @@ class GPT(Tuning, Pretrained, Model):
         top_p=number("(0, 1]"),
         min_p=number("[0, 1]"),
         repetition_penalty=number("> 0"),
-        no_repeat_ngram=integer(1),
+        no_repeat_ngram_size=integer(1),
         length_penalty=number(),
-        contrastive=number("[0, 1]"),
-        draft=network,
+        penalty_alpha=number("[0, 1]"),
+        draft_model=network,
         draft_tokens=integer(1, 1000),
         stream=flag,
     )
@@ -398,12 +404,12 @@ class GPT(Tuning, Pretrained, Model):
         top_p=None,
         min_p=None,
         repetition_penalty=1.0,
-        no_repeat_ngram=None,
-        beam_size=None,
+        no_repeat_ngram_size=None,
+        num_beams=None,
         length_penalty=1.0,
         early_stopping=False,
-        contrastive=None,
-        draft=None,
+        penalty_alpha=None,
+        draft_model=None,
         draft_tokens=4,
         stop=(),
         stream=False,
@@ -417,7 +423,7 @@ class GPT(Tuning, Pretrained, Model):
         Args:
             prompts: integers `(N, T)`; a list of lists of them, of any lengths; with a
                 tokenizer a string or a list of strings; or the number of texts to write
-                that begin with `stop_token`.
+                that begin with `eos_token_id`.
             max_new_tokens: by default as many as the context leaves each prompt room
                 for.
             seed: integer >= 0.
@@ -428,18 +434,19 @@ class GPT(Tuning, Pretrained, Model):
             min_p: draws from the tokens at least that many times as probable as the
                 most probable one (2407.01082).
             repetition_penalty: over 1 makes what occurred less probable (1909.05858).
-            no_repeat_ngram: no sequence of that many tokens occurs twice.
-            beam_size: K, searches for the most probable text by K beams instead of
+            no_repeat_ngram_size: no sequence of that many tokens occurs twice.
+            num_beams: K, searches for the most probable text by K beams instead of
                 drawing: see `decoding.beam_search`.
             length_penalty: of beams: over 0 prefers longer texts.
             early_stopping: of beams: whether K ended ones are enough.
-            contrastive: the penalty in [0, 1] of contrastive search (2202.06417), among
-                `top_k` tokens, instead of drawing.
-            draft: a smaller `GPT` of the same vocabulary that proposes tokens, of which
-                this model takes those that it would have drawn (2211.17192): the same
-                distribution (with temperature 0 the same text), in fewer steps.
+            penalty_alpha: the penalty in [0, 1] of contrastive search (2202.06417),
+                among `top_k` tokens, instead of drawing.
+            draft_model: a smaller `GPT` of the same vocabulary that proposes tokens, of
+                which this model takes those that it would have drawn (2211.17192): the
+                same distribution (with temperature 0 the same text), in fewer steps.
             draft_tokens: how many it proposes at a time.
-            stop: strings that end a text, beside the `stop_token`; they are not in it.
+            stop: strings that end a text, beside the `eos_token_id`; they are not in
+                it.
             stream: an iterator is returned of the pieces of what is written on from one
                 prompt, as they come: strings, or token ids.
             batch_size: rows in one pass.
@@ -449,14 +456,14 @@ class GPT(Tuning, Pretrained, Model):
         Returns:
             Of strings, strings: prompt and continuation. Of lists, a list of NumPy
             arrays that end where the text ends. Else NumPy int32 `(N, T + new)`, padded
-            with `pad_token` or `stop_token`.
+            with `pad_token_id` or `eos_token_id`.
 
         Raises:
             ValueError: for arguments that are out of range or contradict each other,
                 tokens outside the vocabulary, and prompts that are empty or too long.
         """
         config = SamplingConfig(
-            temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram
+            temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram_size
         )
         return text_generation.generate(
             self,
@@ -464,11 +471,11 @@ class GPT(Tuning, Pretrained, Model):
             config,
             max_new_tokens=max_new_tokens,
             seed=seed,
-            beam_size=beam_size,
+            num_beams=num_beams,
             length_penalty=length_penalty,
             early_stopping=early_stopping,
-            contrastive=contrastive,
-            draft=draft,
+            penalty_alpha=penalty_alpha,
+            draft_model=draft_model,
             draft_tokens=draft_tokens,
             stop=stop,
             stream=stream,
@@ -479,13 +486,13 @@ class GPT(Tuning, Pretrained, Model):
     @property
     def stop_tokens(self):
         """The ids that end a text, a tuple."""
-        stop = self.stop_token
+        stop = self.eos_token_id
         return () if stop is None else stop if isinstance(stop, tuple) else (stop,)
 
     @property
     def fill_token(self):
         """What follows the end of a text."""
-        tokens = (self.pad_token, *self.stop_tokens, 0)
+        tokens = (self.pad_token_id, *self.stop_tokens, 0)
         return next(token for token in tokens if token is not None)
 
     # Scores and vectors
@@ -508,11 +515,16 @@ class GPT(Tuning, Pretrained, Model):
         Returns:
             NumPy float32 `(N, T - 1)`: of the second token on, 0 after a row's end.
         """
-        tokens, lengths = self._rows(texts, self.context + 1)
+        tokens, lengths = self._rows(texts, self.max_sequence_length + 1)
         if tokens.shape[1] < 2:
             raise ValueError("The first token has no score: give at least two.")
         made = self._run(
-            "score", self._scores, tokens, lengths, batch_size, self.context + 1
+            "score",
+            self._scores,
+            tokens,
+            lengths,
+            batch_size,
+            self.max_sequence_length + 1,
         )
         return made[:, : tokens.shape[1] - 1]
 
@@ -544,8 +556,10 @@ class GPT(Tuning, Pretrained, Model):
         Returns:
             NumPy float32 `(N, C)`.
         """
-        rows = self._rows(texts, self.context)
-        return self._run("embed", self._vectors, *rows, batch_size, self.context)
+        rows = self._rows(texts, self.max_sequence_length)
+        return self._run(
+            "embed", self._vectors, *rows, batch_size, self.max_sequence_length
+        )
 
     def _vectors(self, tokens, lengths):
         tokens = ops.cast(tokens, "int32")
@@ -575,7 +589,7 @@ class GPT(Tuning, Pretrained, Model):
           `seed`, `temperature` (0: the most probable token) and `top_p` (1: all tokens)
           -> `tokens (batch, length + new)`, moved to the right so that all prompts end
           at `length`: the whole loop with its cache, until each row has its
-          `stop_token` or fills the context.
+          `eos_token_id` or fills the context.
         - `score`: `tokens (batch, length)` -> `log_probabilities (batch, length - 1)`.
         - `embed`: `tokens` and `lengths` -> `vectors (batch, C)`.
         - `logits`: `tokens` -> `logits (batch, length, V)`.
@@ -589,7 +603,7 @@ class GPT(Tuning, Pretrained, Model):
         def generate(tokens, lengths, seed, temperature, top_p):
             # At so low a temperature a draw is the largest logit.
             values = {"temperature": ops.maximum(temperature, 1e-6), "top_p": top_p}
-            limits = self.context - lengths
+            limits = self.max_sequence_length - lengths
             rows = text_generation.decode(
                 self,
                 tokens,

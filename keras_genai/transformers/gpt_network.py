@@ -21,30 +21,31 @@ class GPTNetwork(CompositeLayer):
     """A stack of causal transformer blocks between a table of tokens and its logits.
 
     Args:
-        vocabulary_size, context, depth, hidden, heads, hidden_units, activation, norm,
-        epsilon, positions, theta, rope_scaling, kv_heads, head_dim, use_bias, tied,
-        window, qk_norm, dropout, attention_dropout, remat: see `GPT`.
+        vocabulary_size, context, depth, hidden, heads, intermediate_dim, activation,
+        norm, epsilon, positions, theta, rope_scaling, num_key_value_heads, head_dim,
+        use_bias, tied,
+        sliding_window, qk_norm, dropout, attention_dropout, remat: see `GPT`.
         seed: integer, the model's.
         stream: name of the place.
     """
 
     _ARGUMENTS = (
         "vocabulary_size",
-        "context",
-        "depth",
-        "hidden",
-        "heads",
-        "hidden_units",
+        "max_sequence_length",
+        "num_layers",
+        "hidden_dim",
+        "num_heads",
+        "intermediate_dim",
         "activation",
         "norm",
         "epsilon",
         "positions",
-        "theta",
-        "kv_heads",
+        "rope_theta",
+        "num_key_value_heads",
         "head_dim",
         "use_bias",
-        "tied",
-        "window",
+        "tie_word_embeddings",
+        "sliding_window",
         "qk_norm",
         "dropout",
         "attention_dropout",
@@ -55,21 +56,21 @@ class GPTNetwork(CompositeLayer):
     def __init__(
         self,
         vocabulary_size,
-        context,
-        depth,
-        hidden,
-        heads,
-        hidden_units,
+        max_sequence_length,
+        num_layers,
+        hidden_dim,
+        num_heads,
+        intermediate_dim,
         activation,
         norm,
         epsilon,
         positions,
-        theta,
-        kv_heads,
+        rope_theta,
+        num_key_value_heads,
         head_dim,
         use_bias,
-        tied,
-        window,
+        tie_word_embeddings,
+        sliding_window,
         qk_norm,
         dropout,
         attention_dropout,
@@ -80,27 +81,33 @@ class GPTNetwork(CompositeLayer):
         super().__init__(initializer=normal_or_uniform(INITIAL_STD), **kwargs)
         self.supports_masking = True  # see compute_mask
         self.vocabulary_size = vocabulary_size
-        self.context = context
-        self.depth = depth
-        self.hidden = hidden
-        self.heads = heads
-        self.hidden_units = hidden_units
+        self.max_sequence_length = max_sequence_length
+        self.num_layers = num_layers
+        self.hidden_dim = hidden_dim
+        self.num_heads = num_heads
+        self.intermediate_dim = intermediate_dim
         self.activation = activation
         self.norm = norm
         self.epsilon = epsilon
         self.positions = positions
-        self.theta = theta
-        self.kv_heads = kv_heads
+        self.rope_theta = rope_theta
+        self.num_key_value_heads = num_key_value_heads
         self.head_dim = head_dim
         self.use_bias = use_bias
-        self.tied = tied
-        self.window = window
+        self.tie_word_embeddings = tie_word_embeddings
+        self.sliding_window = sliding_window
         self.qk_norm = qk_norm
         self.dropout = dropout
         self.attention_dropout = attention_dropout
         self.remat = remat
         self.rope_scaling = rope_scaling
-        for name in ("vocabulary_size", "context", "depth", "hidden", "heads"):
+        for name in (
+            "vocabulary_size",
+            "max_sequence_length",
+            "num_layers",
+            "hidden_dim",
+            "num_heads",
+        ):
             check_positive(name, getattr(self, name))
         if positions not in POSITIONS:
             raise ValueError(
@@ -110,22 +117,27 @@ class GPTNetwork(CompositeLayer):
             raise ValueError(
                 f"rope_scaling is of rotary positions; positions is {positions!r}."
             )
-        if head_dim is None and hidden % heads:
+        if head_dim is None and hidden_dim % num_heads:
             raise ValueError(
-                f"heads must divide hidden: {heads} does not divide {hidden}."
+                f"num_heads must divide hidden_dim: {num_heads} does not divide "
+                f"{hidden_dim}."
             )
         std = INITIAL_STD  # smaller where many shortcuts add up
-        self.embedding = self._table("embedding", vocabulary_size, hidden)
+        self.embedding = self._table("embedding", vocabulary_size, hidden_dim)
         self.position = None
         if positions in ("learned", "sinusoidal"):
             self.position = PositionEmbedding(
-                context, hidden, positions, std, **self._place("position")
+                max_sequence_length,
+                hidden_dim,
+                positions,
+                std,
+                **self._place("position"),
             )
         self.drop = Dropout(dropout, **self._place("dropout")) if dropout else None
         self.blocks = [
             TransformerBlock(
-                heads,
-                hidden_units,
+                num_heads,
+                intermediate_dim,
                 activation,
                 norm=norm,
                 epsilon=epsilon,
@@ -133,30 +145,30 @@ class GPTNetwork(CompositeLayer):
                 dropout=dropout,
                 attention={
                     "causal": True,
-                    "kv_heads": kv_heads,
+                    "num_key_value_heads": num_key_value_heads,
                     "head_dim": head_dim,
-                    "window": window,
+                    "sliding_window": sliding_window,
                     "qk_norm": qk_norm,
                     "dropout": attention_dropout,
                     "alibi": positions == "alibi",
-                    "rotary": theta if positions == "rotary" else None,
+                    "rotary": rope_theta if positions == "rotary" else None,
                     "rotary_scaling": rope_scaling,
                 },
                 remat=remat,
                 initial_std=std,
-                out_std=std / (2 * depth) ** 0.5,
+                out_std=std / (2 * num_layers) ** 0.5,
                 **self._place(f"block_{i}"),
             )
-            for i in range(depth)
+            for i in range(num_layers)
         ]
         self.norm_last = normalization(norm, epsilon, self.dtype_policy, "norm")
         self.head = None
-        if not tied:
+        if not tie_word_embeddings:
             self.head = self._dense("head", vocabulary_size, use_bias=False)
         self.build()
 
     def build(self, input_shape=None):
-        shape = (None, None, self.hidden)
+        shape = (None, None, self.hidden_dim)
         for layer in (*self.blocks, self.norm_last):
             layer.build(shape)
         if self.head is not None:
@@ -185,7 +197,7 @@ class GPTNetwork(CompositeLayer):
             `(x, cache)`: `(B, T, C)`, and None without a `cache_index`.
         """
         if self.position is not None and cache is None:
-            check_length(tokens, self.context)
+            check_length(tokens, self.max_sequence_length)
         x = self.embedding(tokens)  # (B, T, C)
         if positions is None and self.position is not None:
             first = 0 if cache_index is None else ops.cast(cache_index, "int32")

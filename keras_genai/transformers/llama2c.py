@@ -19,7 +19,15 @@ from keras_genai.transformers.gpt import GPT
 from keras_genai.transformers.tokenizers import Tokenizer
 from keras_genai.utils.archives import check_plain
 
-HEADER = ("hidden", "hidden_units", "depth", "heads", "kv_heads", "words", "context")
+HEADER = (
+    "hidden_dim",
+    "intermediate_dim",
+    "num_layers",
+    "num_heads",
+    "num_key_value_heads",
+    "words",
+    "max_sequence_length",
+)
 
 
 def read(path):
@@ -39,13 +47,22 @@ def read(path):
     if len(data) < 28:
         raise ValueError(f"{path} is too short for a checkpoint of llama2.c.")
     sizes = dict(zip(HEADER, struct.unpack("<7i", data[:28]), strict=True))
-    words, sizes["tied"] = sizes.pop("words"), False
+    words, sizes["tie_word_embeddings"] = sizes.pop("words"), False
     if words > 0:
-        sizes["tied"] = True
+        sizes["tie_word_embeddings"] = True
     sizes["vocabulary_size"] = abs(words)
-    if min(sizes[name] for name in (*HEADER[:5], "context", "vocabulary_size")) < 1:
+    if (
+        min(
+            sizes[name]
+            for name in (*HEADER[:5], "max_sequence_length", "vocabulary_size")
+        )
+        < 1
+    ):
         raise ValueError(f"{path} is no checkpoint of llama2.c: its sizes are {sizes}.")
-    if sizes["hidden"] % sizes["heads"] or sizes["heads"] % sizes["kv_heads"]:
+    if (
+        sizes["hidden_dim"] % sizes["num_heads"]
+        or sizes["num_heads"] % sizes["num_key_value_heads"]
+    ):
         raise ValueError(f"{path} is no checkpoint of llama2.c: its sizes are {sizes}.")
     shapes = _shapes(**sizes)
     count = sum(math.prod(shape) for shape in shapes.values())
@@ -70,27 +87,38 @@ def _bytes(path):
 
 
 def _shapes(
-    hidden, hidden_units, depth, heads, kv_heads, context, tied, vocabulary_size
+    hidden_dim,
+    intermediate_dim,
+    num_layers,
+    num_heads,
+    num_key_value_heads,
+    max_sequence_length,
+    tie_word_embeddings,
+    vocabulary_size,
 ):
     """The arrays in the order of the file."""
-    each = hidden // heads
-    kv = kv_heads * each
+    each = hidden_dim // num_heads
+    kv = num_key_value_heads * each
     shapes = {
-        "embedding": (vocabulary_size, hidden),
-        "norm1": (depth, hidden),
-        "query": (depth, hidden, hidden),
-        "key": (depth, kv, hidden),
-        "value": (depth, kv, hidden),
-        "out": (depth, hidden, hidden),
-        "norm2": (depth, hidden),
-        "gate": (depth, hidden_units, hidden),
-        "dense2": (depth, hidden, hidden_units),
-        "dense1": (depth, hidden_units, hidden),
-        "norm_last": (hidden,),
-        "cosines": (context, each // 2),
-        "sines": (context, each // 2),
+        "embedding": (vocabulary_size, hidden_dim),
+        "norm1": (num_layers, hidden_dim),
+        "query": (num_layers, hidden_dim, hidden_dim),
+        "key": (num_layers, kv, hidden_dim),
+        "value": (num_layers, kv, hidden_dim),
+        "out": (num_layers, hidden_dim, hidden_dim),
+        "norm2": (num_layers, hidden_dim),
+        "gate": (num_layers, intermediate_dim, hidden_dim),
+        "dense2": (num_layers, hidden_dim, intermediate_dim),
+        "dense1": (num_layers, intermediate_dim, hidden_dim),
+        "norm_last": (hidden_dim,),
+        "cosines": (max_sequence_length, each // 2),
+        "sines": (max_sequence_length, each // 2),
     }
-    return shapes if tied else {**shapes, "head": (vocabulary_size, hidden)}
+    return (
+        shapes
+        if tie_word_embeddings
+        else {**shapes, "head": (vocabulary_size, hidden_dim)}
+    )
 
 
 def load(path, **arguments):
@@ -113,9 +141,9 @@ def load(path, **arguments):
     ```
     """
     sizes, arrays, _ = read(path)
-    given = {**GPT.LLAMA, **sizes, "epsilon": 1e-5, "stop_token": 1}
+    given = {**GPT.LLAMA, **sizes, "epsilon": 1e-5, "eos_token_id": 1}
     model = GPT(**{**given, **arguments})
-    network, each = model.network, sizes["hidden"] // sizes["heads"]
+    network, each = model.network, sizes["hidden_dim"] // sizes["num_heads"]
 
     def halves(matrix):
         rows = matrix.reshape(-1, each // 2, 2, matrix.shape[-1])

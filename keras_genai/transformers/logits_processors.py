@@ -19,7 +19,7 @@ NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty", "top_k")
     top_p=number("(0, 1]"),
     min_p=number("(0, 1]"),
     repetition_penalty=number("> 0"),
-    no_repeat_ngram=integer(1),
+    no_repeat_ngram_size=integer(1),
 )
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
@@ -37,7 +37,7 @@ class SamplingConfig:
             (2407.01082).
         repetition_penalty: logits of tokens that occurred are divided by it where they
             are positive, and multiplied where negative (1909.05858, section 4.1).
-        no_repeat_ngram: no sequence of that many tokens occurs twice.
+        no_repeat_ngram_size: no sequence of that many tokens occurs twice.
 
     Raises:
         ValueError: an argument is out of range, or contradicts another.
@@ -48,7 +48,7 @@ class SamplingConfig:
     top_p: float | None = None
     min_p: float | None = None
     repetition_penalty: float = 1.0
-    no_repeat_ngram: int | None = None
+    no_repeat_ngram_size: int | None = None
 
     def __post_init__(self):
         if self.greedy and self.restrictions:
@@ -76,7 +76,7 @@ class SamplingConfig:
             names.append("temperature")
         if self.repetition_penalty != 1:
             names.append("repetition_penalty")
-        return (*names, self.no_repeat_ngram)
+        return (*names, self.no_repeat_ngram_size)
 
     @property
     def numbers(self):
@@ -95,8 +95,8 @@ class SamplingConfig:
         if self.repetition_penalty != 1:
             penalty = _number("repetition_penalty", numbers)
             logits = penalize_repetition(logits, tokens, visible, penalty)
-        if self.no_repeat_ngram is not None:
-            logits = forbid_ngrams(logits, tokens, visible, self.no_repeat_ngram)
+        if self.no_repeat_ngram_size is not None:
+            logits = forbid_ngrams(logits, tokens, visible, self.no_repeat_ngram_size)
         return logits
 
     def restrict(self, logits, numbers):

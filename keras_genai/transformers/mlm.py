@@ -13,7 +13,9 @@ from keras_genai.utils.validation import tuple_of, word
 MASKED, REPLACED = 0.8, 0.1  # shares of the chosen tokens; the others stay
 
 
-def mask_tokens(tokens, words, key, mask_token, vocabulary_size, rate=0.15, offset=0):
+def mask_tokens(
+    tokens, words, key, mask_token_id, vocabulary_size, rate=0.15, offset=0
+):
     """Chooses words and hides their tokens (1810.04805, section 3.1 and appendix A.1).
 
     Each word is chosen with the probability `rate`, whole. Of its tokens 80% become
@@ -24,7 +26,7 @@ def mask_tokens(tokens, words, key, mask_token, vocabulary_size, rate=0.15, offs
         words: int32 `(B, T)`: number in [0, T) of the word that a token belongs to;
             negative for those that are never chosen.
         key: of the noise.
-        mask_token: id of the mask.
+        mask_token_id: id of the mask.
         vocabulary_size: V.
         rate: of the words, in (0, 1).
         offset: number of the first sample.
@@ -40,7 +42,7 @@ def mask_tokens(tokens, words, key, mask_token, vocabulary_size, rate=0.15, offs
     chosen = ops.logical_and(draw < rate, words >= 0)  # (B, T)
     kind = random.uniform(keys[1], shape, dtype="float32", offset=offset)
     other = random.randint(keys[2], shape, 0, vocabulary_size, offset=offset)
-    masked = ops.where(kind < MASKED, ops.full_like(tokens, mask_token), tokens)
+    masked = ops.where(kind < MASKED, ops.full_like(tokens, mask_token_id), tokens)
     replaced = ops.logical_and(kind >= MASKED, kind < MASKED + REPLACED)
     masked = ops.where(replaced, ops.cast(other, tokens.dtype), masked)
     return ops.where(chosen, masked, tokens), chosen

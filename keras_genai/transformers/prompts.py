@@ -45,10 +45,10 @@ class Prompts:
     def of(cls, prompts, model, name="Prompts"):
         """See `GPT.generate`; their form was checked (`validation.prompts`)."""
         if is_integer(prompts):
-            if model.stop_token is None:
+            if model.eos_token_id is None:
                 raise ValueError(
-                    "A number of texts begins each with stop_token, which this model "
-                    "has not: give prompts, or make it with stop_token=."
+                    "A number of texts begins each with eos_token_id, which this model "
+                    "has not: give prompts, or make it with eos_token_id=."
                 )
             return cls([[model.stop_tokens[0]]] * int(prompts), model, "array", False)
         if isinstance(prompts, str):
@@ -70,21 +70,21 @@ class Prompts:
         Raises:
             ValueError: the context does not hold the prompts and the new tokens.
         """
-        longest, context = self.tokens.shape[1], self.model.context
-        room = context - longest
+        longest, most = self.tokens.shape[1], self.model.max_sequence_length
+        room = most - longest
         if room < 1:
             raise ValueError(
                 f"The longest prompt has {longest} tokens; it may have at most "
-                f"{context - 1}, so that one can follow in the context of {context}."
+                f"{most - 1}, so that one can follow in the context of {most}."
             )
         if max_new_tokens is None:  # of a row by itself, whatever stands beside it
-            self.limits = context - self.lengths
+            self.limits = most - self.lengths
             return self
         new = max_new_tokens
         if new > room:
             raise ValueError(
                 f"The longest prompt has {longest} tokens and max_new_tokens is {new}: "
-                f"together they may be at most {context}, the model's context. Give "
+                f"together they may be at most {most}, the model's context. Give "
                 f"max_new_tokens of at most {room}, or a shorter prompt."
             )
         self.limits = np.full(self.lengths.shape, new, "int32")

@@ -23,8 +23,9 @@ class Seq2SeqNetwork(CompositeLayer):
     logits (section 3.4).
 
     Args:
-        vocabulary_size, context, depth, decoder_depth, hidden, heads, hidden_units,
-        activation, norm_first, epsilon, positions, scale_embedding, logits_bias,
+        vocabulary_size, context, depth, decoder_num_layers, hidden, heads,
+        intermediate_dim, activation, norm_first, epsilon, positions, scale_embedding,
+        logits_bias,
         dropout, attention_dropout, hidden_dropout, remat: see `Translator`.
         seed: integer, the model's.
         stream: name of the place.
@@ -32,12 +33,12 @@ class Seq2SeqNetwork(CompositeLayer):
 
     _ARGUMENTS = (
         "vocabulary_size",
-        "context",
-        "depth",
-        "decoder_depth",
-        "hidden",
-        "heads",
-        "hidden_units",
+        "max_sequence_length",
+        "num_layers",
+        "decoder_num_layers",
+        "hidden_dim",
+        "num_heads",
+        "intermediate_dim",
         "activation",
         "norm_first",
         "epsilon",
@@ -53,12 +54,12 @@ class Seq2SeqNetwork(CompositeLayer):
     def __init__(
         self,
         vocabulary_size,
-        context,
-        depth,
-        decoder_depth,
-        hidden,
-        heads,
-        hidden_units,
+        max_sequence_length,
+        num_layers,
+        decoder_num_layers,
+        hidden_dim,
+        num_heads,
+        intermediate_dim,
         activation="relu",
         norm_first=False,
         epsilon=1e-5,
@@ -71,15 +72,15 @@ class Seq2SeqNetwork(CompositeLayer):
         remat=False,
         **kwargs,
     ):
-        std = hidden**-0.5  # scaled up, as large as the positions'
+        std = hidden_dim**-0.5  # scaled up, as large as the positions'
         super().__init__(initializer=normal_or_uniform(std), **kwargs)
         self.vocabulary_size = vocabulary_size
-        self.context = context
-        self.depth = depth
-        self.decoder_depth = decoder_depth
-        self.hidden = hidden
-        self.heads = heads
-        self.hidden_units = hidden_units
+        self.max_sequence_length = max_sequence_length
+        self.num_layers = num_layers
+        self.decoder_num_layers = decoder_num_layers
+        self.hidden_dim = hidden_dim
+        self.num_heads = num_heads
+        self.intermediate_dim = intermediate_dim
         self.activation = activation
         self.norm_first = norm_first
         self.epsilon = epsilon
@@ -90,22 +91,23 @@ class Seq2SeqNetwork(CompositeLayer):
         self.attention_dropout = attention_dropout
         self.hidden_dropout = hidden_dropout
         self.remat = remat
-        self.table = self._table("table", vocabulary_size, hidden)
+        self.table = self._table("table", vocabulary_size, hidden_dim)
         self.places = PositionEmbedding(
-            context, hidden, positions, **self._place("places")
+            max_sequence_length, hidden_dim, positions, **self._place("places")
         )
         self.drop = Dropout(dropout, **self._place("dropout")) if dropout else None
         self.encoder = [
-            self._block(f"encoder_{i}", hidden, {}, False) for i in range(depth)
+            self._block(f"encoder_{i}", hidden_dim, {}, False)
+            for i in range(num_layers)
         ]
         self.decoder = [
-            self._block(f"decoder_{i}", hidden, {"causal": True}, True)
-            for i in range(decoder_depth)
+            self._block(f"decoder_{i}", hidden_dim, {"causal": True}, True)
+            for i in range(decoder_num_layers)
         ]
         self.encoder_norm = self.decoder_norm = None
         if norm_first:
-            self.encoder_norm = self._layer_norm("encoder_norm", hidden, epsilon)
-            self.decoder_norm = self._layer_norm("decoder_norm", hidden, epsilon)
+            self.encoder_norm = self._layer_norm("encoder_norm", hidden_dim, epsilon)
+            self.decoder_norm = self._layer_norm("decoder_norm", hidden_dim, epsilon)
         self.bias = None
         if logits_bias:
             # Published networks hold one that was never trained here or there.
@@ -117,10 +119,10 @@ class Seq2SeqNetwork(CompositeLayer):
             )
         self.built = True
 
-    def _block(self, name, hidden, attention, cross):
+    def _block(self, name, hidden_dim, attention, cross):
         block = TransformerBlock(
-            self.heads,
-            self.hidden_units,
+            self.num_heads,
+            self.intermediate_dim,
             self.activation,
             norm_first=self.norm_first,
             epsilon=self.epsilon,
@@ -130,11 +132,11 @@ class Seq2SeqNetwork(CompositeLayer):
             attention={**attention, "dropout": self.attention_dropout},
             remat=self.remat,
             # Of Xavier's deviation for a square matrix (1706.03762's own code).
-            initial_std=hidden**-0.5,
-            out_std=(2.0 / (hidden + self.hidden_units)) ** 0.5,
+            initial_std=hidden_dim**-0.5,
+            out_std=(2.0 / (hidden_dim + self.intermediate_dim)) ** 0.5,
             **self._place(name),
         )
-        shape = (None, None, hidden)
+        shape = (None, None, hidden_dim)
         block.build(shape, shape if cross else None)
         return block
 
@@ -147,10 +149,10 @@ class Seq2SeqNetwork(CompositeLayer):
             training: whether there is dropout.
         """
         if isinstance(first, int) and first == 0:
-            check_length(tokens, self.context)
+            check_length(tokens, self.max_sequence_length)
         x = self.table(tokens)
         if self.scale_embedding:
-            x = x * ops.cast(math.sqrt(self.hidden), x.dtype)
+            x = x * ops.cast(math.sqrt(self.hidden_dim), x.dtype)
         places = ops.arange(ops.shape(tokens)[1], dtype="int32")
         x = x + self.places(places + ops.cast(first, "int32"))
         return x if self.drop is None else self.drop(x, training=training)

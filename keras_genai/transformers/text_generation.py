@@ -22,11 +22,11 @@ def generate(
     *,
     max_new_tokens,
     seed,
-    beam_size,
+    num_beams,
     length_penalty,
     early_stopping,
-    contrastive,
-    draft,
+    penalty_alpha,
+    draft_model,
     draft_tokens,
     stop,
     stream,
@@ -37,17 +37,19 @@ def generate(
     seed = random.check_seed(seed)
     prompts = Prompts.of(prompts, model).begin(max_new_tokens)
     stop = prompts.stop_strings(stop)
-    check_search(beam_size=beam_size, contrastive=contrastive, draft=draft)
+    check_search(
+        num_beams=num_beams, penalty_alpha=penalty_alpha, draft_model=draft_model
+    )
     search = {}
-    if beam_size is not None:
+    if num_beams is not None:
         check_beams(config)
-        search = {"beam_size": beam_size, "early_stopping": early_stopping}
-    elif contrastive is not None:
+        search = {"num_beams": num_beams, "early_stopping": early_stopping}
+    elif penalty_alpha is not None:
         check_contrastive(config)
         search = {"candidates": min(config.top_k, model.vocabulary_size)}
-    elif draft is not None:
-        check_draft(draft, model, config, draft_tokens)
-        search = {"draft": draft, "draft_tokens": draft_tokens}
+    elif draft_model is not None:
+        check_draft(draft_model, model, config, draft_tokens)
+        search = {"draft_model": draft_model, "draft_tokens": draft_tokens}
     single = prompts.single and not search
     if stream and not single:
         raise ValueError(
@@ -68,7 +70,7 @@ def generate(
         config,
         search,
         length_penalty=length_penalty,
-        penalty=contrastive or 0.0,
+        penalty=penalty_alpha or 0.0,
         seed=seed,
         batch_size=batch_size,
         verbose=verbose,
@@ -87,7 +89,7 @@ def check_beams(config):
     """Refuses what draws tokens."""
     if config.restrictions or config.temperature not in (0, 1.0):
         raise ValueError(
-            "beam_size searches for the most probable text and draws nothing: "
+            "num_beams searches for the most probable text and draws nothing: "
             "it contradicts temperature, top_k, top_p and min_p."
         )
 
@@ -105,19 +107,19 @@ def check_contrastive(config):
         )
 
 
-def check_draft(draft, model, config, draft_tokens):
+def check_draft(draft_model, model, config, draft_tokens):
     """Refuses a draft that does not fit the model."""
     check_positive("draft_tokens", draft_tokens)
-    size = getattr(draft, "vocabulary_size", None)
+    size = getattr(draft_model, "vocabulary_size", None)
     if size != model.vocabulary_size:
         raise ValueError(
             f"The draft must be a GPT of the same {model.vocabulary_size} tokens; got "
-            f"{type(draft).__name__} of {size}."
+            f"{type(draft_model).__name__} of {size}."
         )
-    if config.repetition_penalty != 1.0 or config.no_repeat_ngram is not None:
+    if config.repetition_penalty != 1.0 or config.no_repeat_ngram_size is not None:
         raise ValueError(
             "A draft proposes several tokens at once: it contradicts "
-            "repetition_penalty and no_repeat_ngram."
+            "repetition_penalty and no_repeat_ngram_size."
         )
 
 
@@ -129,7 +131,7 @@ def _shape(model, name, prompts, batch_size):
         new tokens, and whether a prompt is shorter than its positions.
     """
     sizes = (prompts.tokens.shape[1], int(prompts.limits.max()))
-    most = (model.context, model.context)
+    most = (model.max_sequence_length, model.max_sequence_length)
     rows, width, room = model.programs.shape(
         name, len(prompts.tokens), sizes, batch_size, most
     )
@@ -174,8 +176,8 @@ def _rows(
         )
 
     variables = model.sampling_variables()
-    if "draft" in search:
-        variables = [*variables, *search["draft"].sampling_variables()]
+    if "draft_model" in search:
+        variables = [*variables, *search["draft_model"].sampling_variables()]
     batches = model.stream(
         (*name, padded, width, room),
         run,
@@ -255,12 +257,12 @@ def decode(
     numbers,
     key,
     first=0,
-    beam_size=None,
+    num_beams=None,
     early_stopping=False,
     length_penalty=1.0,
     candidates=None,
     penalty=None,
-    draft=None,
+    draft_model=None,
     draft_tokens=None,
 ):
     """Prompts and what follows them, in the graph.
@@ -275,9 +277,9 @@ def decode(
         numbers: float32 `(5,)`, or a list: its numbers.
         key: pair of words, of the noise.
         first: number of the first row.
-        beam_size, early_stopping, length_penalty: of a search by beams.
+        num_beams, early_stopping, length_penalty: of a search by beams.
         candidates, penalty: k and a of contrastive search.
-        draft, draft_tokens: a smaller `GPT`, and how many tokens it proposes.
+        draft_model, draft_tokens: a smaller `GPT`, and how many tokens it proposes.
 
     Returns:
         int32 `(B, L)`: the rows are moved to the right, so that all prompts end at T.
@@ -291,7 +293,7 @@ def decode(
     def run():
         start = prefill(model, tokens, lengths, length)
         logits = model.network.logits(start.states[:, -1])
-        if beam_size is not None:
+        if num_beams is not None:
             beams, _ = decoding.beam_search(
                 step_of(model, prompt),
                 logits,
@@ -300,7 +302,7 @@ def decode(
                 process=penalize,
                 valid=start.valid,
                 prompt=prompt,
-                beam_size=beam_size,
+                num_beams=num_beams,
                 length_penalty=length_penalty,
                 early_stopping=early_stopping,
                 fill=model.fill_token,
@@ -343,11 +345,11 @@ def decode(
         start = prefill(model, tokens, whole, wide)
         return speculative_sample(
             block_step_of(model),
-            block_step_of(draft),
+            block_step_of(draft_model),
             model.network.logits(start.states[:, -1]),
             start.tokens,
             start.cache,
-            prefill(draft, tokens, whole, wide).cache,
+            prefill(draft_model, tokens, whole, wide).cache,
             count=draft_tokens,
             restrict=lambda logits: config.restrict(logits, numbers),
             prompt=prompt,
@@ -356,10 +358,10 @@ def decode(
             **ends,
         )
 
-    if draft is None:
+    if draft_model is None:
         return model.run_averaged("network", run)
     return model.run_averaged(
-        "network", lambda: draft.run_averaged("network", run_with_draft)
+        "network", lambda: draft_model.run_averaged("network", run_with_draft)
     )
 
 
@@ -433,7 +435,9 @@ def step_of(model, prompt, with_states=False):
         if padding:
             valid, shift = padding
             # A row that has ended may lie behind the context.
-            positions = ops.minimum(index + shift, model.context - 1)  # (B, 1)
+            positions = ops.minimum(
+                index + shift, model.max_sequence_length - 1
+            )  # (B, 1)
         x, blocks = model.network.hidden_states(tokens, valid, positions, blocks, index)
         x = x[:, -1]  # (R, C)
         logits = model.network.logits(x)
@@ -450,7 +454,7 @@ def block_step_of(model):
         positions = ops.expand_dims(index, 1) + shift
         positions = positions + ops.arange(ops.shape(tokens)[1], dtype="int32")
         # What lies behind the end is thrown away.
-        positions = ops.clip(positions, 0, model.context - 1)
+        positions = ops.clip(positions, 0, model.max_sequence_length - 1)
         x, blocks = model.network.hidden_states(tokens, valid, positions, blocks, index)
         return model.network.logits(x), (blocks, (valid, shift))
 

@@ -12,9 +12,9 @@ from keras_genai.utils.validation import flag, integer, integers, number, tuple_
 
 @checked(
     length_penalty=number(">= 0"),
-    barred=tuple_of(integers(smallest=0), least=0),
-    first_token=integer(0),
-    last_token=integer(0),
+    bad_words_ids=tuple_of(integers(smallest=0), least=0),
+    forced_bos_token_id=integer(0),
+    forced_eos_token_id=integer(0),
     renormalize=flag,
 )
 @dataclasses.dataclass(frozen=True)
@@ -24,16 +24,16 @@ class TranslationConfig:
     Published translators have their own: `Translator.from_pretrained` reads them.
 
     Args:
-        beam_size: K.
+        num_beams: K.
         length_penalty: see `translate`.
         max_length: most tokens of a translation, at most the context; None: by the
             source's length.
         early_stopping: see `translate`.
-        barred: sequences of token ids that are never generated; by default the padding
-            alone.
-        first_token: id that every translation begins with, or None.
-        last_token: id that stands at the last position of one that is not shorter, or
-            None.
+        bad_words_ids: sequences of token ids that are never generated; by default the
+            padding alone.
+        forced_bos_token_id: id that every translation begins with, or None.
+        forced_eos_token_id: id that stands at the last position of one that is not
+            shorter, or None.
         renormalize: whether the probabilities that beams add up are those among the
             tokens that are not barred.
 
@@ -41,13 +41,13 @@ class TranslationConfig:
         ValueError: for an argument out of range.
     """
 
-    beam_size: int = 4
+    num_beams: int = 4
     length_penalty: float = 0.6
     max_length: int | None = None
     early_stopping: bool | str = False
-    barred: tuple | None = None
-    first_token: int | None = None
-    last_token: int | None = None
+    bad_words_ids: tuple | None = None
+    forced_bos_token_id: int | None = None
+    forced_eos_token_id: int | None = None
     renormalize: bool = True
 
     @classmethod
@@ -63,8 +63,13 @@ class TranslationConfig:
 
     def check_tokens(self, size):
         """Refuses ids that are not in a vocabulary of that size."""
-        given = [("first_token", self.first_token), ("last_token", self.last_token)]
-        given += [("barred", i) for words in self.barred or () for i in words]
+        given = [
+            ("forced_bos_token_id", self.forced_bos_token_id),
+            ("forced_eos_token_id", self.forced_eos_token_id),
+        ]
+        given += [
+            ("bad_words_ids", i) for words in self.bad_words_ids or () for i in words
+        ]
         for name, token in given:
             if token is not None and not 0 <= token < size:
                 raise ValueError(
@@ -78,8 +83,8 @@ class TranslationConfig:
             for field in dataclasses.fields(self)
             if getattr(self, field.name) != field.default
         }
-        if self.barred is not None:
-            config["barred"] = [list(words) for words in self.barred]
+        if self.bad_words_ids is not None:
+            config["bad_words_ids"] = [list(words) for words in self.bad_words_ids]
         return config
 
     def process(self, logits, tokens, visible, *, stops, length):
@@ -91,12 +96,15 @@ class TranslationConfig:
             length: positions of a translation and its start: an integer, or int32
                 `(R, 1)`.
         """
-        if self.barred is None and self.first_token is self.last_token is None:
+        if (
+            self.bad_words_ids is None
+            and self.forced_bos_token_id is self.forced_eos_token_id is None
+        ):
             return logits
         count = ops.sum(ops.cast(visible, "int32"), axis=1, keepdims=True)  # (R, 1)
         ids = ops.arange(logits.shape[-1], dtype="int32")  # (V,)
         single = np.zeros(logits.shape[-1], "bool")
-        for words in self.barred or ():
+        for words in self.bad_words_ids or ():
             if len(words) == 1:
                 single[words[0]] = words[0] not in stops
             else:
@@ -104,7 +112,7 @@ class TranslationConfig:
                 logits = ops.where(hit, MINUS, logits)
         if single.any():
             logits = ops.where(ops.convert_to_tensor(single), MINUS, logits)
-        forced = ((self.first_token, 1), (self.last_token, length - 1))
+        forced = ((self.forced_bos_token_id, 1), (self.forced_eos_token_id, length - 1))
         for token, index in forced:
             if token is not None:
                 only = ops.where(ids == token, 0.0, MINUS)

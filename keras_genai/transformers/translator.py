@@ -37,10 +37,10 @@ SIZES = {"base": (6, 512, 8, 2048, 0.1), "big": (6, 1024, 16, 4096, 0.3)}
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """`factor hidden^-0.5 min(t^-0.5, t warmup^-1.5)`: 1706.03762, equation 3.
+    """`factor hidden_dim^-0.5 min(t^-0.5, t warmup^-1.5)`: 1706.03762, equation 3.
 
     Args:
-        hidden: channels of the model.
+        hidden_dim: channels of the model.
         warmup: steps in which the rate rises.
         factor: on all of it.
 
@@ -52,18 +52,22 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """
 
     @checked(warmup=integer(1), factor=number("> 0"))
-    def __init__(self, hidden, warmup=4000, factor=1.0):
-        self.hidden = hidden
+    def __init__(self, hidden_dim, warmup=4000, factor=1.0):
+        self.hidden_dim = hidden_dim
         self.warmup = warmup
         self.factor = factor
 
     def __call__(self, step):
         t = ops.cast(step, "float32") + 1.0  # Keras counts from 0
         rising = t * self.warmup**-1.5
-        return self.factor * self.hidden**-0.5 * ops.minimum(ops.rsqrt(t), rising)
+        return self.factor * self.hidden_dim**-0.5 * ops.minimum(ops.rsqrt(t), rising)
 
     def get_config(self):
-        return {"hidden": self.hidden, "warmup": self.warmup, "factor": self.factor}
+        return {
+            "hidden_dim": self.hidden_dim,
+            "warmup": self.warmup,
+            "factor": self.factor,
+        }
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -71,8 +75,8 @@ class Translator(Tuning, Pretrained, Model):
     """The encoder-decoder of 1706.03762, and Marian's weight for weight.
 
     `fit({"source": ids, "target": ids})` takes two arrays of token ids, padded with
-    `pad_token`; each target ends with `stop_token`. `model.pairs(sources, targets)`
-    makes them of texts.
+    `pad_token_id`; each target ends with `eos_token_id`. `model.pairs(sources,
+    targets)` makes them of texts.
 
     Published weights (`from_pretrained`, `save_pretrained`): a `MarianMTModel`. A
     tokenizer in the folder (source.spm, target.spm, vocab.json) is taken along, and
@@ -83,13 +87,13 @@ class Translator(Tuning, Pretrained, Model):
     Args:
         size: `"base"` or `"big"` of table 3. The arguments below, where given, stand
             for what it says.
-        depth: number of the encoder's blocks.
-        decoder_depth: of the decoder's; by default as many.
-        hidden: C, channels; even, and divisible by `heads`.
-        heads: of the attention.
-        hidden_units: channels inside the feed-forward.
+        num_layers: number of the encoder's blocks.
+        decoder_num_layers: of the decoder's; by default as many.
+        hidden_dim: C, channels; even, and divisible by `num_heads`.
+        num_heads: of the attention.
+        intermediate_dim: channels inside the feed-forward.
         vocabulary_size: V, of both languages; by default the tokenizer's, or 32000.
-        context: most tokens of a text of either language.
+        max_sequence_length: most tokens of a text of either language.
         activation: of the feed-forward: see `kg.layers.FeedForward`.
         norm_first: whether the normalizations come first (2002.04745), with one more
             at each end, rather than behind.
@@ -103,10 +107,10 @@ class Translator(Tuning, Pretrained, Model):
         hidden_dropout: that inside the feed-forward.
         label_smoothing: share of the target spread over all tokens (section 5.4).
         tokenizer: a `Tokenizer`; then `translate` takes and gives texts.
-        pad_token: padding id; by default the tokenizer's, or 0.
-        start_token: id that a target begins with; by default the tokenizer's first
-            token, or `pad_token`, as Marian does.
-        stop_token: id that ends a text; by default the tokenizer's, or 1.
+        pad_token_id: padding id; by default the tokenizer's, or 0.
+        decoder_start_token_id: id that a target begins with; by default the tokenizer's
+            first token, or `pad_token_id`, as Marian does.
+        eos_token_id: id that ends a text; by default the tokenizer's, or 1.
         generation: dict of the defaults of `translate` that are other than its own,
             and of tokens that it never generates: the arguments of
             `keras_genai.transformers.translation_config.TranslationConfig`.
@@ -124,8 +128,9 @@ class Translator(Tuning, Pretrained, Model):
         verses["source"] + verses["target"], 8000,
         special_tokens=["<pad>", "<s>", "</s>"],
     )
-    model = kg.Translator("base", depth=3, hidden=256, heads=4, hidden_units=1024,
-                          tokenizer=tokenizer, context=96)
+    model = kg.Translator("base", num_layers=3, hidden_dim=256, num_heads=4,
+    intermediate_dim=1024,
+                          tokenizer=tokenizer, max_sequence_length=96)
     model.compile()                                   # Adam, warmed up
     model.fit(model.pairs(verses["source"], verses["target"]), batch_size=64)
     model.translate(["In the beginning God created the heaven and the earth."])
@@ -139,15 +144,15 @@ class Translator(Tuning, Pretrained, Model):
     _ARGUMENTS = (
         *Seq2SeqNetwork._ARGUMENTS,
         "label_smoothing",
-        "pad_token",
-        "start_token",
-        "stop_token",
+        "pad_token_id",
+        "decoder_start_token_id",
+        "eos_token_id",
         "seed",
     )
 
     @checked(
         size=text,
-        hidden_units=integer(1),
+        intermediate_dim=integer(1),
         activation=text,
         positions=one_of(*POSITIONS),
     )
@@ -155,13 +160,13 @@ class Translator(Tuning, Pretrained, Model):
         self,
         size="base",
         *,
-        depth=None,
-        decoder_depth=None,
-        hidden=None,
-        heads=None,
-        hidden_units=None,
+        num_layers=None,
+        decoder_num_layers=None,
+        hidden_dim=None,
+        num_heads=None,
+        intermediate_dim=None,
         vocabulary_size=None,
-        context=512,
+        max_sequence_length=512,
         activation="relu",
         norm_first=False,
         epsilon=1e-5,
@@ -173,9 +178,9 @@ class Translator(Tuning, Pretrained, Model):
         hidden_dropout=0.0,
         label_smoothing=0.1,
         tokenizer=None,
-        pad_token=None,
-        start_token=None,
-        stop_token=None,
+        pad_token_id=None,
+        decoder_start_token_id=None,
+        eos_token_id=None,
         generation=None,
         remat=False,
         seed=0,
@@ -183,20 +188,22 @@ class Translator(Tuning, Pretrained, Model):
     ):
         super().__init__(seed=seed, **kwargs)
         sizes = row_of(
-            size, SIZES, ("depth", "hidden", "heads", "hidden_units", "dropout")
+            size,
+            SIZES,
+            ("num_layers", "hidden_dim", "num_heads", "intermediate_dim", "dropout"),
         )
-        self.depth = sizes["depth"] if depth is None else depth
-        self.decoder_depth = decoder_depth or self.depth
-        self.hidden = sizes["hidden"] if hidden is None else hidden
-        self.heads = sizes["heads"] if heads is None else heads
-        if hidden_units is None:
-            hidden_units = sizes["hidden_units"]
-        self.hidden_units = hidden_units
+        self.num_layers = sizes["num_layers"] if num_layers is None else num_layers
+        self.decoder_num_layers = decoder_num_layers or self.num_layers
+        self.hidden_dim = sizes["hidden_dim"] if hidden_dim is None else hidden_dim
+        self.num_heads = sizes["num_heads"] if num_heads is None else num_heads
+        if intermediate_dim is None:
+            intermediate_dim = sizes["intermediate_dim"]
+        self.intermediate_dim = intermediate_dim
         if vocabulary_size is None:
             known = 32_000 if tokenizer is None else tokenizer.vocabulary_size
             vocabulary_size = known
         self.vocabulary_size = vocabulary_size
-        self.context = context
+        self.max_sequence_length = max_sequence_length
         self.activation = activation
         self.norm_first = norm_first
         self.epsilon = epsilon
@@ -210,7 +217,7 @@ class Translator(Tuning, Pretrained, Model):
         self.remat = remat
         self.tokenizer = tokenizer
         self._check_arguments()
-        self._set_tokens(pad_token, start_token, stop_token)
+        self._set_tokens(pad_token_id, decoder_start_token_id, eos_token_id)
         self.generation = TranslationConfig.of(generation)
         self.generation.check_tokens(self.vocabulary_size)
         with dtype_policy(kwargs.get("dtype")):
@@ -223,10 +230,10 @@ class Translator(Tuning, Pretrained, Model):
         self.set_players("network", metrics=("entropy", "accuracy"))
 
     def _check_arguments(self):
-        if self.hidden % self.heads or self.hidden % 2:
+        if self.hidden_dim % self.num_heads or self.hidden_dim % 2:
             raise ValueError(
-                "hidden must be even and divisible by heads; got "
-                f"hidden={self.hidden}, heads={self.heads}."
+                "hidden_dim must be even and divisible by num_heads; got "
+                f"hidden_dim={self.hidden_dim}, num_heads={self.num_heads}."
             )
 
     def _set_tokens(self, pad, start, stop):
@@ -240,13 +247,13 @@ class Translator(Tuning, Pretrained, Model):
                 raise ValueError(
                     "A translator's tokenizer must have a token for padding and one "
                     "for the end: train it with special_tokens=['<pad>', '<s>', "
-                    "'</s>'], or give pad_token= and stop_token=."
+                    "'</s>'], or give pad_token_id= and eos_token_id=."
                 )
         pad = 0 if pad is None else pad
         named = {
-            "pad_token": pad,
-            "start_token": pad if start is None else start,
-            "stop_token": 1 if stop is None else stop,
+            "pad_token_id": pad,
+            "decoder_start_token_id": pad if start is None else start,
+            "eos_token_id": 1 if stop is None else stop,
         }
         for name, value in named.items():
             if not 0 <= value < size:
@@ -255,10 +262,10 @@ class Translator(Tuning, Pretrained, Model):
                     f"vocabulary_size={size}."
                 )
             setattr(self, name, value)
-        if self.stop_token in (self.pad_token, self.start_token):
+        if self.eos_token_id in (self.pad_token_id, self.decoder_start_token_id):
             raise ValueError(
-                f"stop_token must be another than pad_token and start_token; got "
-                f"{named}."
+                "eos_token_id must differ from pad_token_id and "
+                f"decoder_start_token_id; got {named}."
             )
 
     # Data
@@ -274,13 +281,16 @@ class Translator(Tuning, Pretrained, Model):
             raise ValueError("The target belongs into the dict: no labels beside it.")
         for name, tokens in x.items():
             check_tokens(
-                tokens, self.vocabulary_size, self.context, f"The {name}'s tokens"
+                tokens,
+                self.vocabulary_size,
+                self.max_sequence_length,
+                f"The {name}'s tokens",
             )
-        if not np.all(np.any(x["target"] == self.stop_token, axis=1)):
-            row = int(np.argmin(np.any(x["target"] == self.stop_token, axis=1)))
+        if not np.all(np.any(x["target"] == self.eos_token_id, axis=1)):
+            row = int(np.argmin(np.any(x["target"] == self.eos_token_id, axis=1)))
             raise ValueError(
-                f"Each target must end with stop_token, {self.stop_token}; row {row} "
-                "has none: the model would never learn to stop."
+                f"Each target must end with eos_token_id, {self.eos_token_id}; row "
+                f"{row} has none: the model would never learn to stop."
             )
         check_sample_weight(weight, len(x["target"]), each="pair")
 
@@ -289,7 +299,7 @@ class Translator(Tuning, Pretrained, Model):
     def default_optimizer(self, player):
         """Adam(beta_2=0.98, epsilon=1e-9) with `WarmupSchedule` (1706.03762, 5.3)."""
         del player
-        rate = WarmupSchedule(self.hidden)
+        rate = WarmupSchedule(self.hidden_dim)
         return keras.optimizers.Adam(rate, beta_2=0.98, epsilon=1e-9)
 
     def objective(self, data, training):
@@ -300,7 +310,7 @@ class Translator(Tuning, Pretrained, Model):
         """
         x, _, weight = data
         source, target = (ops.cast(x[name], "int32") for name in ("source", "target"))
-        seen = source != self.pad_token
+        seen = source != self.pad_token_id
         before = self._before(target)
         logits = self.network(source, before, seen, training=training)  # (B, T, V)
         counted = self._counted(target, weight)  # (B, T)
@@ -326,7 +336,7 @@ class Translator(Tuning, Pretrained, Model):
 
     def _counted(self, target, weight):
         """What each token of the targets counts: `(B, T)`."""
-        counted = ops.cast(target != self.pad_token, "float32")
+        counted = ops.cast(target != self.pad_token_id, "float32")
         if weight is None:
             return counted
         return counted * ops.expand_dims(ops.cast(weight, "float32"), 1)
@@ -364,13 +374,13 @@ class Translator(Tuning, Pretrained, Model):
 
         Args:
             source: integers `(B, S)`, or the list `[source, target]`.
-            target: integers `(B, T)`; the first is `start_token`.
+            target: integers `(B, T)`; the first is `decoder_start_token_id`.
             training: whether there is dropout.
         """
         if target is None:
             source, target = source
         source = ops.cast(source, "int32")
-        mask = source != self.pad_token
+        mask = source != self.pad_token_id
         return self.network(source, target, mask, training=training)
 
     def compute_mask(self, inputs, previous_mask):
@@ -379,7 +389,7 @@ class Translator(Tuning, Pretrained, Model):
     # Texts
 
     def _encoded(self, texts, target=False):
-        """Texts as lists of ids that end with `stop_token`."""
+        """Texts as lists of ids that end with `eos_token_id`."""
         if self.tokenizer is None:
             raise ValueError(
                 "Texts need a tokenizer: make the model with tokenizer=, or give token "
@@ -387,7 +397,7 @@ class Translator(Tuning, Pretrained, Model):
             )
         texts = [texts] if isinstance(texts, str) else list(texts)
         rows = self.tokenizer.encode(texts, target=target)
-        stop = self.stop_token
+        stop = self.eos_token_id
         return [row if row[-1:] == [stop] else [*row, stop] for row in rows]
 
     @checked(sources=prompts, targets=prompts)
@@ -409,7 +419,7 @@ class Translator(Tuning, Pretrained, Model):
                 f"{len(targets)}."
             )
         rows = zip(self._encoded(sources), self._encoded(targets, True), strict=True)
-        limit = length or self.context
+        limit = length or self.max_sequence_length
         kept = [pair for pair in rows if max(map(len, pair)) <= limit]
         if not kept:
             raise ValueError(f"No pair has at most {limit} tokens on each side.")
@@ -417,7 +427,7 @@ class Translator(Tuning, Pretrained, Model):
         return {name: self._padded(rows) for name, rows in names}
 
     def _padded(self, rows):
-        array = np.full((len(rows), max(map(len, rows))), self.pad_token, "int32")
+        array = np.full((len(rows), max(map(len, rows))), self.pad_token_id, "int32")
         for line, row in zip(array, rows, strict=True):
             line[: len(row)] = row
         return array
@@ -438,7 +448,12 @@ class Translator(Tuning, Pretrained, Model):
         elif listed and not is_integer(given[0]):
             given = self._padded([list(row) for row in given])
         given = np.asarray(given)
-        check_tokens(given, self.vocabulary_size, self.context, f"The tokens of {name}")
+        check_tokens(
+            given,
+            self.vocabulary_size,
+            self.max_sequence_length,
+            f"The tokens of {name}",
+        )
         return given.astype("int32"), texts
 
     # Translating
@@ -447,7 +462,7 @@ class Translator(Tuning, Pretrained, Model):
     def translate(
         self,
         sentences,
-        beam_size=None,
+        num_beams=None,
         length_penalty=None,
         *,
         max_length=None,
@@ -459,8 +474,8 @@ class Translator(Tuning, Pretrained, Model):
 
         Args:
             sentences: a string or a list of them, with a tokenizer; or token ids
-                `(N, S)` padded with `pad_token`, or a list of lists of them.
-            beam_size: K, at least 1: how many beginnings are kept (1: the most
+                `(N, S)` padded with `pad_token_id`, or a list of lists of them.
+            num_beams: K, at least 1: how many beginnings are kept (1: the most
                 probable next token each time). By default 4, or what the model's
                 `generation` says, as for the next three.
             length_penalty: the score of n tokens is their log-probability over
@@ -473,15 +488,15 @@ class Translator(Tuning, Pretrained, Model):
 
         Returns:
             Of a string a string, of strings a list of them; of token ids a list of
-            NumPy int32 arrays, without `start_token`, that end with `stop_token` where
-            there was room.
+            NumPy int32 arrays, without `decoder_start_token_id`, that end with
+            `eos_token_id` where there was room.
 
         Raises:
             ValueError: for arguments out of range, ids outside the vocabulary, or
                 sentences that are empty or longer than the context.
         """
-        defaults, room = self.generation, self.context - 1
-        beam_size = defaults.beam_size if beam_size is None else beam_size
+        defaults, room = self.generation, self.max_sequence_length - 1
+        num_beams = defaults.num_beams if num_beams is None else num_beams
         if length_penalty is None:
             length_penalty = defaults.length_penalty
         if early_stopping is None:
@@ -489,7 +504,7 @@ class Translator(Tuning, Pretrained, Model):
         if max_length is None and defaults.max_length is not None:
             max_length = min(room, defaults.max_length)
         sources, texts = self._ids(sentences, "sentences")
-        limits = np.minimum(room, 2 * np.sum(sources != self.pad_token, axis=1) + 10)
+        limits = np.minimum(room, 2 * np.sum(sources != self.pad_token_id, axis=1) + 10)
         if max_length is not None:
             if max_length > room:
                 raise ValueError(
@@ -498,16 +513,16 @@ class Translator(Tuning, Pretrained, Model):
                 )
             limits = np.full(len(sources), max_length)
         limits = limits.astype("int32")
-        name = ("translate", beam_size, early_stopping)
+        name = ("translate", num_beams, early_stopping)
         lengths = (sources.shape[1], int(limits.max()))
         size, width, longest = self.programs.shape(
-            name, len(sources), lengths, batch_size, (self.context, room)
+            name, len(sources), lengths, batch_size, (self.max_sequence_length, room)
         )
 
         def run(length_penalty, source, limits):
             return self._decode(
                 source,
-                beam_size=beam_size,
+                num_beams=num_beams,
                 length_penalty=length_penalty,
                 early_stopping=early_stopping,
                 max_length=longest,
@@ -518,7 +533,7 @@ class Translator(Tuning, Pretrained, Model):
             (*name, longest, defaults),
             run,
             self.network.variables,
-            [pad_rows(sources, width, self.pad_token), limits],
+            [pad_rows(sources, width, self.pad_token_id), limits],
             size,
             constants=[np.float32(length_penalty)],
             verbose=verbose,
@@ -533,7 +548,7 @@ class Translator(Tuning, Pretrained, Model):
     def _ended(self, row):
         """A row without its first token and what follows the end."""
         row = row[1:]
-        ends = np.flatnonzero(row == self.stop_token)
+        ends = np.flatnonzero(row == self.eos_token_id)
         return row[: ends[0] + 1] if len(ends) else row
 
     def generate(self, sources, **options):
@@ -544,7 +559,7 @@ class Translator(Tuning, Pretrained, Model):
         self,
         source,
         *,
-        beam_size,
+        num_beams,
         length_penalty,
         early_stopping,
         max_length,
@@ -556,7 +571,7 @@ class Translator(Tuning, Pretrained, Model):
         """
         network = self.network
         batch = ops.shape(source)[0]
-        mask = source != self.pad_token
+        mask = source != self.pad_token_id
         length = 1 + max_length
         caches = network.context_caches(network.encode(source, mask))
 
@@ -570,26 +585,26 @@ class Translator(Tuning, Pretrained, Model):
                 context_cache=context,
             )
             logits = network.logits(x[:, -1])  # (R, V)
-            if self.generation.barred is None:
-                barred = ops.arange(logits.shape[-1]) == self.pad_token
+            if self.generation.bad_words_ids is None:
+                barred = ops.arange(logits.shape[-1]) == self.pad_token_id
                 logits = ops.where(barred, MINUS, logits)
             return logits, cache
 
-        start = ops.full((batch, 1), self.start_token, "int32")
-        rest = ops.full((batch, max_length), self.pad_token, "int32")
+        start = ops.full((batch, 1), self.decoder_start_token_id, "int32")
+        rest = ops.full((batch, max_length), self.pad_token_id, "int32")
         tokens = ops.concatenate([start, rest], axis=1)
         valid = ops.ones_like(tokens, dtype="bool")
         empty = network.empty_cache(batch, length)
         logits, cache = next_logits(start, empty, 0, mask, caches)
-        if beam_size > 1:
+        if num_beams > 1:
             # The beams of a sentence read the same source: it does not move with them.
             mask, caches = tree.map_structure(
-                lambda x: ops.repeat(x, beam_size, axis=0), (mask, caches)
+                lambda x: ops.repeat(x, num_beams, axis=0), (mask, caches)
             )
         most = max_length
         if limits is not None:  # of each row, or of each of its beams
-            most = ops.expand_dims(ops.repeat(limits, beam_size), 1)
-        stops = (self.stop_token,)
+            most = ops.expand_dims(ops.repeat(limits, num_beams), 1)
+        stops = (self.eos_token_id,)
 
         def step(tokens, cache, i):
             return next_logits(tokens, cache, i + 1, mask, caches)
@@ -599,14 +614,14 @@ class Translator(Tuning, Pretrained, Model):
                 logits, tokens, visible, stops=stops, length=1 + most
             )
 
-        if beam_size == 1:
+        if num_beams == 1:
             sampler = decoding.Sampler(
                 step=step,
                 process=process,
                 prompt=1,
                 valid=valid,
                 stops=stops,
-                fill=self.pad_token,
+                fill=self.pad_token_id,
                 limits=limits,
             )
             return decoding.sample(sampler, logits, tokens, cache)
@@ -618,11 +633,11 @@ class Translator(Tuning, Pretrained, Model):
             process=process,
             valid=valid,
             prompt=1,
-            beam_size=beam_size,
+            num_beams=num_beams,
             length_penalty=length_penalty,
             early_stopping=early_stopping,
             stops=stops,
-            fill=self.pad_token,
+            fill=self.pad_token_id,
             limits=limits,
         )
         return beams[:, 0]
@@ -642,7 +657,7 @@ class Translator(Tuning, Pretrained, Model):
 
     def _before(self, target):
         """What stands before each token of a target: `(B, T)`, the start first."""
-        start = ops.full_like(target[:, :1], self.start_token)
+        start = ops.full_like(target[:, :1], self.decoder_start_token_id)
         return ops.concatenate([start, target[:, :-1]], axis=1)
 
     @checked(sources=prompts, targets=prompts)
@@ -658,12 +673,12 @@ class Translator(Tuning, Pretrained, Model):
 
     def _run(self, name, fn, arrays, batch_size):
         """`fn` of pairs, padded to a shape that many calls share."""
-        lengths, most = [a.shape[1] for a in arrays], [self.context] * 2
+        lengths, most = [a.shape[1] for a in arrays], [self.max_sequence_length] * 2
         size, *widths = self.programs.shape(
             name, len(arrays[0]), lengths, batch_size, most
         )
         arrays = [
-            pad_rows(array, width, self.pad_token)
+            pad_rows(array, width, self.pad_token_id)
             for array, width in zip(arrays, widths, strict=True)
         ]
         variables = self.network.variables
@@ -672,7 +687,7 @@ class Translator(Tuning, Pretrained, Model):
     def _scores(self, source, target):
         logits = self(source, self._before(target))
         losses = backend.cross_entropy(target, logits)
-        counted = ops.cast(target != self.pad_token, losses.dtype)
+        counted = ops.cast(target != self.pad_token_id, losses.dtype)
         return -ops.sum(losses * counted, axis=1)
 
     @checked(sources=prompts, targets=prompts)
@@ -684,11 +699,11 @@ class Translator(Tuning, Pretrained, Model):
             batch_size: pairs in one pass.
 
         Returns:
-            NumPy float32 `(N, blocks, heads, T, S)`; each row of S sums to 1.
+            NumPy float32 `(N, blocks, num_heads, T, S)`; each row of S sums to 1.
         """
 
         def run(source, target):
-            mask = source != self.pad_token
+            mask = source != self.pad_token_id
             context = self.network.encode(source, mask)
             _, _, weights = self.network.decode(
                 self._before(target), context, mask, return_weights=True
@@ -707,14 +722,14 @@ class Translator(Tuning, Pretrained, Model):
     def export_signatures(self):
         """`translate`: `tokens` -> `tokens`, as by default; `score`: of two arrays.
 
-        Rows begin with `start_token` and are as long as the context.
+        Rows begin with `decoder_start_token_id` and are as long as the context.
         """
 
         def translate(tokens):
-            defaults, room = self.generation, self.context - 1
+            defaults, room = self.generation, self.max_sequence_length - 1
             rows = self._decode(
                 tokens,
-                beam_size=defaults.beam_size,
+                num_beams=defaults.num_beams,
                 length_penalty=defaults.length_penalty,
                 early_stopping=defaults.early_stopping,
                 max_length=min(room, defaults.max_length or room),

@@ -61,10 +61,10 @@ class ViT(Tuning, Pretrained, Model):
         size: `"Ti/16"` to `"L/16"`: a row of the papers' tables, then the side of a
             patch. The four arguments below, where given, stand for what it says.
         patch_size: side of a patch.
-        depth: number of blocks.
-        hidden: D, channels; divisible by `heads`.
-        heads: of the attention.
-        hidden_units: channels inside the feed-forward; by default `4 * hidden`.
+        num_layers: number of blocks.
+        hidden_dim: D, channels; divisible by `num_heads`.
+        num_heads: of the attention.
+        intermediate_dim: channels inside the feed-forward; by default `4 * hidden_dim`.
         num_classes: K, or None for a model without labels.
         pooling: what an image's vector is: `"token"`, a token of its own, or `"mean"`
             of all patches.
@@ -77,8 +77,8 @@ class ViT(Tuning, Pretrained, Model):
         label_smoothing: share of the target spread over all classes, in [0, 1).
         mae: whether it is a masked autoencoder.
         mask_ratio: share of the patches that are masked.
-        decoder_depth, decoder_hidden, decoder_heads: of the painting decoder, with a
-            feed-forward of `4 * decoder_hidden`.
+        decoder_num_layers, decoder_hidden_dim, decoder_num_heads: of the painting
+            decoder, with a feed-forward of `4 * decoder_hidden_dim`.
         normalized_pixels: the decoder's targets are the pixels of a patch less their
             mean over their deviation (2111.06377, section 4.1).
         remat: computes the blocks again for the gradient: less memory, more time.
@@ -108,10 +108,10 @@ class ViT(Tuning, Pretrained, Model):
     _ARGUMENTS = (
         "image_shape",
         "patch_size",
-        "depth",
-        "hidden",
-        "heads",
-        "hidden_units",
+        "num_layers",
+        "hidden_dim",
+        "num_heads",
+        "intermediate_dim",
         "num_classes",
         "pooling",
         "positions",
@@ -122,9 +122,9 @@ class ViT(Tuning, Pretrained, Model):
         "label_smoothing",
         "mae",
         "mask_ratio",
-        "decoder_depth",
-        "decoder_hidden",
-        "decoder_heads",
+        "decoder_num_layers",
+        "decoder_hidden_dim",
+        "decoder_num_heads",
         "normalized_pixels",
         "remat",
         "seed",
@@ -132,7 +132,7 @@ class ViT(Tuning, Pretrained, Model):
 
     @checked(
         size=text,
-        hidden_units=integer(1),
+        intermediate_dim=integer(1),
         pooling=text,
         positions=text,
         mask_ratio=number("(0, 1)"),
@@ -143,10 +143,10 @@ class ViT(Tuning, Pretrained, Model):
         size="B/16",
         *,
         patch_size=None,
-        depth=None,
-        hidden=None,
-        heads=None,
-        hidden_units=None,
+        num_layers=None,
+        hidden_dim=None,
+        num_heads=None,
+        intermediate_dim=None,
         num_classes=None,
         pooling="token",
         positions="learned",
@@ -157,9 +157,9 @@ class ViT(Tuning, Pretrained, Model):
         label_smoothing=0.0,
         mae=False,
         mask_ratio=0.75,
-        decoder_depth=8,
-        decoder_hidden=512,
-        decoder_heads=16,
+        decoder_num_layers=8,
+        decoder_hidden_dim=512,
+        decoder_num_heads=16,
         normalized_pixels=True,
         remat=False,
         seed=0,
@@ -168,10 +168,10 @@ class ViT(Tuning, Pretrained, Model):
         super().__init__(seed=seed, **kwargs)
         sizes = _row(size)
         self.patch_size = sizes["patch_size"] if patch_size is None else patch_size
-        self.depth = sizes["depth"] if depth is None else depth
-        self.hidden = sizes["hidden"] if hidden is None else hidden
-        self.heads = sizes["heads"] if heads is None else heads
-        self.hidden_units = hidden_units or 4 * self.hidden
+        self.num_layers = sizes["num_layers"] if num_layers is None else num_layers
+        self.hidden_dim = sizes["hidden_dim"] if hidden_dim is None else hidden_dim
+        self.num_heads = sizes["num_heads"] if num_heads is None else num_heads
+        self.intermediate_dim = intermediate_dim or 4 * self.hidden_dim
         self.image_shape = check_image_shape(
             image_shape, self.patch_size, instead="Give another patch_size."
         )
@@ -185,9 +185,9 @@ class ViT(Tuning, Pretrained, Model):
         self.label_smoothing = label_smoothing
         self.mae = mae
         self.mask_ratio = mask_ratio
-        self.decoder_depth = decoder_depth
-        self.decoder_hidden = decoder_hidden
-        self.decoder_heads = decoder_heads
+        self.decoder_num_layers = decoder_num_layers
+        self.decoder_hidden_dim = decoder_hidden_dim
+        self.decoder_num_heads = decoder_num_heads
         self.normalized_pixels = normalized_pixels
         self.remat = remat
         self._check_arguments()
@@ -203,9 +203,10 @@ class ViT(Tuning, Pretrained, Model):
         )
 
     def _check_arguments(self):
-        if self.hidden % self.heads:
+        if self.hidden_dim % self.num_heads:
             raise ValueError(
-                f"heads must divide hidden: {self.heads} does not divide {self.hidden}."
+                f"num_heads must divide hidden_dim: {self.num_heads} does not divide "
+                f"{self.hidden_dim}."
             )
         if self.pooling not in ("token", "mean"):
             raise ValueError(
@@ -216,9 +217,10 @@ class ViT(Tuning, Pretrained, Model):
                 f"positions must be one of {', '.join(POSITIONS)}; got "
                 f"{self.positions!r}."
             )
-        if self.positions == "sinusoidal" and self.hidden % 4:
+        if self.positions == "sinusoidal" and self.hidden_dim % 4:
             raise ValueError(
-                f"Sinusoidal places need hidden divisible by 4; got {self.hidden}."
+                "Sinusoidal positions need hidden_dim divisible by 4; got "
+                f"{self.hidden_dim}."
             )
         if not self.mae:
             return
@@ -227,10 +229,13 @@ class ViT(Tuning, Pretrained, Model):
                 "A masked autoencoder learns without classes: leave num_classes out, "
                 "and take model.fine_tuned(num_classes) when it is trained."
             )
-        if self.decoder_hidden % self.decoder_heads or self.decoder_hidden % 4:
+        if (
+            self.decoder_hidden_dim % self.decoder_num_heads
+            or self.decoder_hidden_dim % 4
+        ):
             raise ValueError(
-                "decoder_hidden must be divisible by decoder_heads and by 4; got "
-                f"{self.decoder_hidden} and {self.decoder_heads}."
+                "decoder_hidden_dim must be divisible by decoder_num_heads and by 4; "
+                f"got {self.decoder_hidden_dim} and {self.decoder_num_heads}."
             )
         tokens = np.prod(self.image_shape[:2]) // self.patch_size**2
         if int(tokens * (1 - self.mask_ratio)) < 1:
@@ -252,11 +257,11 @@ class ViT(Tuning, Pretrained, Model):
             self.decoder = MAEDecoder(
                 self.network.grid,
                 self.patch_size**2 * self.image_shape[-1],
-                self.hidden,
-                self.decoder_depth,
-                self.decoder_hidden,
-                self.decoder_heads,
-                4 * self.decoder_hidden,
+                self.hidden_dim,
+                self.decoder_num_layers,
+                self.decoder_hidden_dim,
+                self.decoder_num_heads,
+                4 * self.decoder_hidden_dim,
                 self.class_token,
                 self.dropout,
                 self.attention_dropout,
@@ -458,7 +463,8 @@ class ViT(Tuning, Pretrained, Model):
             batch_size: images in one pass.
 
         Returns:
-            NumPy float32 `(N, blocks, heads, 1 + T, 1 + T)`; the last axis sums to 1.
+            NumPy float32 `(N, blocks, num_heads, 1 + T, 1 + T)`; the last axis sums to
+            1.
         """
 
         def run(images):
@@ -579,7 +585,7 @@ def _row(size):
             f"{size!r}."
         )
     return {
-        **row_of(name, SIZES, ("depth", "hidden", "heads")),
+        **row_of(name, SIZES, ("num_layers", "hidden_dim", "num_heads")),
         "patch_size": int(patch),
     }
 

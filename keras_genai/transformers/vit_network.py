@@ -87,10 +87,10 @@ class _PatchTransformer(CompositeLayer):
             trainable=not sinusoidal,
         )
 
-    def _block(self, name, heads, hidden, hidden_units, attention=None):
+    def _block(self, name, num_heads, hidden_dim, intermediate_dim, attention=None):
         block = TransformerBlock(
-            heads,
-            hidden_units,
+            num_heads,
+            intermediate_dim,
             "gelu",
             epsilon=self.epsilon,
             dropout=self.dropout,
@@ -99,7 +99,7 @@ class _PatchTransformer(CompositeLayer):
             initial_std=INITIAL_STD,
             **self._place(name),
         )
-        block.build((None, None, hidden))
+        block.build((None, None, hidden_dim))
         return block
 
 
@@ -108,7 +108,7 @@ class ViTNetwork(_PatchTransformer):
     """Images to hidden states, to features, to logits (2010.11929, section 3.1).
 
     Args:
-        image_shape, patch_size, depth, hidden, heads, hidden_units, class_token,
+        image_shape, patch_size, depth, hidden, heads, intermediate_dim, class_token,
         positions, dropout, attention_dropout, epsilon, pooler, num_classes, remat: see
             `ViT`.
         seed: integer, the model's.
@@ -119,10 +119,10 @@ class ViTNetwork(_PatchTransformer):
         self,
         image_shape,
         patch_size,
-        depth,
-        hidden,
-        heads,
-        hidden_units,
+        num_layers,
+        hidden_dim,
+        num_heads,
+        intermediate_dim,
         class_token=True,
         positions="learned",
         dropout=0.0,
@@ -136,10 +136,10 @@ class ViTNetwork(_PatchTransformer):
         super().__init__(**kwargs)
         self.image_shape = image_shape
         self.patch_size = patch_size
-        self.depth = depth
-        self.hidden = hidden
-        self.heads = heads
-        self.hidden_units = hidden_units
+        self.num_layers = num_layers
+        self.hidden_dim = hidden_dim
+        self.num_heads = num_heads
+        self.intermediate_dim = intermediate_dim
         self.class_token = class_token
         self.positions = positions
         self.dropout = dropout
@@ -151,30 +151,36 @@ class ViTNetwork(_PatchTransformer):
         height, width, channels = image_shape
         self.grid = (height // patch_size, width // patch_size)
         tokens = self.grid[0] * self.grid[1] + class_token
-        self.patches = self._built_dense("patches", patch_size**2 * channels, hidden)
+        self.patches = self._built_dense(
+            "patches", patch_size**2 * channels, hidden_dim
+        )
         self.token = self.table = None
         if class_token:
             self.token = self.add_weight(
-                name="token", shape=(1, 1, hidden), initializer=self._initial("token")
+                name="token",
+                shape=(1, 1, hidden_dim),
+                initializer=self._initial("token"),
             )
         attention = {}
         if positions == "rotary":
             attention = {"rotary": ROTARY_BASE, "rotary_axes": 2}
         else:
             self.table = self._positions(
-                "table", tokens, hidden, positions == "sinusoidal"
+                "table", tokens, hidden_dim, positions == "sinusoidal"
             )
         self.drop = Dropout(dropout, **self._place("dropout")) if dropout else None
         self.blocks = [
-            self._block(f"block_{i}", heads, hidden, hidden_units, attention)
-            for i in range(depth)
+            self._block(
+                f"block_{i}", num_heads, hidden_dim, intermediate_dim, attention
+            )
+            for i in range(num_layers)
         ]
-        self.norm = self._layer_norm("norm", hidden, epsilon)
+        self.norm = self._layer_norm("norm", hidden_dim, epsilon)
         self.pool = self.head = None
         if pooler:
-            self.pool = self._built_dense("pool", hidden, hidden)
+            self.pool = self._built_dense("pool", hidden_dim, hidden_dim)
         if num_classes:
-            self.head = self._built_dense("head", hidden, num_classes)
+            self.head = self._built_dense("head", hidden_dim, num_classes)
         self.built = True
 
     def embedded(self, images):
@@ -224,7 +230,7 @@ class ViTNetwork(_PatchTransformer):
         if keep is not None:
             x = ops.take_along_axis(x, ops.expand_dims(keep, -1), axis=1)  # (B, K, D)
         if first is not None:
-            shape = (ops.shape(x)[0], 1, self.hidden)
+            shape = (ops.shape(x)[0], 1, self.hidden_dim)
             x = ops.concatenate([ops.broadcast_to(first, shape), x], axis=1)
         if self.drop is not None:
             x = self.drop(x, training=training)
@@ -252,7 +258,7 @@ class ViTNetwork(_PatchTransformer):
 
     def compute_output_shape(self, shape):
         tokens = (shape[1] // self.patch_size) * (shape[2] // self.patch_size)
-        return (shape[0], tokens + self.class_token, self.hidden)
+        return (shape[0], tokens + self.class_token, self.hidden_dim)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -265,7 +271,7 @@ class MAEDecoder(_PatchTransformer):
         grid: `(rows, columns)` of the patches.
         pixels: numbers in a patch.
         inputs: channels of the hidden states.
-        depth, hidden, heads, hidden_units: of its blocks.
+        num_layers, hidden_dim, num_heads, intermediate_dim: of its blocks.
         class_token: whether the hidden states begin with the class token's.
         dropout, attention_dropout, epsilon, remat: see `ViT`.
         seed: integer, the model's.
@@ -277,10 +283,10 @@ class MAEDecoder(_PatchTransformer):
         grid,
         pixels,
         inputs,
-        depth,
-        hidden,
-        heads,
-        hidden_units,
+        num_layers,
+        hidden_dim,
+        num_heads,
+        intermediate_dim,
         class_token=True,
         dropout=0.0,
         attention_dropout=0.0,
@@ -292,26 +298,27 @@ class MAEDecoder(_PatchTransformer):
         self.grid = tuple(grid)
         self.pixels = pixels
         self.inputs = inputs
-        self.depth = depth
-        self.hidden = hidden
-        self.heads = heads
-        self.hidden_units = hidden_units
+        self.num_layers = num_layers
+        self.hidden_dim = hidden_dim
+        self.num_heads = num_heads
+        self.intermediate_dim = intermediate_dim
         self.class_token = class_token
         self.dropout = dropout
         self.attention_dropout = attention_dropout
         self.epsilon = epsilon
         self.remat = remat
         tokens = grid[0] * grid[1] + class_token
-        self.embed = self._built_dense("embed", inputs, hidden)
+        self.embed = self._built_dense("embed", inputs, hidden_dim)
         self.token = self.add_weight(
-            name="token", shape=(1, 1, hidden), initializer=self._initial("token")
+            name="token", shape=(1, 1, hidden_dim), initializer=self._initial("token")
         )
-        self.table = self._positions("table", tokens, hidden, True)
+        self.table = self._positions("table", tokens, hidden_dim, True)
         self.blocks = [
-            self._block(f"block_{i}", heads, hidden, hidden_units) for i in range(depth)
+            self._block(f"block_{i}", num_heads, hidden_dim, intermediate_dim)
+            for i in range(num_layers)
         ]
-        self.norm = self._layer_norm("norm", hidden, epsilon)
-        self.predict = self._built_dense("predict", hidden, pixels)
+        self.norm = self._layer_norm("norm", hidden_dim, epsilon)
+        self.predict = self._built_dense("predict", hidden_dim, pixels)
         self.built = True
 
     def call(self, states, restore, training=False):
@@ -331,7 +338,7 @@ class MAEDecoder(_PatchTransformer):
         batch, tokens = ops.shape(restore)[0], restore.shape[1]
         masked = tokens + front - x.shape[1]
         token = ops.cast(self.token, x.dtype)
-        tail = ops.broadcast_to(token, (batch, masked, self.hidden))
+        tail = ops.broadcast_to(token, (batch, masked, self.hidden_dim))
         body = ops.concatenate([x[:, front:], tail], axis=1)  # (B, T, D)
         body = ops.take_along_axis(body, ops.expand_dims(restore, -1), axis=1)
         x = ops.concatenate([x[:, :1], body], axis=1) if front else body

@@ -71,43 +71,45 @@ USUAL = {
     # Sizes of arrays
     **_same(
         integer(1),
-        "batch_size n steps hidden decoder_hidden residual_hidden heads decoder_heads "
-        "kv_heads head_dim head_channels base_filters discriminator_filters groups "
-        "latent_dim latent_channels codebook_size num_classes num_values "
-        "context patch_size out_channels context_dim vector_dim dim "
-        "units length chunk encode_batch_size "
+        "batch_size n num_steps hidden_dim decoder_hidden_dim residual_filters "
+        "num_heads decoder_num_heads num_key_value_heads head_dim base_filters "
+        "discriminator_filters groups latent_dim latent_channels codebook_size "
+        "num_classes max_sequence_length patch_size out_channels context_dim "
+        "vector_dim dim units length chunk encode_batch_size steps "
         "max_new_tokens max_length k max_samples subset_size",
     ),
     # What is built or run one after the other
     **_same(
         integer(1, DEEPEST),
-        "depth decoder_depth layers_per_block discriminator_layers blocks stages "
-        "octaves frames power_iterations transformer_layers probes resamplings "
-        "jump_length beam_size discriminator_steps generator_steps penalty_interval",
+        "num_layers decoder_num_layers layers_per_block discriminator_layers blocks "
+        "stages octaves frames power_iterations transformer_layers probes resamplings "
+        "jump_length num_beams discriminator_steps generator_steps penalty_interval",
     ),
-    "halvings": integer(1, 30),
+    "num_downsamples": integer(1, 30),
     "levels": integer(2),
     **_same(integer(1, 10**6), "subsets splits components prior_components"),
     "epochs": integer(1, EPOCHS),
     "vocabulary_size": integer(1, 10**8),
     "importance_samples": integer(1, 10**7),
     # Tokens
-    **_same(integer(0), "pad_token start_token stop_token mask_token"),
+    **_same(
+        integer(0), "pad_token_id decoder_start_token_id eos_token_id mask_token_id"
+    ),
     # Numbers
     **_same(
         number("[0, 1)"), "dropout attention_dropout hidden_dropout label_smoothing"
     ),
     "ema_decay": optional(number("[0, 1)")),
     "epsilon": number(">= 0"),
-    **_same(number("> 0"), "initial_std out_std sigma_data theta"),
+    **_same(number("> 0"), "initial_std out_std sigma_data rope_theta"),
     # Yes or no
     **_same(
         flag,
-        "remat next_sentence mae normalized_pixels use_bias tied norm_first causal "
-        "scale_embedding logits_bias quant_conv learn_log_variance mid_attention "
-        "null_class linear_projection wide_scores time_scale_shift cosine_first "
-        "shared_embedding normalize keep_colors lowercase truncate cross scale_shift "
-        "zero_out hard from_logits run_eagerly auto_scale_loss zero_terminal_snr "
+        "remat next_sentence mae normalized_pixels use_bias tie_word_embeddings "
+        "norm_first causal scale_embedding logits_bias quant_conv learn_log_variance "
+        "mid_attention null_class linear_projection upcast_attention "
+        "time_scale_shift flip_sin_to_cos shared_embedding normalize keep_colors "
+        "lowercase truncate cross scale_shift zero_out hard from_logits run_eagerly auto_scale_loss zero_terminal_snr "
         "skip_last rounded runge_kutta dequantize alibi overwrite "
         "animation pooler masked_lm out_bias",
     ),

@@ -7,7 +7,7 @@ from keras import ops
 from keras_genai.backend import replicas
 
 
-def check_codes(codes, shape, num_values, name="Codes"):
+def check_codes(codes, shape, vocabulary_size, name="Codes"):
     """Refuses codes of another shape or type, or out of range."""
     if tuple(np.shape(codes)[1:]) != tuple(shape) or np.ndim(codes) == 0:
         raise ValueError(
@@ -18,10 +18,10 @@ def check_codes(codes, shape, num_values, name="Codes"):
         raise ValueError(f"{name} must be integers; got the type {codes.dtype}.")
     if len(codes) == 0:
         raise ValueError("The data holds no codes; at least one is needed.")
-    if codes.min() < 0 or codes.max() >= num_values:
+    if codes.min() < 0 or codes.max() >= vocabulary_size:
         raise ValueError(
-            f"{name} must lie in [0, {num_values}); got values from {codes.min()} to "
-            f"{codes.max()}."
+            f"{name} must lie in [0, {vocabulary_size}); got values from "
+            f"{codes.min()} to {codes.max()}."
         )
 
 

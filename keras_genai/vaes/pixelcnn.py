@@ -39,7 +39,7 @@ class PixelCNN(GenerativeModel):
     Args:
         shape: `(h, w)`, or `(h, w, stages)` for several codes at a place, such as a
             residual quantizer's, or colours.
-        num_values: V, at least 2: codes are integers in [0, V).
+        vocabulary_size: V, at least 2: codes are integers in [0, V).
         num_classes: K of the labels, or None for a model without labels.
         filters: channels of each stack.
         blocks: number of gated layers. The rows above that a place sees are
@@ -59,7 +59,7 @@ class PixelCNN(GenerativeModel):
 
     ```python
     codes = vqvae.encode_indices(images)                # int32 (N, 7, 7)
-    prior = kg.PixelCNN((7, 7), num_values=512, num_classes=10)
+    prior = kg.PixelCNN((7, 7), vocabulary_size=512, num_classes=10)
     prior.compile()                                     # Adam(1e-3)
     prior.fit(codes, labels, epochs=10)
     prior.generate(labels=[3, 3, 7], temperature=0.9)   # int32 (3, 7, 7)
@@ -70,7 +70,7 @@ class PixelCNN(GenerativeModel):
     def __init__(
         self,
         shape,
-        num_values,
+        vocabulary_size,
         num_classes=None,
         *,
         filters=64,
@@ -84,14 +84,14 @@ class PixelCNN(GenerativeModel):
     ):
         super().__init__(seed=seed, **kwargs)
         shape = _check_shape(shape)
-        if num_values < 2:
-            raise ValueError(f"num_values must be at least 2; got {num_values!r}.")
+        if vocabulary_size < 2:
+            raise ValueError(f"num_values must be at least 2; got {vocabulary_size!r}.")
         if kernel_size not in range(3, 100, 2):
             raise ValueError(
                 f"kernel_size must be an odd number of at least 3; got {kernel_size!r}."
             )
         self.shape = shape
-        self.num_values = num_values
+        self.vocabulary_size = vocabulary_size
         self.num_classes = num_classes
         self.filters = filters
         self.blocks = blocks
@@ -102,7 +102,7 @@ class PixelCNN(GenerativeModel):
         with dtype_policy(kwargs.get("dtype")):
             self.network = network or pixelcnn_network(
                 shape,
-                num_values,
+                vocabulary_size,
                 num_classes,
                 filters,
                 blocks,
@@ -117,15 +117,15 @@ class PixelCNN(GenerativeModel):
         codes = keras.KerasTensor((None, *self.shape), dtype="int32")
         labels = keras.KerasTensor((None,), dtype="int32")
         made = self.network(self.with_labels(codes, labels))
-        if tuple(made.shape[1:]) != (*self.shape, self.num_values):
+        if tuple(made.shape[1:]) != (*self.shape, self.vocabulary_size):
             raise ValueError(
                 "The network must make logits (B, "
-                f"{', '.join(map(str, (*self.shape, self.num_values)))}); it makes "
-                f"{tuple(made.shape)}."
+                f"{', '.join(map(str, (*self.shape, self.vocabulary_size)))}); it "
+                f"makes {tuple(made.shape)}."
             )
 
     def check_data(self, x, condition, weight):
-        check_codes(x, self.shape, self.num_values)
+        check_codes(x, self.shape, self.vocabulary_size)
         check_labels(
             condition,
             self.num_classes,
@@ -229,7 +229,7 @@ class PixelCNN(GenerativeModel):
 
         def place(i, codes):
             grid = ops.reshape(codes, (-1, *self.shape))
-            logits = ops.reshape(self(grid, labels), (-1, places, self.num_values))
+            logits = ops.reshape(self(grid, labels), (-1, places, self.vocabulary_size))
             logits = ops.take(logits, i, axis=1)  # (B, V)
             logits = logits / ops.cast(temperature, logits.dtype)
             # Its own key at each place, so that a sample's noise is its own.
@@ -254,7 +254,7 @@ class PixelCNN(GenerativeModel):
     def get_config(self):
         names = (
             "shape",
-            "num_values",
+            "vocabulary_size",
             "num_classes",
             "filters",
             "blocks",

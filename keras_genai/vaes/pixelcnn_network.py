@@ -48,7 +48,7 @@ class Places(layers.Layer):
 @checked(shape=integers(), filters=integer(1), kernel_size=integer(3))
 def pixelcnn_network(
     shape,
-    num_values,
+    vocabulary_size,
     num_classes=None,
     filters=64,
     blocks=6,
@@ -67,7 +67,7 @@ def pixelcnn_network(
 
     Args:
         shape: `(h, w)`, or `(h, w, stages)`.
-        num_values: V: codes are integers in [0, V).
+        vocabulary_size: V: codes are integers in [0, V).
         num_classes: K of the labels, or None.
         filters: p, channels of each stack.
         blocks: number of gated layers.
@@ -140,7 +140,10 @@ def pixelcnn_network(
     # (B, h, w) for each stage.
     split = ops.unstack(codes, stages, axis=-1) if len(shape) == 3 else [codes]
     x = _sum(
-        [embedding(f"codes_{s}", num_values, filters)(c) for s, c in enumerate(split)]
+        [
+            embedding(f"codes_{s}", vocabulary_size, filters)(c)
+            for s, c in enumerate(split)
+        ]
     )
     x = Places(kernel("places"), name="places")(x)  # (B, h, w, p)
     v, h = x, x
@@ -149,13 +152,14 @@ def pixelcnn_network(
     logits = []
     for s in range(stages):
         given = [
-            embedding(f"given_{s}_{t}", num_values, filters)(split[t]) for t in range(s)
+            embedding(f"given_{s}_{t}", vocabulary_size, filters)(split[t])
+            for t in range(s)
         ]
         y = layers.ReLU(name=f"head_{s}")(_sum([h, *given]))
         y = Dropout(dropout, seed=seed, stream=f"head_{s}", name=f"drop_{s}")(y)
         y = convolution(f"hidden_{s}", (1, 1), y)
         y = layers.ReLU(name=f"hidden_{s}_relu")(y)
-        logits.append(convolution(f"logits_{s}", (1, 1), y, num_values))
+        logits.append(convolution(f"logits_{s}", (1, 1), y, vocabulary_size))
     y = logits[0] if len(shape) == 2 else ops.stack(logits, axis=3)
     y = layers.Activation("linear", dtype=wide(), name="logits")(y)
     return keras.Model(codes if label is None else [codes, label], y, name="pixelcnn")

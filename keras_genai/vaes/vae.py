@@ -97,7 +97,7 @@ class VAE(GenerativeModel):
         hidden_units: sizes of their dense layers, from the image to the latents: by
             default `(500,)` (1312.6114's MLP), and `(256,)` after convolutions. The
             network of 1509.00519 is `hidden_units=(200, 200)`, `latent_dim=50`.
-        base_filters: channels of each convolution.
+        filters: channels of each convolution.
         activation: of their hidden layers; by default tanh, and ReLU with
             convolutions.
         prior_components: number of components of the fitted prior that a saved model
@@ -130,6 +130,7 @@ class VAE(GenerativeModel):
         estimator=text,
         architecture=text,
         hidden_units=integers(least=0),
+        filters=integer(1),
         activation=either(text, function),
         beta=either(number(">= 0"), function),
     )
@@ -151,7 +152,7 @@ class VAE(GenerativeModel):
         num_classes=None,
         architecture="mlp",
         hidden_units=None,
-        base_filters=32,
+        filters=32,
         activation=None,
         prior_components=None,
         seed=0,
@@ -160,7 +161,7 @@ class VAE(GenerativeModel):
         image_shape = check_image_shape(image_shape)
         check_positive("latent_dim", latent_dim)
         check_positive("importance_samples", importance_samples)
-        check_positive("base_filters", base_filters)
+        check_positive("filters", filters)
         for units in hidden_units or ():
             check_positive("Every number of hidden_units", units)
         if num_classes is not None:
@@ -181,7 +182,7 @@ class VAE(GenerativeModel):
         self.num_classes = num_classes
         self.architecture = architecture
         self.hidden_units = None if hidden_units is None else tuple(hidden_units)
-        self.base_filters = base_filters
+        self.filters = filters
         self.activation = activation
         self._check_objective()
         self._own = [n for n, x in (("encoder", encoder), ("decoder", decoder)) if x]
@@ -192,7 +193,7 @@ class VAE(GenerativeModel):
                     latent_dim,
                     architecture,
                     hidden_units,
-                    base_filters,
+                    filters,
                     activation,
                     num_classes,
                     seed,
@@ -448,7 +449,7 @@ class VAE(GenerativeModel):
             "num_classes",
             "architecture",
             "hidden_units",
-            "base_filters",
+            "filters",
             "activation",
         )
         return {

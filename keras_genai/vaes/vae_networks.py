@@ -47,7 +47,7 @@ class VAENetworks:
             arguments `hidden_units=(256, 256)`).
         hidden_units: sizes of the dense layers, from the image to the latents; the
             decoder has them in reverse.
-        base_filters: channels of each convolution.
+        filters: channels of each convolution.
         activation: of the hidden layers; by default the paper's.
         num_classes: K of the labels, one-hot beside the first dense layer's input
             (1406.5298's M2), or None.
@@ -60,7 +60,7 @@ class VAENetworks:
         latent_dim,
         architecture="mlp",
         hidden_units=None,
-        base_filters=32,
+        filters=32,
         activation=None,
         num_classes=None,
         seed=0,
@@ -78,7 +78,7 @@ class VAENetworks:
         self.latent_dim = latent_dim
         self.stages = stages_of(image_shape) if convolutional else 0
         self.hidden_units = tuple(default if hidden_units is None else hidden_units)
-        self.filters = base_filters
+        self.filters = filters
         self.activation = activation or ("relu" if convolutional else "tanh")
         self.num_classes = num_classes
         self.seed = seed

@@ -24,7 +24,15 @@ from keras_genai.utils.checks import (
     check_sample_weight,
 )
 from keras_genai.utils.serialization import PACKAGE, configuration
-from keras_genai.utils.validation import array, either, network, number, text, word
+from keras_genai.utils.validation import (
+    array,
+    either,
+    integer,
+    network,
+    number,
+    text,
+    word,
+)
 from keras_genai.vaes.codes import Perplexity, check_codes, check_temperature
 from keras_genai.vaes.pixelcnn import PixelCNN
 from keras_genai.vaes.vqvae_networks import (
@@ -48,7 +56,7 @@ class VQVAE(GenerativeModel):
 
     Args:
         image_shape: `(H, W, C)`, C from 1 to 4; the default networks need sides that
-            divide by `2 ** halvings`.
+            divide by `2 ** num_downsamples`.
         quantizer: `"vector"` (1711.00937), `"residual"` (2107.03312), `"finite_scalar"`
             (2309.15505) or `"gumbel"` (DALL-E's discrete VAE, 2102.12092, with its
             networks), or a layer of `kg.layers`, such as
@@ -57,9 +65,9 @@ class VQVAE(GenerativeModel):
             `"finite_scalar"` a size of the paper's table.
         latent_dim: size of a code of a quantizer that is made by name.
             (`"finite_scalar"` has its own.)
-        hidden: channels of the default networks' layers (the paper: 256).
-        residual_hidden: those inside a residual block, if they are others.
-        halvings: how often the default networks halve the sides (the paper: 2).
+        filters: channels of the default networks' layers (the paper: 256).
+        residual_filters: those inside a residual block, if they are others.
+        num_downsamples: how often the default networks halve the sides (the paper: 2).
         encoder: a network of your own: images -> latents `(B, h, w, channels)` of as
             many channels as the quantizer takes.
         decoder: a network of your own: codes `(B, h, w, latent_dim)` -> images, or
@@ -84,7 +92,7 @@ class VQVAE(GenerativeModel):
     import keras_genai as kg
 
     (images, labels), _ = kg.datasets.load("fashion_mnist")
-    model = kg.VQVAE((28, 28, 1), codebook_size=128, hidden=64)
+    model = kg.VQVAE((28, 28, 1), codebook_size=128, filters=64)
     model.compile()                                  # Adam(2e-4)
     model.fit(images, batch_size=64, epochs=5)
     codes = model.encode_indices(images[:8])         # int32 (8, 7, 7)
@@ -93,7 +101,7 @@ class VQVAE(GenerativeModel):
     ```
     """
 
-    @checked(reconstruction=text, quantizer=either(word, network))
+    @checked(reconstruction=text, quantizer=either(word, network), filters=integer(1))
     def __init__(
         self,
         image_shape,
@@ -101,9 +109,9 @@ class VQVAE(GenerativeModel):
         codebook_size=512,
         latent_dim=64,
         *,
-        hidden=256,
-        residual_hidden=None,
-        halvings=2,
+        filters=256,
+        residual_filters=None,
+        num_downsamples=2,
         encoder=None,
         decoder=None,
         reconstruction="squared",
@@ -113,15 +121,20 @@ class VQVAE(GenerativeModel):
     ):
         super().__init__(seed=seed, **kwargs)
         own = {"encoder": encoder, "decoder": decoder}
-        factor = 1 if encoder is not None and decoder is not None else 2**halvings
+        factor = (
+            1 if encoder is not None and decoder is not None else 2**num_downsamples
+        )
         self.image_shape = check_image_shape(
-            image_shape, factor, 4, "Give other halvings=, or networks of your own."
+            image_shape,
+            factor,
+            4,
+            "Give other num_downsamples=, or networks of your own.",
         )
         self.quantizer_name = quantizer if isinstance(quantizer, str) else None
         self.sizes = (codebook_size, latent_dim)
-        self.hidden = hidden
-        self.residual_hidden = residual_hidden
-        self.halvings = halvings
+        self.filters = filters
+        self.residual_filters = residual_filters
+        self.num_downsamples = num_downsamples
         self.reconstruction = reconstruction
         self.objective = reconstructions.get(reconstruction)
         self._own = [name for name, network in own.items() if network is not None]
@@ -151,19 +164,27 @@ class VQVAE(GenerativeModel):
 
     def _default_encoder(self):
         channels = self.quantizer.channels
-        sizes = {"hidden": self.hidden, "halvings": self.halvings, "seed": self.seed}
+        sizes = {
+            "filters": self.filters,
+            "num_downsamples": self.num_downsamples,
+            "seed": self.seed,
+        }
         if self._is_dvae():
             return dvae_encoder(self.image_shape, channels, **sizes)
-        sizes["residual_hidden"] = self.residual_hidden
+        sizes["residual_filters"] = self.residual_filters
         return vqvae_encoder(self.image_shape, channels, **sizes)
 
     def _default_decoder(self, grid):
         channels = self.image_shape[-1] * self.objective.parameters
         shape = (*grid, self.quantizer.latent_dim)
-        sizes = {"hidden": self.hidden, "halvings": self.halvings, "seed": self.seed}
+        sizes = {
+            "filters": self.filters,
+            "num_downsamples": self.num_downsamples,
+            "seed": self.seed,
+        }
         if self._is_dvae():
             return dvae_decoder(shape, channels, **sizes)
-        sizes["residual_hidden"] = self.residual_hidden
+        sizes["residual_filters"] = self.residual_filters
         return vqvae_decoder(shape, channels, **sizes)
 
     def _check_encoder(self):
@@ -201,7 +222,7 @@ class VQVAE(GenerativeModel):
         super().__setattr__(name, value)
 
     def _check_prior(self, prior):
-        found = [getattr(prior, name, None) for name in ("shape", "num_values")]
+        found = [getattr(prior, name, None) for name in ("shape", "vocabulary_size")]
         wanted = [self.code_shape, self.codebook_size]
         if prior is not None and found != wanted:
             raise ValueError(
@@ -305,9 +326,9 @@ class VQVAE(GenerativeModel):
     def get_config(self):
         names = (
             "image_shape",
-            "hidden",
-            "residual_hidden",
-            "halvings",
+            "filters",
+            "residual_filters",
+            "num_downsamples",
             "reconstruction",
         )
         serialize = keras.saving.serialize_keras_object

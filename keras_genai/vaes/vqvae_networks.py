@@ -1,6 +1,7 @@
 """The default parts of `VQVAE`: quantizers, the paper's networks, DALL-E's networks.
 
-The networks halve the sides of the images `halvings` times and make them whole again.
+The networks halve the sides of the images `num_downsamples` times and make them whole
+again.
 """
 
 import keras
@@ -25,9 +26,9 @@ from keras_genai.utils.validation import integer, integers
 def vqvae_encoder(
     image_shape,
     channels,
-    hidden=256,
-    residual_hidden=None,
-    halvings=2,
+    filters=256,
+    residual_filters=None,
+    num_downsamples=2,
     blocks=2,
     seed=0,
 ):
@@ -39,10 +40,10 @@ def vqvae_encoder(
     Args:
         image_shape: `(H, W, C)`.
         channels: of the latents.
-        hidden: channels of every layer.
-        residual_hidden: channels between the two convolutions of a residual block;
-            by default `hidden`, as in the paper.
-        halvings: strided convolutions.
+        filters: channels of every layer.
+        residual_filters: channels between the two convolutions of a residual block;
+            by default `filters`, as in the paper.
+        num_downsamples: strided convolutions.
         blocks: residual blocks.
         seed: integer.
 
@@ -51,12 +52,12 @@ def vqvae_encoder(
     """
     initial = Streams("encoder", seed)
     x = images = keras.Input(image_shape, name="images")
-    for stage in range(halvings):
-        x = _strided(initial, f"down_{stage}", hidden)(x)  # (B, H / 2, W / 2, hidden)
-        if stage + 1 < halvings:
+    for stage in range(num_downsamples):
+        x = _strided(initial, f"down_{stage}", filters)(x)  # (B, H / 2, W / 2, hidden)
+        if stage + 1 < num_downsamples:
             x = layers.ReLU(name=f"down_{stage}_relu")(x)
     for block in range(blocks):
-        x = _residual(initial, block, x, residual_hidden or hidden)
+        x = _residual(initial, block, x, residual_filters or filters)
     x = layers.ReLU(name="features")(x)
     x = _convolution(initial, "to_latents", channels, 1)(x)
     latents = layers.Activation("linear", dtype=wide(), name="latents")(x)
@@ -65,27 +66,33 @@ def vqvae_encoder(
 
 @checked(code_shape=integers(), channels=integer(1))
 def vqvae_decoder(
-    code_shape, channels, hidden=256, residual_hidden=None, halvings=2, blocks=2, seed=0
+    code_shape,
+    channels,
+    filters=256,
+    residual_filters=None,
+    num_downsamples=2,
+    blocks=2,
+    seed=0,
 ):
     """The decoder of 1711.00937, section 4.1: the encoder's mirror image.
 
     Args:
         code_shape: `(h, w, latent_dim)`.
         channels: of its output.
-        hidden, residual_hidden, halvings, blocks, seed: see `vqvae_encoder`.
+        filters, residual_filters, num_downsamples, blocks, seed: see `vqvae_encoder`.
 
     Returns:
         `keras.Model`, `(B, h, w, latent_dim)` -> `(B, H, W, channels)`.
     """
     initial = Streams("decoder", seed)
     codes = keras.Input(code_shape, name="codes")
-    x = _convolution(initial, "from_codes", hidden, 3)(codes)
+    x = _convolution(initial, "from_codes", filters, 3)(codes)
     for block in range(blocks):
-        x = _residual(initial, block, x, residual_hidden or hidden)
+        x = _residual(initial, block, x, residual_filters or filters)
     x = layers.ReLU(name="features")(x)
-    for stage in range(halvings):
-        last = stage + 1 == halvings
-        width = channels if last else hidden
+    for stage in range(num_downsamples):
+        last = stage + 1 == num_downsamples
+        width = channels if last else filters
         layer = _strided(initial, f"up_{stage}", width, transposed=True)
         x = layer(x)  # (B, 2h, 2w, width)
         if not last:
@@ -95,7 +102,9 @@ def vqvae_decoder(
 
 
 @checked(channels=integer(1))
-def dvae_encoder(image_shape, channels, hidden=256, halvings=3, blocks=2, seed=0):
+def dvae_encoder(
+    image_shape, channels, filters=256, num_downsamples=3, blocks=2, seed=0
+):
     """The encoder of DALL-E's dVAE (2102.12092, appendix A.2 and its code).
 
     A 7 x 7 convolution; groups of bottleneck blocks, whose width doubles from group to
@@ -104,8 +113,8 @@ def dvae_encoder(image_shape, channels, hidden=256, halvings=3, blocks=2, seed=0
     Args:
         image_shape: `(H, W, C)`.
         channels: number of codes.
-        hidden: width of the first group.
-        halvings: poolings, one fewer than groups (the paper: 3).
+        filters: width of the first group.
+        num_downsamples: poolings, one fewer than groups (the paper: 3).
         blocks: blocks in a group.
         seed: integer.
 
@@ -114,12 +123,12 @@ def dvae_encoder(image_shape, channels, hidden=256, halvings=3, blocks=2, seed=0
     """
     initial = Streams("encoder", seed)
     images = keras.Input(image_shape, name="images")
-    x = _convolution(initial, "from_images", hidden, 7)(images)
-    total = (halvings + 1) * blocks
-    for group in range(halvings + 1):
+    x = _convolution(initial, "from_images", filters, 7)(images)
+    total = (num_downsamples + 1) * blocks
+    for group in range(num_downsamples + 1):
         for block in range(blocks):
-            x = _bottleneck(initial, f"{group}_{block}", x, hidden * 2**group, total)
-        if group < halvings:
+            x = _bottleneck(initial, f"{group}_{block}", x, filters * 2**group, total)
+        if group < num_downsamples:
             x = layers.MaxPooling2D(2, name=f"pool_{group}")(x)
     x = layers.ReLU(name="features")(x)
     x = _convolution(initial, "to_latents", channels, 1)(x)
@@ -128,24 +137,26 @@ def dvae_encoder(image_shape, channels, hidden=256, halvings=3, blocks=2, seed=0
 
 
 @checked(code_shape=integers(), channels=integer(1))
-def dvae_decoder(code_shape, channels, hidden=256, halvings=3, blocks=2, seed=0):
+def dvae_decoder(
+    code_shape, channels, filters=256, num_downsamples=3, blocks=2, seed=0
+):
     """The decoder of DALL-E's dVAE, with upsampling to the nearest pixel.
 
     Args:
         code_shape: `(h, w, latent_dim)`: the mean vector of the codes, which is the
             paper's first 1 x 1 convolution of them.
         channels: of its output.
-        hidden, halvings, blocks, seed: see `dvae_encoder`.
+        filters, num_downsamples, blocks, seed: see `dvae_encoder`.
 
     Returns:
         `keras.Model`, `(B, h, w, latent_dim)` -> `(B, H, W, channels)`.
     """
     initial = Streams("decoder", seed)
     x = codes = keras.Input(code_shape, name="codes")
-    total = (halvings + 1) * blocks
-    for group in range(halvings, -1, -1):
+    total = (num_downsamples + 1) * blocks
+    for group in range(num_downsamples, -1, -1):
         for block in range(blocks):
-            x = _bottleneck(initial, f"{group}_{block}", x, hidden * 2**group, total)
+            x = _bottleneck(initial, f"{group}_{block}", x, filters * 2**group, total)
         if group:
             x = layers.UpSampling2D(2, name=f"up_{group}")(x)
     x = layers.ReLU(name="features")(x)
@@ -200,11 +211,11 @@ def _strided(initial, name, filters, transposed=False):
     )
 
 
-def _residual(initial, block, x, hidden):
+def _residual(initial, block, x, filters):
     """ReLU, 3 x 3, ReLU, 1 x 1, and the input added."""
     name = f"block_{block}"
     y = layers.ReLU(name=f"{name}_relu_1")(x)
-    y = _convolution(initial, f"{name}_1", hidden, 3)(y)
+    y = _convolution(initial, f"{name}_1", filters, 3)(y)
     y = layers.ReLU(name=f"{name}_relu_2")(y)
     y = _convolution(initial, f"{name}_2", x.shape[-1], 1)(y)
     return layers.Add(name=name)([x, y])

@@ -19,11 +19,11 @@ NSP = ("BertForPreTraining", "BertForNextSentencePrediction")
 CLASSIFIER = "BertForSequenceClassification"
 SIZES = {  # key -> argument
     "vocab_size": "vocabulary_size",
-    "hidden_size": "hidden",
-    "num_hidden_layers": "depth",
-    "num_attention_heads": "heads",
-    "intermediate_size": "hidden_units",
-    "max_position_embeddings": "context",
+    "hidden_size": "hidden_dim",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "intermediate_size": "intermediate_dim",
+    "max_position_embeddings": "max_sequence_length",
     "type_vocab_size": "token_types",
 }
 # What this network has not but with these values.
@@ -102,7 +102,7 @@ def from_config(config, path, names):
         "next_sentence": kind in NSP or there("cls.seq_relationship"),
         "num_classes": _transformers.labels(config) if kind == CLASSIFIER else None,
         "pooler": there("pooler.") or kind in (*NSP, CLASSIFIER),
-        "pad_token": config["pad_token_id"],
+        "pad_token_id": config["pad_token_id"],
     }
 
 
@@ -127,16 +127,16 @@ def to_config(model):
         **FIXED,
         "architectures": [kind],
         "vocab_size": model.vocabulary_size,
-        "hidden_size": model.hidden,
-        "num_hidden_layers": model.depth,
-        "num_attention_heads": model.heads,
-        "intermediate_size": model.hidden_units,
-        "max_position_embeddings": model.context,
+        "hidden_size": model.hidden_dim,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_heads,
+        "intermediate_size": model.intermediate_dim,
+        "max_position_embeddings": model.max_sequence_length,
         "type_vocab_size": model.token_types,
         "hidden_dropout_prob": model.dropout,
         "attention_probs_dropout_prob": model.attention_dropout,
         "layer_norm_eps": model.epsilon,
-        "pad_token_id": model.pad_token,
+        "pad_token_id": model.pad_token_id,
     }
     if model.num_classes:
         classes = range(model.num_classes)

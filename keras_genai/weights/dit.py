@@ -91,8 +91,8 @@ def to_config(model):
         wrong.append("it has labels; num_classes is None")
     elif not model.null_class:
         wrong.append("its table has a row for no label; null_class is False")
-    if model.frequency_shift != 1.0:
-        wrong.append(f"its frequency_shift is 1; here {model.frequency_shift}")
+    if model.freq_shift != 1.0:
+        wrong.append(f"its freq_shift is 1; here {model.freq_shift}")
     if wrong:
         raise ValueError(
             f"diffusers' DiTTransformer2DModel is not this network: {'; '.join(wrong)}."
@@ -101,11 +101,11 @@ def to_config(model):
     return {
         **DEFAULTS,
         "_class_name": "DiTTransformer2DModel",
-        "num_attention_heads": model.heads,
-        "attention_head_dim": model.hidden // model.heads,
+        "num_attention_heads": model.num_heads,
+        "attention_head_dim": model.hidden_dim // model.num_heads,
         "in_channels": channels,
         "out_channels": model.out_channels,
-        "num_layers": model.depth,
+        "num_layers": model.num_layers,
         "sample_size": height,
         "patch_size": model.patch_size,
         "num_embeds_ada_norm": model.num_classes,
@@ -139,13 +139,13 @@ def from_config(config, path="config.json", kinds=None):
     if name == GENERAL and config["sample_size"] >= 128 and config[scale] is None:
         # The class then takes sample_size // 64.
         _keys.refuse(path, [f"{scale} must be 1 from a sample_size of 128 on"])
-    side, heads = config["sample_size"], config["num_attention_heads"]
+    side, num_heads = config["sample_size"], config["num_attention_heads"]
     return {
         "image_shape": (side, side, config["in_channels"]),
         "patch_size": config["patch_size"],
-        "depth": config["num_layers"],
-        "hidden": heads * config["attention_head_dim"],
-        "heads": heads,
+        "num_layers": config["num_layers"],
+        "hidden_dim": num_heads * config["attention_head_dim"],
+        "num_heads": num_heads,
         "num_classes": config["num_embeds_ada_norm"],
         "out_channels": config["out_channels"],
     }
@@ -157,14 +157,18 @@ def table(model):
     A shared embedding has an entry for each block's copy.
     """
     table = _diffusers.Table()
-    side, channels, hidden = model.patch_size, model.image_shape[-1], model.hidden
+    side, channels, hidden_dim = (
+        model.patch_size,
+        model.image_shape[-1],
+        model.hidden_dim,
+    )
     table.entries += [
         st.Entry(
             "pos_embed.proj.weight",
             model.patches.kernel,  # (p * p * C, D)
-            (hidden, channels, side, side),
-            lambda a: a.transpose(2, 3, 1, 0).reshape(-1, hidden),
-            lambda a: a.reshape(side, side, channels, hidden).transpose(3, 2, 0, 1),
+            (hidden_dim, channels, side, side),
+            lambda a: a.transpose(2, 3, 1, 0).reshape(-1, hidden_dim),
+            lambda a: a.reshape(side, side, channels, hidden_dim).transpose(3, 2, 0, 1),
         ),
         st.vector("pos_embed.proj.bias", model.patches.bias),
     ]

@@ -31,11 +31,11 @@ ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu": "gelu", "relu": "relu", "silu": 
 # becomes an argument; of the second, the network has but these values.
 GPT2_SIZES = {  # key -> argument
     "vocab_size": "vocabulary_size",
-    "n_positions": "context",
-    "n_embd": "hidden",
-    "n_layer": "depth",
-    "n_head": "heads",
-    "n_inner": "hidden_units",
+    "n_positions": "max_sequence_length",
+    "n_embd": "hidden_dim",
+    "n_layer": "num_layers",
+    "n_head": "num_heads",
+    "n_inner": "intermediate_dim",
 }
 GPT2_KEYS = {
     "vocab_size": (50257, SIZE),
@@ -66,13 +66,13 @@ GPT2_ALIASES = {
 }
 LLAMA_SIZES = {
     "vocab_size": "vocabulary_size",
-    "hidden_size": "hidden",
-    "intermediate_size": "hidden_units",
-    "num_hidden_layers": "depth",
-    "num_attention_heads": "heads",
-    "num_key_value_heads": "kv_heads",
+    "hidden_size": "hidden_dim",
+    "intermediate_size": "intermediate_dim",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "num_key_value_heads": "num_key_value_heads",
     "head_dim": "head_dim",
-    "max_position_embeddings": "context",
+    "max_position_embeddings": "max_sequence_length",
 }
 LLAMA_KEYS = {
     "vocab_size": (32000, SIZE),
@@ -145,8 +145,8 @@ def from_config(config, path="config.json", kinds=None):
         "epsilon": config["layer_norm_epsilon"],
         "dropout": config["resid_pdrop"],
         "attention_dropout": config["attn_pdrop"],
-        "pad_token": config["pad_token_id"],
-        "stop_token": config["eos_token_id"],
+        "pad_token_id": config["pad_token_id"],
+        "eos_token_id": config["eos_token_id"],
     }
 
 
@@ -167,30 +167,30 @@ def _from_llama(config, path, kinds):
     biased = config.get("mlp_bias", False)  # all dense layers alike
     keys = {**LLAMA_KEYS, "attention_bias": (False, one_of(biased))}
     config = _keys.read(config, path, keys, kinds)
-    theta, scaling = _rotary(config, path)
-    heads = config["num_attention_heads"]
-    config["num_key_value_heads"] = config["num_key_value_heads"] or heads
-    config["head_dim"] = config["head_dim"] or config["hidden_size"] // heads
+    rope_theta, scaling = _rotary(config, path)
+    num_heads = config["num_attention_heads"]
+    config["num_key_value_heads"] = config["num_key_value_heads"] or num_heads
+    config["head_dim"] = config["head_dim"] or config["hidden_size"] // num_heads
     return {
         **{own: config[key] for key, own in LLAMA_SIZES.items()},
         "norm": "rms",
         "positions": "rotary",
         "activation": "swiglu",
         "epsilon": config["rms_norm_eps"],
-        "theta": theta,
+        "rope_theta": rope_theta,
         "rope_scaling": scaling,
         "use_bias": biased,
-        "tied": config["tie_word_embeddings"],
+        "tie_word_embeddings": config["tie_word_embeddings"],
         "attention_dropout": config["attention_dropout"],
-        "pad_token": config["pad_token_id"],
-        "stop_token": config["eos_token_id"],
+        "pad_token_id": config["pad_token_id"],
+        "eos_token_id": config["eos_token_id"],
     }
 
 
 def _rotary(config, path):
     """Theta, and the scaling of the positions or None."""
     rope = dict(config["rope_parameters"] or config["rope_scaling"] or {})
-    theta = rope.pop("rope_theta", config["rope_theta"])
+    rope_theta = rope.pop("rope_theta", config["rope_theta"])
     kind = rope.pop("type", "default")  # the old name
     scaling = {"rope_type": kind, **rope}
     kind = scaling["rope_type"]
@@ -199,12 +199,12 @@ def _rotary(config, path):
             f"{path}: the rope_type must be 'default' or one of {', '.join(SCALINGS)}; "
             f"got {kind!r}."
         )
-    numbers = {**scaling, "rope_theta": theta}
+    numbers = {**scaling, "rope_theta": rope_theta}
     known = {"rope_theta", "partial_rotary_factor"}.union(*SCALINGS.values())
     _keys.read(numbers, path, dict.fromkeys(known, (1.0, POSITIVE)))
     if scaling.pop("partial_rotary_factor", 1.0) != 1.0:
         _keys.refuse(path, ["partial_rotary_factor must be 1.0"])
-    return float(theta), None if kind == "default" else scaling
+    return float(rope_theta), None if kind == "default" else scaling
 
 
 def to_config(model):
@@ -213,17 +213,20 @@ def to_config(model):
     Raises:
         ValueError: transformers has no such network.
     """
-    wanted = {"window": None, "qk_norm": None}
+    wanted = {"sliding_window": None, "qk_norm": None}
     llama = model.norm == "rms"
     if llama:
         wanted |= {"positions": "rotary", "activation": "swiglu", "dropout": 0.0}
     else:
         wanted |= {"norm": "layer", "positions": "learned", "use_bias": True}
-        wanted |= {"tied": True, "activation": tuple(ACTIVATIONS.values())}
-        if model.head_dim != model.hidden // model.heads:
+        wanted |= {
+            "tie_word_embeddings": True,
+            "activation": tuple(ACTIVATIONS.values()),
+        }
+        if model.head_dim != model.hidden_dim // model.num_heads:
             wanted["head_dim"] = None
-        if model.kv_heads != model.heads:
-            wanted["kv_heads"] = None
+        if model.num_key_value_heads != model.num_heads:
+            wanted["num_key_value_heads"] = None
     wrong = []
     for name, values in wanted.items():
         got, values = (
@@ -237,9 +240,9 @@ def to_config(model):
             f"transformers' {'Llama' if llama else 'GPT-2'} is not this network: "
             f"{'; '.join(wrong)}. Save it as a .keras file, model.save('gpt.keras')."
         )
-    stop = model.stop_token
+    stop = model.eos_token_id
     stop = list(stop) if isinstance(stop, tuple) else stop
-    ends = {"pad_token_id": model.pad_token, "eos_token_id": stop}
+    ends = {"pad_token_id": model.pad_token_id, "eos_token_id": stop}
     if llama:
         return {**_to_llama(model), **ends, "bos_token_id": None}
     functions = {ours: theirs for theirs, ours in ACTIVATIONS.items()}
@@ -247,11 +250,11 @@ def to_config(model):
         "model_type": "gpt2",
         "architectures": ["GPT2LMHeadModel"],
         "vocab_size": model.vocabulary_size,
-        "n_positions": model.context,
-        "n_embd": model.hidden,
-        "n_layer": model.depth,
-        "n_head": model.heads,
-        "n_inner": model.hidden_units,
+        "n_positions": model.max_sequence_length,
+        "n_embd": model.hidden_dim,
+        "n_layer": model.num_layers,
+        "n_head": model.num_heads,
+        "n_inner": model.intermediate_dim,
         "activation_function": functions[model.activation],
         "layer_norm_epsilon": model.epsilon,
         "resid_pdrop": model.dropout,
@@ -267,25 +270,25 @@ def _to_llama(model):
         "model_type": "llama",
         "architectures": ["LlamaForCausalLM"],
         "vocab_size": model.vocabulary_size,
-        "max_position_embeddings": model.context,
-        "hidden_size": model.hidden,
-        "intermediate_size": model.hidden_units,
-        "num_hidden_layers": model.depth,
-        "num_attention_heads": model.heads,
-        "num_key_value_heads": model.kv_heads or model.heads,
-        "head_dim": model.head_dim or model.hidden // model.heads,
+        "max_position_embeddings": model.max_sequence_length,
+        "hidden_size": model.hidden_dim,
+        "intermediate_size": model.intermediate_dim,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_heads,
+        "num_key_value_heads": model.num_key_value_heads or model.num_heads,
+        "head_dim": model.head_dim or model.hidden_dim // model.num_heads,
         "hidden_act": "silu",
         "rms_norm_eps": model.epsilon,
-        "rope_theta": model.theta,
+        "rope_theta": model.rope_theta,
         "rope_parameters": {
-            "rope_theta": model.theta,
+            "rope_theta": model.rope_theta,
             "rope_type": "default",
             **(model.rope_scaling or {}),
         },
         "attention_bias": model.use_bias,
         "mlp_bias": model.use_bias,
         "attention_dropout": model.attention_dropout,
-        "tie_word_embeddings": model.tied,
+        "tie_word_embeddings": model.tie_word_embeddings,
     }
 
 
@@ -350,7 +353,7 @@ def _llama_table(model, bare):
 
 def _ends(given, config, path):
     """The end and padding tokens of a folder: `generation_config.json`'s come first."""
-    ends = {"stop_token": "eos_token_id", "pad_token": "pad_token_id"}
+    ends = {"eos_token_id": "eos_token_id", "pad_token_id": "pad_token_id"}
     said = _generation.read(path.parent, config, path, tuple(ends.values()))
     stop, pad = (
         given[own] if said[key] is None else said[key] for own, key in ends.items()
@@ -358,8 +361,8 @@ def _ends(given, config, path):
     size = given["vocabulary_size"]
     stops = _generation.stops_within(stop, size, path.parent)
     return {
-        "stop_token": stops if len(stops) > 1 else (*stops, None)[0],
-        "pad_token": _generation.pad_within(pad, size, path.parent),
+        "eos_token_id": stops if len(stops) > 1 else (*stops, None)[0],
+        "pad_token_id": _generation.pad_within(pad, size, path.parent),
     }
 
 
@@ -379,13 +382,15 @@ def load(cls, source, subfolder=None, variant=None, **arguments):
     def ignored(name):
         # Masks and frequencies of older files, and copies of what is tied.
         ends = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
-        return name.endswith(ends) or (name == "lm_head.weight" and tied[0])
+        return name.endswith(ends) or (
+            name == "lm_head.weight" and tie_word_embeddings[0]
+        )
 
-    tied = [True]
+    tie_word_embeddings = [True]
 
     def entries(model, names):
         del names
-        tied[0] = model.tied
+        tie_word_embeddings[0] = model.tie_word_embeddings
         return table(model, bool(bare))
 
     return _transformers.load(make, entries, source, subfolder, variant, ignored)

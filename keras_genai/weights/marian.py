@@ -17,12 +17,12 @@ ACTIVATIONS = {  # transformers' name -> ours
 }
 SIZES = {  # key -> argument
     "vocab_size": "vocabulary_size",
-    "d_model": "hidden",
-    "encoder_layers": "depth",
-    "encoder_attention_heads": "heads",
-    "encoder_ffn_dim": "hidden_units",
-    "decoder_layers": "decoder_depth",
-    "max_position_embeddings": "context",
+    "d_model": "hidden_dim",
+    "encoder_layers": "num_layers",
+    "encoder_attention_heads": "num_heads",
+    "encoder_ffn_dim": "intermediate_dim",
+    "decoder_layers": "decoder_num_layers",
+    "max_position_embeddings": "max_sequence_length",
 }
 # What this network has not but with these values; published files say some of them.
 FIXED = {
@@ -107,9 +107,9 @@ def from_config(config, path, kinds=None):
         "dropout": config["dropout"],
         "attention_dropout": config["attention_dropout"],
         "hidden_dropout": config["activation_dropout"],
-        "pad_token": pad,
-        "start_token": start,
-        "stop_token": stop,
+        "pad_token_id": pad,
+        "decoder_start_token_id": start,
+        "eos_token_id": stop,
     }
 
 
@@ -141,23 +141,23 @@ def to_config(model):
         "architectures": [CLASS],
         "vocab_size": model.vocabulary_size,
         "decoder_vocab_size": model.vocabulary_size,
-        "d_model": model.hidden,
-        "encoder_layers": model.depth,
-        "encoder_attention_heads": model.heads,
-        "encoder_ffn_dim": model.hidden_units,
-        "decoder_layers": model.decoder_depth,
-        "decoder_attention_heads": model.heads,
-        "decoder_ffn_dim": model.hidden_units,
-        "max_position_embeddings": model.context,
+        "d_model": model.hidden_dim,
+        "encoder_layers": model.num_layers,
+        "encoder_attention_heads": model.num_heads,
+        "encoder_ffn_dim": model.intermediate_dim,
+        "decoder_layers": model.decoder_num_layers,
+        "decoder_attention_heads": model.num_heads,
+        "decoder_ffn_dim": model.intermediate_dim,
+        "max_position_embeddings": model.max_sequence_length,
         "activation_function": known[model.activation],
         "scale_embedding": model.scale_embedding,
         "dropout": model.dropout,
         "attention_dropout": model.attention_dropout,
         "activation_dropout": model.hidden_dropout,
-        "pad_token_id": model.pad_token,
-        "decoder_start_token_id": model.start_token,
-        "eos_token_id": model.stop_token,
-        "forced_eos_token_id": model.stop_token,
+        "pad_token_id": model.pad_token_id,
+        "decoder_start_token_id": model.decoder_start_token_id,
+        "eos_token_id": model.eos_token_id,
+        "forced_eos_token_id": model.eos_token_id,
     }
 
 
@@ -190,18 +190,21 @@ def _attention(table, place, layer):
 
 # The keys of `generation_config.json` that become arguments of `TranslationConfig`.
 USUAL = {
-    "num_beams": ("beam_size", 1),
+    "num_beams": ("num_beams", 1),
     "length_penalty": ("length_penalty", 1.0),
     "early_stopping": ("early_stopping", False),
-    "bad_words_ids": ("barred", ()),
+    "bad_words_ids": ("bad_words_ids", ()),
     "renormalize_logits": ("renormalize", False),
 }
-FORCED = {"forced_bos_token_id": "first_token", "forced_eos_token_id": "last_token"}
+FORCED = {
+    "forced_bos_token_id": "forced_bos_token_id",
+    "forced_eos_token_id": "forced_eos_token_id",
+}
 LENGTHS = ("max_length", "max_new_tokens")
 ENDS = {
-    "eos_token_id": "stop_token",
-    "pad_token_id": "pad_token",
-    "decoder_start_token_id": "start_token",
+    "eos_token_id": "eos_token_id",
+    "pad_token_id": "pad_token_id",
+    "decoder_start_token_id": "decoder_start_token_id",
 }
 NEW_TOKENS = 20  # where a file says no length
 
@@ -227,32 +230,37 @@ def _written(given, config, path):
     whole, new = (said[key] for key in LENGTHS)
     if new is None:  # the other counts the start
         new = NEW_TOKENS if whole is None else max(1, whole - 1)
-    usual["max_length"] = max(1, min(new, given["context"] - 1))
+    usual["max_length"] = max(1, min(new, given["max_sequence_length"] - 1))
     ends = {
         own: given[own] if said[key] is None else said[key] for key, own in ENDS.items()
     }
-    stops = _generation.stops_within(ends["stop_token"], size, folder)
+    stops = _generation.stops_within(ends["eos_token_id"], size, folder)
     if not stops:
         _keys.refuse(path, [f"eos_token_id must be in [0, {size})"])
     if len(stops) > 1:
         beside = {"eos_token_id": list(stops[1:])}
         _keys.pass_over(folder, beside, beside, f"{stops[0]} alone ends a translation")
-    return {**ends, "stop_token": stops[0], "generation": usual}
+    return {**ends, "eos_token_id": stops[0], "generation": usual}
 
 
 def _to_generation(model):
     """`generation_config.json` of a model."""
     usual = model.generation
-    barred = [[model.pad_token]] if usual.barred is None else usual.barred
+    bad_words_ids = (
+        [[model.pad_token_id]] if usual.bad_words_ids is None else usual.bad_words_ids
+    )
     ours = {
         **dataclasses.asdict(usual),
-        "barred": [list(words) for words in barred] or None,
+        "bad_words_ids": [list(words) for words in bad_words_ids] or None,
     }
     return {
         **{key: ours[own] for key, (own, _) in USUAL.items()},
         **{key: ours[own] for key, own in FORCED.items()},
         **{key: getattr(model, own) for key, own in ENDS.items()},
-        "max_length": min(model.context, (usual.max_length or model.context) + 1),
+        "max_length": min(
+            model.max_sequence_length,
+            (usual.max_length or model.max_sequence_length) + 1,
+        ),
     }
 
 

@@ -169,8 +169,8 @@ def to_config(model):
         "norm_num_groups": model.groups,
         "norm_eps": model.epsilon,
         "dropout": model.dropout,
-        "flip_sin_to_cos": model.cosine_first,
-        "freq_shift": model.frequency_shift,
+        "flip_sin_to_cos": model.flip_sin_to_cos,
+        "freq_shift": model.freq_shift,
         "downsample_padding": int(model.downsample_padding == "before"),
         "resnet_time_scale_shift": "scale_shift"
         if model.time_scale_shift
@@ -185,15 +185,15 @@ def to_config(model):
         if model.time_scale_shift:  # without it, the middle's has no normalization
             config["attn_norm_num_groups"] = model.groups
         return config
-    heads = [max(1, model.heads_of(level)) for level in range(levels)]
+    num_heads = [max(1, model.heads_of(level)) for level in range(levels)]
     depth = model.transformer_layers
     return {
         **config,
-        "attention_head_dim": heads if len(set(heads)) > 1 else heads[0],
+        "attention_head_dim": num_heads if len(set(num_heads)) > 1 else num_heads[0],
         "cross_attention_dim": model.context_dim,
         "transformer_layers_per_block": depth if isinstance(depth, int) else [*depth],
         "use_linear_projection": model.linear_projection,
-        "upcast_attention": model.wide_scores,
+        "upcast_attention": model.upcast_attention,
         "class_embed_type": model.vector_dim and "projection",
         "projection_class_embeddings_input_dim": model.vector_dim,
     }
@@ -212,10 +212,10 @@ def _head_channels(model):
     """The channels of every head, or None where each attention has one head."""
     levels = [level for level, attended in enumerate(model.attention) if attended]
     levels += [len(model.block_channels) - 1] * bool(model.mid_attention)
-    heads = {level: model.heads_of(level) for level in levels}
-    if set(heads.values()) <= {1}:
+    num_heads = {level: model.heads_of(level) for level in levels}
+    if set(num_heads.values()) <= {1}:
         return None
-    sizes = {model.block_channels[level] // n for level, n in heads.items()}
+    sizes = {model.block_channels[level] // n for level, n in num_heads.items()}
     if len(sizes) > 1:
         raise ValueError(
             "diffusers' UNet2DModel has heads of one size at all levels; these have "
@@ -270,23 +270,23 @@ def from_config(config, path="config.json", kinds=None):
         "null_class": null_class,
         "time_scale_shift": scale_shift,
         "downsample_padding": "before" if config["downsample_padding"] else "after",
-        "cosine_first": config["flip_sin_to_cos"],
-        "frequency_shift": config["freq_shift"],
+        "flip_sin_to_cos": config["flip_sin_to_cos"],
+        "freq_shift": config["freq_shift"],
     }
     size = config["attention_head_dim"]
     if name == PLAIN:
         arguments["mid_attention"] = config["add_attention"]
-        arguments["head_channels"] = size
+        arguments["head_dim"] = size
         return arguments
     vector_dim = config["projection_class_embeddings_input_dim"]
     return {
         **arguments,
-        "heads": size,
+        "num_heads": size,
         "context_dim": config["cross_attention_dim"],
         "vector_dim": vector_dim if projected else None,
         "transformer_layers": config["transformer_layers_per_block"],
         "linear_projection": config["use_linear_projection"],
-        "wide_scores": config["upcast_attention"],
+        "upcast_attention": config["upcast_attention"],
     }
 
 

@@ -10,10 +10,10 @@ BODY, CLASSIFIER, MAE = "ViTModel", "ViTForImageClassification", "ViTMAEForPreTr
 FIXED = {"hidden_act": "gelu", "qkv_bias": True}
 # An absent key has the default of transformers' own class.
 SIZES = {  # key -> argument
-    "hidden_size": "hidden",
-    "num_hidden_layers": "depth",
-    "num_attention_heads": "heads",
-    "intermediate_size": "hidden_units",
+    "hidden_size": "hidden_dim",
+    "num_hidden_layers": "num_layers",
+    "num_attention_heads": "num_heads",
+    "intermediate_size": "intermediate_dim",
 }
 KEYS = {
     "hidden_size": (768, SIZE),
@@ -88,17 +88,17 @@ def from_config(config, path, names):
     if kind == CLASSIFIER:
         given["num_classes"] = _transformers.labels(config)
     if kind == MAE:
-        hidden = config["decoder_hidden_size"]
+        hidden_dim = config["decoder_hidden_size"]
         units = config["decoder_intermediate_size"]
-        if units != 4 * hidden:
+        if units != 4 * hidden_dim:
             wrong = "decoder_intermediate_size must be 4 times decoder_hidden_size"
-            _keys.refuse(path, [f"{wrong}; it is {units} with {hidden}"])
+            _keys.refuse(path, [f"{wrong}; it is {units} with {hidden_dim}"])
         given |= {
             "mae": True,
             "positions": "sinusoidal",
-            "decoder_depth": config["decoder_num_hidden_layers"],
-            "decoder_hidden": hidden,
-            "decoder_heads": config["decoder_num_attention_heads"],
+            "decoder_num_layers": config["decoder_num_hidden_layers"],
+            "decoder_hidden_dim": hidden_dim,
+            "decoder_num_heads": config["decoder_num_attention_heads"],
             "mask_ratio": config["mask_ratio"],
             "normalized_pixels": config["norm_pix_loss"],
         }
@@ -132,10 +132,10 @@ def to_config(model):
         **FIXED,
         "model_type": "vit_mae" if model.mae else "vit",
         "architectures": [kind],
-        "hidden_size": model.hidden,
-        "num_hidden_layers": model.depth,
-        "num_attention_heads": model.heads,
-        "intermediate_size": model.hidden_units,
+        "hidden_size": model.hidden_dim,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_heads,
+        "intermediate_size": model.intermediate_dim,
         "patch_size": model.patch_size,
         "num_channels": channels,
         "image_size": height,
@@ -149,10 +149,10 @@ def to_config(model):
         config["label2id"] = {f"LABEL_{i}": i for i in classes}
     if model.mae:
         config |= {
-            "decoder_num_attention_heads": model.decoder_heads,
-            "decoder_hidden_size": model.decoder_hidden,
-            "decoder_num_hidden_layers": model.decoder_depth,
-            "decoder_intermediate_size": 4 * model.decoder_hidden,
+            "decoder_num_attention_heads": model.decoder_num_heads,
+            "decoder_hidden_size": model.decoder_hidden_dim,
+            "decoder_num_hidden_layers": model.decoder_num_layers,
+            "decoder_intermediate_size": 4 * model.decoder_hidden_dim,
             "mask_ratio": model.mask_ratio,
             "norm_pix_loss": model.normalized_pixels,
         }
@@ -170,15 +170,19 @@ def table(model, names=None):
     network = model.network
     bare = not (model.num_classes or model.mae)
     table = _transformers.Table("" if bare else "vit.")
-    side, channels, hidden = model.patch_size, model.image_shape[-1], model.hidden
+    side, channels, hidden_dim = (
+        model.patch_size,
+        model.image_shape[-1],
+        model.hidden_dim,
+    )
 
     def patches(name, variable, aliases):
         return st.Entry(
             name,
             variable,  # (p * p * C, D)
-            (hidden, channels, side, side),
-            lambda a: a.transpose(2, 3, 1, 0).reshape(-1, hidden),
-            lambda a: a.reshape(side, side, channels, hidden).transpose(3, 2, 0, 1),
+            (hidden_dim, channels, side, side),
+            lambda a: a.transpose(2, 3, 1, 0).reshape(-1, hidden_dim),
+            lambda a: a.reshape(side, side, channels, hidden_dim).transpose(3, 2, 0, 1),
             aliases,
         )
 

@@ -57,7 +57,14 @@ def ddpm():
 
 def gpt():
     """Integers in; dropout."""
-    return kg.GPT(vocabulary_size=7, context=6, depth=2, heads=2, hidden=8, dropout=0.2)
+    return kg.GPT(
+        vocabulary_size=7,
+        max_sequence_length=6,
+        num_layers=2,
+        num_heads=2,
+        hidden_dim=8,
+        dropout=0.2,
+    )
 
 
 def host(x):

@@ -37,7 +37,13 @@ FAMILIES = {
         lambda model, seed: model.generate(labels=[seed, 1], seed=seed),
     ),
     "text": (
-        lambda: kg.GPT(depth=1, hidden=8, heads=2, vocabulary_size=9, context=8),
+        lambda: kg.GPT(
+            num_layers=1,
+            hidden_dim=8,
+            num_heads=2,
+            vocabulary_size=9,
+            max_sequence_length=8,
+        ),
         lambda model, seed: model.generate([[seed]], max_new_tokens=4, seed=seed),
     ),
 }

@@ -101,7 +101,14 @@ TestLearnedVariance = conformance.battery(
 TestFlow = conformance.battery(
     "ddpm_flow",
     lambda: kg.DDPM(
-        kg.DiT((8, 8, 1), patch_size=4, depth=1, hidden=16, heads=2, num_classes=3),
+        kg.DiT(
+            (8, 8, 1),
+            patch_size=4,
+            num_layers=1,
+            hidden_dim=16,
+            num_heads=2,
+            num_classes=3,
+        ),
         "rectified_flow",
         "flow",
         times="logit_normal",

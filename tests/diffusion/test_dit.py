@@ -19,15 +19,21 @@ safetensors = pytest.importorskip("safetensors.numpy")
 torch.set_num_threads(1)  # beside TensorFlow's or JAX's own
 
 FILE = "diffusion_pytorch_model.safetensors"
-TINY = {"patch_size": 2, "depth": 2, "hidden": 16, "heads": 2, "num_classes": 5}
+TINY = {
+    "patch_size": 2,
+    "num_layers": 2,
+    "hidden_dim": 16,
+    "num_heads": 2,
+    "num_classes": 5,
+}
 CASES = {
     "learned variance": {"image_shape": (8, 8, 4), "out_channels": 8},
-    "patch 4, one head": {"image_shape": (8, 8, 3), "patch_size": 4, "heads": 1},
+    "patch 4, one head": {"image_shape": (8, 8, 3), "patch_size": 4, "num_heads": 1},
     "patch 8, deep": {
         "image_shape": (16, 16, 1),
         "patch_size": 8,
-        "depth": 4,
-        "heads": 4,
+        "num_layers": 4,
+        "num_heads": 4,
     },
 }
 
@@ -145,12 +151,14 @@ def test_the_places_are_diffusers():
 
 
 def test_the_sizes_are_those_of_table_1():
-    def parameters(depth, hidden, heads, patch, channels=4, out=8, rows=1001):
-        block = (6 + 4 + 8) * hidden**2 + (6 + 4 + 5) * hidden
-        ends = hidden * patch**2 * (channels + out) + hidden + patch**2 * out
-        time = 256 * hidden + hidden**2 + 2 * hidden
-        last = 2 * hidden**2 + 2 * hidden
-        return depth * block + ends + time + last + rows * hidden
+    def parameters(
+        num_layers, hidden_dim, num_heads, patch, channels=4, out=8, rows=1001
+    ):
+        block = (6 + 4 + 8) * hidden_dim**2 + (6 + 4 + 5) * hidden_dim
+        ends = hidden_dim * patch**2 * (channels + out) + hidden_dim + patch**2 * out
+        time = 256 * hidden_dim + hidden_dim**2 + 2 * hidden_dim
+        last = 2 * hidden_dim**2 + 2 * hidden_dim
+        return num_layers * block + ends + time + last + rows * hidden_dim
 
     dit = make(out_channels=8)
     count = sum(int(np.prod(v.shape)) for v in dit.trainable_variables)
@@ -164,8 +172,13 @@ def test_the_sizes_are_those_of_table_1():
         "XL": 675,
     }
     assert PATCHES == (2, 4, 8)
-    dit = kg.DiT((16, 16, 4), "S/8", depth=1)
-    assert (dit.patch_size, dit.depth, dit.hidden, dit.heads) == (8, 1, 384, 6)
+    dit = kg.DiT((16, 16, 4), "S/8", num_layers=1)
+    assert (dit.patch_size, dit.num_layers, dit.hidden_dim, dit.num_heads) == (
+        8,
+        1,
+        384,
+        6,
+    )
 
 
 def test_it_begins_at_zero_and_every_block_as_the_identity():
@@ -193,7 +206,7 @@ def test_time_and_labels():
         host(plain(x, 357)), host(plain(x, [357, 357, 357])), atol=1e-5
     )
     # The frequencies of the paper's code are not diffusers'.
-    other = kg.DiT.from_config({**dit.get_config(), "frequency_shift": 0.0})
+    other = kg.DiT.from_config({**dit.get_config(), "freq_shift": 0.0})
     other.set_weights(dit.get_weights())
     assert not np.allclose(host(other(x, 357, labels)), one, atol=1e-2)
 
@@ -282,7 +295,7 @@ def test_a_round_trip_keeps_every_bit(tmp_path, shared):
         wanted = answer(read.eval(), x, t, labels).numpy()
     np.testing.assert_allclose(host(dit(x, t, labels)), wanted, atol=1e-4)
     apart = kg.DiT.from_pretrained(tmp_path / "ours", shared_embedding=False)
-    assert len(apart.conditions) == dit.depth
+    assert len(apart.conditions) == dit.num_layers
     np.testing.assert_allclose(
         host(apart(x, t, labels)), host(dit(x, t, labels)), atol=1e-6
     )
@@ -344,7 +357,7 @@ def test_configurations_of_other_networks(folder, change, message):
         ({"image_shape": (8, 4, 4)}, "its images are square"),
         ({"num_classes": None}, "it has labels; num_classes is None"),
         ({"null_class": False}, "null_class is False"),
-        ({"frequency_shift": 0.0}, "its frequency_shift is 1; here 0.0"),
+        ({"freq_shift": 0.0}, "its freq_shift is 1; here 0.0"),
     ],
 )
 def test_networks_that_diffusers_has_not(tmp_path, arguments, message):
@@ -364,9 +377,9 @@ def test_networks_that_diffusers_has_not(tmp_path, arguments, message):
         ({"image_shape": (8, 7, 4)}, r"divisible by 2; got \(8, 7, 4\).*patch_size"),
         ({"image_shape": (8, 8)}, "image_shape must be"),
         ({"image_shape": 8}, "image_shape must be"),
-        ({"hidden": 15}, "hidden must be divisible by heads; 2"),
-        ({"hidden": 18}, "divisible by 4"),
-        ({"depth": 0}, "depth must be"),
+        ({"hidden_dim": 15}, "hidden_dim must be divisible by num_heads; 2"),
+        ({"hidden_dim": 18}, "divisible by 4"),
+        ({"num_layers": 0}, "depth must be"),
         ({"out_channels": 0}, "out_channels must be"),
         ({"num_classes": 0}, "num_classes must be"),
         ({"seed": -1}, "seed"),

@@ -23,7 +23,7 @@ def make():
         layers_per_block=1,
         groups=4,
         attention=True,
-        heads=(2, 4),
+        num_heads=(2, 4),
         context_dim=6,
         vector_dim=3,
         transformer_layers=(1, 2),

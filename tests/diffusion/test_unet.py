@@ -292,7 +292,7 @@ def test_lists_that_say_one_thing():
     [
         ({"vector_dim": 4}, "a vector beside labels or without a context"),
         ({"context_dim": 4, "mid_attention": False}, "attention in the middle"),
-        ({"attention": (True, True), "heads": (1, 4)}, r"\[4, 8\] channels"),
+        ({"attention": (True, True), "num_heads": (1, 4)}, r"\[4, 8\] channels"),
     ],
 )
 def test_networks_that_diffusers_has_not(tmp_path, arguments, message):

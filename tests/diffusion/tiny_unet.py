@@ -11,8 +11,8 @@ STABLE = {
     "epsilon": 1e-5,
     "context_dim": 6,
     "downsample_padding": "before",
-    "cosine_first": True,
-    "frequency_shift": 0,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
 }
 NETWORKS = {
     "DDPM": {**TINY, "attention": (False, True)},
@@ -20,13 +20,13 @@ NETWORKS = {
         **TINY,
         "out_channels": 6,
         "attention": (True, False),
-        "head_channels": 4,
+        "head_dim": 4,
         "num_classes": 3,
         "time_scale_shift": True,
         "epsilon": 1e-5,
         "downsample_padding": "before",
-        "cosine_first": True,
-        "frequency_shift": 0,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
     },
     "one level, no attention": {
         "block_channels": (8,),
@@ -35,15 +35,15 @@ NETWORKS = {
         "attention": False,
         "mid_attention": False,
     },
-    "Stable Diffusion 1": {**STABLE, "attention": (False, True), "heads": 2},
+    "Stable Diffusion 1": {**STABLE, "attention": (False, True), "num_heads": 2},
     "Stable Diffusion 2, with a vector": {
         **STABLE,
         "attention": (True, False),
-        "heads": (2, 4),
+        "num_heads": (2, 4),
         "vector_dim": 5,
         "transformer_layers": (1, 2),
         "linear_projection": True,
-        "wide_scores": True,
+        "upcast_attention": True,
     },
 }
 

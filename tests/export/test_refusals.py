@@ -17,7 +17,13 @@ INT, FLOAT = np.int32, np.float32
 
 
 def gpt():
-    return kg.GPT(depth=1, hidden=8, heads=2, vocabulary_size=9, context=6)
+    return kg.GPT(
+        num_layers=1,
+        hidden_dim=8,
+        num_heads=2,
+        vocabulary_size=9,
+        max_sequence_length=6,
+    )
 
 
 def ddpm():

@@ -12,7 +12,12 @@ SPECIAL = ["<pad>", "</s>"]
 @pytest.mark.processes
 def test_texts_are_served_as_generate_writes_them(tmp_path, tensorflow_alone):
     tokenizer = kg.Tokenizer.characters([TEXT], special_tokens=SPECIAL)
-    sizes = {"depth": 1, "hidden": 16, "heads": 2, "context": 24}
+    sizes = {
+        "num_layers": 1,
+        "hidden_dim": 16,
+        "num_heads": 2,
+        "max_sequence_length": 24,
+    }
     model = kg.GPT(**sizes, tokenizer=tokenizer, seed=1)
     for variable in model.network.trainable_variables:  # so that choices differ
         if len(variable.shape) > 1:

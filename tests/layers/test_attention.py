@@ -10,15 +10,15 @@ from keras_genai.layers import Attention, alibi_slopes, attention_mask
 
 KINDS = {
     "plain": {},
-    "grouped": {"kv_heads": 2},
-    "one key head": {"kv_heads": 1, "use_bias": True},
+    "grouped": {"num_key_value_heads": 2},
+    "one key head": {"num_key_value_heads": 1, "use_bias": True},
     "wide heads": {"head_dim": 6, "out_bias": False},
-    "window": {"window": 3},
-    "normalized": {"qk_norm": "rms", "kv_heads": 2},
+    "sliding_window": {"sliding_window": 3},
+    "normalized": {"qk_norm": "rms", "num_key_value_heads": 2},
     "layer-normalized": {"qk_norm": "layer"},
-    "alibi": {"alibi": True, "kv_heads": 2},
-    "rotary": {"rotary": 10_000.0, "kv_heads": 2},
-    "partly rotary": {"rotary": 100.0, "rotary_dim": 2, "window": 4},
+    "alibi": {"alibi": True, "num_key_value_heads": 2},
+    "rotary": {"rotary": 10_000.0, "num_key_value_heads": 2},
+    "partly rotary": {"rotary": 100.0, "rotary_dim": 2, "sliding_window": 4},
 }
 B, T, C, N = 3, 7, 16, 4
 
@@ -52,7 +52,7 @@ def reference(layer, x, context=None, mask=None):
     """The layer in plain NumPy: output and probabilities."""
     source = x if context is None else context
 
-    def heads(name, y, norm=None):
+    def num_heads(name, y, norm=None):
         dense = getattr(layer, name)
         y = y @ host(dense.kernel)
         y = y if dense.bias is None else y + host(dense.bias)
@@ -66,9 +66,9 @@ def reference(layer, x, context=None, mask=None):
             y = y * host(norm.gamma) + host(norm.beta)
         return y
 
-    query = heads("query", x, layer.query_norm)
-    key = heads("key", source, layer.key_norm)
-    value = heads("value", source)
+    query = num_heads("query", x, layer.query_norm)
+    key = num_heads("key", source, layer.key_norm)
+    value = num_heads("value", source)
     if layer.rotary:
         dim = layer.rotary_dim or query.shape[-1]
         query, key = (turned(y, layer.rotary, dim) for y in (query, key))
@@ -81,8 +81,8 @@ def reference(layer, x, context=None, mask=None):
     seen = np.ones(scores.shape, bool)
     if layer.causal:
         seen &= s <= t
-    if layer.window:
-        seen &= np.abs(t - s) < layer.window
+    if layer.sliding_window:
+        seen &= np.abs(t - s) < layer.sliding_window
     if mask is not None:
         seen &= mask
     scores = np.where(seen, scores, -1e30)
@@ -222,7 +222,7 @@ def test_weights_of_a_deviation():
 
 def test_masks():
     assert attention_mask(3, 3) is None
-    seen = host(attention_mask(2, 5, 2, causal=True, window=2))
+    seen = host(attention_mask(2, 5, 2, causal=True, sliding_window=2))
     np.testing.assert_array_equal(seen[0, 0], [[0, 1, 1, 0, 0], [0, 0, 1, 1, 0]])
     seen = host(attention_mask(2, 3, np.array([0, 1]), np.ones((2, 3)), causal=True))
     wanted = [[[1, 0, 0], [1, 1, 0]], [[1, 1, 0], [1, 1, 1]]]
@@ -277,16 +277,19 @@ def test_half_precision_and_configuration():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"heads": 3}, "3 does not divide 16"),
-        ({"heads": 4, "kv_heads": 3}, "kv_heads must divide heads"),
-        ({"heads": 4, "window": 0}, "window must be"),
-        ({"heads": 4, "qk_norm": "batch"}, "qk_norm must be"),
-        ({"heads": 4, "rotary": 0.5}, "rotary is the base"),
-        ({"heads": 4, "rotary": 10.0, "alibi": True}, "two ways"),
-        ({"heads": 4, "rotary": 10.0, "rotary_dim": 3}, "divisible by 2"),
-        ({"heads": 4, "rotary": 10.0, "rotary_dim": 6}, "at most the 4 channels"),
-        ({"heads": 8, "rotary": 10.0, "rotary_axes": 2}, "divisible by 4"),
-        ({"heads": 8, "rotary_axes": 3}, "rotary_axes must be"),
+        ({"num_heads": 3}, "3 does not divide 16"),
+        (
+            {"num_heads": 4, "num_key_value_heads": 3},
+            "num_key_value_heads must divide num_heads",
+        ),
+        ({"num_heads": 4, "sliding_window": 0}, "window must be"),
+        ({"num_heads": 4, "qk_norm": "batch"}, "qk_norm must be"),
+        ({"num_heads": 4, "rotary": 0.5}, "rotary is the base"),
+        ({"num_heads": 4, "rotary": 10.0, "alibi": True}, "two ways"),
+        ({"num_heads": 4, "rotary": 10.0, "rotary_dim": 3}, "divisible by 2"),
+        ({"num_heads": 4, "rotary": 10.0, "rotary_dim": 6}, "at most the 4 channels"),
+        ({"num_heads": 8, "rotary": 10.0, "rotary_axes": 2}, "divisible by 4"),
+        ({"num_heads": 8, "rotary_axes": 3}, "rotary_axes must be"),
     ],
 )
 def test_errors(arguments, message):

@@ -12,7 +12,7 @@ from keras_genai import layers
 
 BLOCKS = {
     "ResNetBlock": {"filters": 6, "groups": 2, "dropout": 0.1},
-    "SelfAttention2D": {"heads": 2, "groups": 2},
+    "SelfAttention2D": {"num_heads": 2, "groups": 2},
     "Downsample2D": {"filters": 6},
     "Upsample2D": {},
 }
@@ -97,7 +97,7 @@ def test_a_block_that_begins_as_its_shortcut(name):
 
 
 def test_attention_in_plain_numpy():
-    block = layers.SelfAttention2D(heads=2, groups=2)
+    block = layers.SelfAttention2D(num_heads=2, groups=2)
     x = noise(2, 3, 2, 4)
     y = host(block(x))
     positions = host(block.norm(x)).reshape(2, 6, 4)
@@ -146,7 +146,7 @@ def test_downsampling_pads_after_or_before(padding, zeros):
 
 def test_errors():
     with pytest.raises(ValueError, match="3 does not divide 4"):
-        layers.SelfAttention2D(heads=3, groups=2)(noise(1, 2, 2, 4))
+        layers.SelfAttention2D(num_heads=3, groups=2)(noise(1, 2, 2, 4))
     with pytest.raises(ValueError, match="halves even sides alone"):
         layers.Downsample2D()(noise(1, 5, 4, 2))
     with pytest.raises(ValueError, match='"after" or "before"'):

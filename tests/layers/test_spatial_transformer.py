@@ -14,17 +14,17 @@ from keras_genai import layers
 
 GATED = {"hidden_units": 12, "activation": "geglu", "fused_gate": True}
 LAYERS = {
-    "Attention": {"heads": 2, "wide_scores": True},
+    "Attention": {"num_heads": 2, "upcast_attention": True},
     "FeedForward": GATED,
     "TransformerBlock": {
-        "heads": 2,
+        "num_heads": 2,
         "hidden_units": 16,
         "activation": "geglu",
         "cross": True,
         "attention": {"use_bias": False},
         "fused_gate": True,
     },
-    "CrossAttention2D": {"heads": 2, "depth": 2, "groups": 2},
+    "CrossAttention2D": {"num_heads": 2, "num_layers": 2, "groups": 2},
 }
 
 
@@ -70,7 +70,7 @@ def test_a_layer_of_its_kind(name, tmp_path):
 
 @pytest.mark.parametrize("crossed", [False, True])
 def test_attention_in_plain_numpy(crossed):
-    layer = layers.Attention(heads=2)
+    layer = layers.Attention(num_heads=2)
     x, context = given("Attention")
     y = host(layer(x, context) if crossed else layer(x))
     source = context if crossed else x
@@ -111,6 +111,6 @@ def test_errors():
     with pytest.raises(ValueError, match="heads must be"):
         layers.CrossAttention2D(0)
     with pytest.raises(ValueError, match="depth must be"):
-        layers.CrossAttention2D(depth=0)
+        layers.CrossAttention2D(num_layers=0)
     with pytest.raises(ValueError, match="fused_gate=True needs a gate"):
         layers.FeedForward(12, "gelu", fused_gate=True)

@@ -9,14 +9,14 @@ from keras_genai import layers
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0])
-@pytest.mark.parametrize("cosine_first", [False, True])
-def test_sines_and_cosines(shift, cosine_first):
+@pytest.mark.parametrize("flip_sin_to_cos", [False, True])
+def test_sines_and_cosines(shift, flip_sin_to_cos):
     t = np.array([0, 1, 499, 999], "int32")
     found = layers.sinusoidal_embedding(
-        ops.convert_to_tensor(t), 8, cosine_first, shift
+        ops.convert_to_tensor(t), 8, flip_sin_to_cos, shift
     )
     angles = t[:, None] * 10_000.0 ** (-np.arange(4) / (4 - shift))
-    wanted = [np.sin(angles), np.cos(angles)][:: -1 if cosine_first else 1]
+    wanted = [np.sin(angles), np.cos(angles)][:: -1 if flip_sin_to_cos else 1]
     found = ops.convert_to_numpy(found)
     assert found.dtype == "float32"
     np.testing.assert_allclose(found, np.concatenate(wanted, 1), atol=1e-4)
@@ -24,7 +24,7 @@ def test_sines_and_cosines(shift, cosine_first):
 
 def test_a_time_embedding_is_a_layer(tmp_path):
     t = keras.Input(())
-    layer = layers.TimeEmbedding(6, 4, frequency_shift=1.0, seed=2, stream="time")
+    layer = layers.TimeEmbedding(6, 4, freq_shift=1.0, seed=2, stream="time")
     model = keras.Model(t, layer(t))
     times = np.array([0.0, 3.5, 999.0], "float32")
     y = ops.convert_to_numpy(model(times))

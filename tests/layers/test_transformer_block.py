@@ -94,7 +94,7 @@ def test_cached_is_uncached(cross, norm):
         "swiglu",
         norm=norm,
         cross=cross,
-        attention={"causal": True, "kv_heads": 2},
+        attention={"causal": True, "num_key_value_heads": 2},
     )
     x, context = noise(B, T, C), noise(B, S, C, seed=1)
     given = (context,) if cross else ()
@@ -201,7 +201,7 @@ def test_a_layer_of_its_kind(tmp_path):
 def test_errors():
     with pytest.raises(ValueError, match="activation must be"):
         FeedForward(4, "elu")
-    with pytest.raises(ValueError, match="hidden_units must be"):
+    with pytest.raises(ValueError, match="intermediate_dim must be"):
         FeedForward(0)
     with pytest.raises(ValueError, match='norm must be "layer" or "rms"'):
         TransformerBlock(2, 4, norm="batch")

@@ -33,17 +33,17 @@ def test_the_callback(capsys):
         WANTED * 4, 280, special_tokens=["<pad>", "<s>", "</s>"]
     )
     model = kg.Translator(
-        depth=1,
-        hidden=32,
-        heads=2,
+        num_layers=1,
+        hidden_dim=32,
+        num_heads=2,
         hidden_units=32,
-        context=40,
+        max_sequence_length=40,
         dropout=0.0,
         tokenizer=tokenizer,
     )
     model.compile(keras.optimizers.Adam(5e-3))
     judge = kg.callbacks.Translations(
-        WANTED, WANTED, every=30, examples=1, beam_size=2, max_length=30
+        WANTED, WANTED, every=30, examples=1, num_beams=2, max_length=30
     )
     history = model.fit(
         model.pairs(WANTED, WANTED), epochs=30, verbose=0, callbacks=[judge]

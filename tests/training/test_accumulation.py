@@ -26,10 +26,10 @@ def dense(units, name, **kwargs):
 
 def gpt():
     return kg.GPT(
-        depth=1,
-        hidden=16,
-        heads=2,
-        context=8,
+        num_layers=1,
+        hidden_dim=16,
+        num_heads=2,
+        max_sequence_length=8,
         vocabulary_size=20,
         dropout=0.2,
         ema_decay=0.9,
@@ -158,8 +158,14 @@ def test_it_is_the_whole_batch(whole, make, batches):
 
 def bert():
     """Two heads, of which one counts by hidden words and the other by pairs."""
-    sizes = {"depth": 1, "hidden": 8, "heads": 2, "context": 8, "vocabulary_size": 20}
-    return kg.BERT(**sizes, mask_token=3, next_sentence=True, dropout=0.2)
+    sizes = {
+        "num_layers": 1,
+        "hidden_dim": 8,
+        "num_heads": 2,
+        "max_sequence_length": 8,
+        "vocabulary_size": 20,
+    }
+    return kg.BERT(**sizes, mask_token_id=3, next_sentence=True, dropout=0.2)
 
 
 def cgan():

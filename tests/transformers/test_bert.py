@@ -11,12 +11,12 @@ from keras_genai.transformers import mlm
 from tests.conformance import host
 
 SMALL = {
-    "depth": 2,
-    "hidden": 16,
-    "heads": 2,
+    "num_layers": 2,
+    "hidden_dim": 16,
+    "num_heads": 2,
     "vocabulary_size": 30,
-    "context": 12,
-    "mask_token": 3,
+    "max_sequence_length": 12,
+    "mask_token_id": 3,
     "special_tokens": [0, 1, 2, 3],
     "seed": 0,
 }
@@ -66,10 +66,10 @@ def test_words_are_hidden_whole_and_at_the_papers_rates():
     assert (pairs[..., 0] == pairs[..., 1]).all()  # whole
     assert abs(pairs.mean() - 0.2) < 0.01
     assert (masked[~chosen] == tokens[~chosen]).all()
-    hidden, before = masked[chosen], tokens[chosen]
-    shares = [(hidden == 3).mean(), (hidden == before).mean()]
+    hidden_dim, before = masked[chosen], tokens[chosen]
+    shares = [(hidden_dim == 3).mean(), (hidden_dim == before).mean()]
     np.testing.assert_allclose(shares, [0.8, 0.1], atol=0.015)
-    other = hidden[(hidden != 3) & (hidden != before)]
+    other = hidden_dim[(hidden_dim != 3) & (hidden_dim != before)]
     assert abs(other.mean() - size / 2) < 50 and other.max() > 0.98 * size
     later = host(
         mlm.mask_tokens(
@@ -124,7 +124,7 @@ def test_padding_changes_nothing():
 
 @pytest.mark.once
 def test_it_learns_hidden_tokens():
-    model = small(dropout=0.0, hidden=32)
+    model = small(dropout=0.0, hidden_dim=32)
     model.compile(keras.optimizers.Adam(5e-3))
     # One token to a text: what is hidden is what is around it.
     tokens = sentences(256)[:, :1].repeat(8, axis=1)
@@ -171,8 +171,14 @@ def test_weights_of_samples_count():
 
 @pytest.mark.once
 def test_texts_and_a_saved_tokenizer(tokenizer, tmp_path):
-    model = kg.BERT(depth=1, hidden=16, heads=2, tokenizer=tokenizer, context=20)
-    assert (model.vocabulary_size, model.mask_token) == (300, tokenizer.mask_id)
+    model = kg.BERT(
+        num_layers=1,
+        hidden_dim=16,
+        num_heads=2,
+        tokenizer=tokenizer,
+        max_sequence_length=20,
+    )
+    assert (model.vocabulary_size, model.mask_token_id) == (300, tokenizer.mask_id)
     texts = ["my lord", "to be or not to be, that is the question"]
     vectors = model.embed(texts)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=-1), 1.0, atol=1e-5)
@@ -205,14 +211,16 @@ def test_what_does_not_fit_is_named(tokenizer):
             model.fit(tokens, verbose=0)
     with pytest.raises(ValueError, match="takes no labels"):
         model.fit(good, np.zeros(4, int), verbose=0)
-    with pytest.raises(ValueError, match="heads must divide hidden: 3 does not"):
-        small(heads=3)
+    with pytest.raises(
+        ValueError, match="num_heads must divide hidden_dim: 3 does not"
+    ):
+        small(num_heads=3)
     with pytest.raises(ValueError, match="size must be one of tiny, .*; got 'huge'"):
         kg.BERT("huge")
-    with pytest.raises(ValueError, match=r"mask_token must be an id in \[0, 30\)"):
-        small(mask_token=30)
+    with pytest.raises(ValueError, match=r"mask_token_id must be an id in \[0, 30\)"):
+        small(mask_token_id=30)
     with pytest.raises(ValueError, match="must have a mask"):
-        unmasked = small(mask_token=None)
+        unmasked = small(mask_token_id=None)
         unmasked.compile()
         unmasked.fit(good)
     with pytest.raises(ValueError, match="ids reach 299, and this BERT has a voc"):

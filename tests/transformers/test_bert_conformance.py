@@ -6,12 +6,12 @@ import keras_genai as kg
 from tests import conformance
 
 SMALL = {
-    "depth": 2,
-    "hidden": 12,
-    "heads": 2,
-    "context": 10,
+    "num_layers": 2,
+    "hidden_dim": 12,
+    "num_heads": 2,
+    "max_sequence_length": 10,
     "vocabulary_size": 24,
-    "mask_token": 3,
+    "mask_token_id": 3,
     "special_tokens": [0, 1, 2, 3],
     "mask_rate": 0.3,
 }

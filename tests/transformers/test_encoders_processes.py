@@ -27,12 +27,12 @@ def _sentences(n):
 
 TestBERTProcesses = processes.battery(
     lambda: kg.BERT(
-        depth=1,
-        hidden=8,
-        heads=2,
-        context=8,
+        num_layers=1,
+        hidden_dim=8,
+        num_heads=2,
+        max_sequence_length=8,
         vocabulary_size=20,
-        mask_token=3,
+        mask_token_id=3,
         special_tokens=[0, 1, 2, 3],
         next_sentence=True,
         mask_rate=0.3,
@@ -46,7 +46,7 @@ TestBERTProcesses = processes.battery(
         "embed": lambda model, tokens, token_types, mask: model.embed(
             {"tokens": tokens, "token_types": token_types, "mask": mask}
         ),
-        "hidden": lambda model, tokens, token_types, mask: model(
+        "hidden_dim": lambda model, tokens, token_types, mask: model(
             tokens, token_types, mask
         ),
     },
@@ -63,9 +63,9 @@ TestViTProcesses = processes.battery(
     lambda: kg.ViT(
         (8, 8, 2),
         patch_size=4,
-        depth=1,
-        hidden=8,
-        heads=2,
+        num_layers=1,
+        hidden_dim=8,
+        num_heads=2,
         num_classes=3,
         dropout=0.1,
         seed=1,
@@ -89,9 +89,9 @@ def _pairs(n):
 
 
 def _padded(model, tokens):
-    rows = model.translate(tokens, max_length=model.context - 1)
-    made = np.full((len(rows), model.context), model.pad_token, "int32")
-    made[:, 0] = model.start_token
+    rows = model.translate(tokens, max_length=model.max_sequence_length - 1)
+    made = np.full((len(rows), model.max_sequence_length), model.pad_token_id, "int32")
+    made[:, 0] = model.decoder_start_token_id
     for line, row in zip(made, rows, strict=True):
         line[1 : 1 + len(row)] = row
     return made
@@ -99,15 +99,15 @@ def _padded(model, tokens):
 
 TestTranslatorProcesses = processes.battery(
     lambda: kg.Translator(
-        depth=1,
-        hidden=8,
-        heads=2,
-        hidden_units=8,
+        num_layers=1,
+        hidden_dim=8,
+        num_heads=2,
+        intermediate_dim=8,
         vocabulary_size=20,
-        context=8,
-        pad_token=0,
-        start_token=1,
-        stop_token=2,
+        max_sequence_length=8,
+        pad_token_id=0,
+        decoder_start_token_id=1,
+        eos_token_id=2,
         seed=1,
     ),
     _pairs,

@@ -10,10 +10,16 @@ from keras_genai.transformers.logits_processors import MINUS, SamplingConfig
 from tests.conformance import BACKEND
 
 V = 29
-TINY = {"depth": 2, "hidden": 16, "heads": 4, "vocabulary_size": V, "context": 32}
+TINY = {
+    "num_layers": 2,
+    "hidden_dim": 16,
+    "num_heads": 4,
+    "vocabulary_size": V,
+    "max_sequence_length": 32,
+}
 KINDS = {
-    "gpt2": {**TINY, "stop_token": 3},
-    "llama": {**TINY, **kg.GPT.LLAMA, "kv_heads": 2, "stop_token": 3},
+    "gpt2": {**TINY, "eos_token_id": 3},
+    "llama": {**TINY, **kg.GPT.LLAMA, "num_key_value_heads": 2, "eos_token_id": 3},
 }
 
 
@@ -71,24 +77,24 @@ def theirs(reference, x, new, **options):
 OPTIONS = [
     ({"temperature": 0}, {}),
     ({"temperature": 0, "repetition_penalty": 1.7}, {"repetition_penalty": 1.7}),
-    ({"temperature": 0, "no_repeat_ngram": 2}, {"no_repeat_ngram_size": 2}),
-    ({"temperature": 0, "no_repeat_ngram": 1}, {"no_repeat_ngram_size": 1}),
-    ({"beam_size": 1}, {}),
-    ({"beam_size": 3}, {"num_beams": 3}),
+    ({"temperature": 0, "no_repeat_ngram_size": 2}, {"no_repeat_ngram_size": 2}),
+    ({"temperature": 0, "no_repeat_ngram_size": 1}, {"no_repeat_ngram_size": 1}),
+    ({"num_beams": 1}, {}),
+    ({"num_beams": 3}, {"num_beams": 3}),
     (
-        {"beam_size": 4, "length_penalty": 0.6, "early_stopping": True},
+        {"num_beams": 4, "length_penalty": 0.6, "early_stopping": True},
         {"num_beams": 4, "length_penalty": 0.6, "early_stopping": True},
     ),
     (
-        {"beam_size": 2, "length_penalty": 2.0, "early_stopping": "never"},
+        {"num_beams": 2, "length_penalty": 2.0, "early_stopping": "never"},
         {"num_beams": 2, "length_penalty": 2.0, "early_stopping": "never"},
     ),
     (
-        {"beam_size": 3, "length_penalty": -0.5, "repetition_penalty": 1.3},
+        {"num_beams": 3, "length_penalty": -0.5, "repetition_penalty": 1.3},
         {"num_beams": 3, "length_penalty": -0.5, "repetition_penalty": 1.3},
     ),
     (
-        {"beam_size": 3, "no_repeat_ngram": 2},
+        {"num_beams": 3, "no_repeat_ngram_size": 2},
         {"num_beams": 3, "no_repeat_ngram_size": 2},
     ),
 ]
@@ -113,9 +119,9 @@ def test_equals_transformers_token_for_token(family, ours, options):
         ("llama", {"temperature": 0}),
         ("gpt2", {"seed": 3}),
         ("llama", {"seed": 3, "top_k": 4, "repetition_penalty": 1.3}),
-        ("gpt2", {"beam_size": 3, "no_repeat_ngram": 2}),
-        ("llama", {"contrastive": 0.5, "top_k": 3}),
-        ("gpt2", {"contrastive": 0.5, "top_k": 3}),
+        ("gpt2", {"num_beams": 3, "no_repeat_ngram_size": 2}),
+        ("llama", {"penalty_alpha": 0.5, "top_k": 3}),
+        ("gpt2", {"penalty_alpha": 0.5, "top_k": 3}),
     ],
 )
 def test_a_row_is_the_same_whatever_stands_beside_it(kind, options):
@@ -136,7 +142,7 @@ def test_a_row_is_the_same_whatever_stands_beside_it(kind, options):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_loop_with_its_cache_is_the_network_called_anew(kind):
     """Each token is the most probable one of the whole text before it."""
-    model = make(kind, stop_token=None)
+    model = make(kind, eos_token_id=None)
     made = model.generate(prompts(), 12, temperature=0)
     logits = host(model(made))
     np.testing.assert_array_equal(made[:, 5:], logits[:, 4:-1].argmax(-1))
@@ -144,7 +150,7 @@ def test_the_loop_with_its_cache_is_the_network_called_anew(kind):
 
 @pytest.mark.once
 def test_draws_have_the_distribution():
-    model = make(scale=4.0, stop_token=None)
+    model = make(scale=4.0, eos_token_id=None)
     x = np.repeat(prompts(1), 4000, axis=0)
     logits = host(model(x[:1]))[0, -1].astype("float64")
     for options in (
@@ -177,15 +183,15 @@ def test_numbers_are_inputs_of_what_is_compiled():
         pytest.skip("PyTorch runs the loop eagerly: there is nothing to compile.")
     model, x = make(), prompts(2)
     model.generate(x, 4, top_p=0.9, repetition_penalty=1.2)
-    model.generate(x, 4, beam_size=2)
-    model.generate(x, 4, contrastive=0.3, top_k=2)
+    model.generate(x, 4, num_beams=2)
+    model.generate(x, 4, penalty_alpha=0.3, top_k=2)
     count = len(model.programs)
     for temperature in (1.0, 0.2, 50.0):
         options = {"top_p": 0.5 + temperature / 100, "repetition_penalty": 3.0}
         made = model.generate(x, 4, temperature=temperature, **options)
         assert made.shape == (2, 9)
-    model.generate(x, 4, beam_size=2, length_penalty=-1.0)
-    model.generate(x, 4, contrastive=0.9, top_k=2)
+    model.generate(x, 4, num_beams=2, length_penalty=-1.0)
+    model.generate(x, 4, penalty_alpha=0.9, top_k=2)
     assert len(model.programs) == count
 
 
@@ -203,9 +209,9 @@ def test_logits_processors_against_transformers():
     seen = np.ones(x.shape, bool)
     for own, reference in (
         ({"repetition_penalty": 1.3}, process.RepetitionPenaltyLogitsProcessor(1.3)),
-        ({"no_repeat_ngram": 1}, process.NoRepeatNGramLogitsProcessor(1)),
-        ({"no_repeat_ngram": 2}, process.NoRepeatNGramLogitsProcessor(2)),
-        ({"no_repeat_ngram": 3}, process.NoRepeatNGramLogitsProcessor(3)),
+        ({"no_repeat_ngram_size": 1}, process.NoRepeatNGramLogitsProcessor(1)),
+        ({"no_repeat_ngram_size": 2}, process.NoRepeatNGramLogitsProcessor(2)),
+        ({"no_repeat_ngram_size": 3}, process.NoRepeatNGramLogitsProcessor(3)),
         ({"temperature": 0.7}, process.TemperatureLogitsWarper(0.7)),
         ({"top_k": 5}, process.TopKLogitsWarper(5)),
         ({"top_p": 0.7}, process.TopPLogitsWarper(0.7)),
@@ -228,7 +234,7 @@ def test_logits_processors_against_transformers():
 # Contrastive search and drafts
 
 
-def contrastive(model, x, new, penalty, k):
+def penalty_alpha(model, x, new, penalty, k):
     """2202.06417, written out: the whole text anew for every candidate."""
     text = list(x)
     for _ in range(new):
@@ -249,12 +255,12 @@ def contrastive(model, x, new, penalty, k):
 
 @pytest.mark.once
 def test_contrastive_search_written_out():
-    model = make("llama", scale=8.0, stop_token=None)
+    model = make("llama", scale=8.0, eos_token_id=None)
     for penalty, k in ((0.6, 4), (0.2, 4), (0.0, 4), (1.0, 3)):
         x = prompts(2)
-        got = model.generate(x, 5, contrastive=penalty, top_k=k)
+        got = model.generate(x, 5, penalty_alpha=penalty, top_k=k)
         for row, text in zip(got, x.tolist(), strict=True):
-            assert row.tolist() == contrastive(model, text, 5, penalty, k)
+            assert row.tolist() == penalty_alpha(model, text, 5, penalty, k)
 
 
 @pytest.mark.once
@@ -262,25 +268,29 @@ def test_a_draft_changes_nothing_but_the_number_of_steps():
     model = make("llama")
     rows = [row[:n].tolist() for row, n in zip(prompts(4), (2, 5, 3, 1), strict=True)]
     wanted = model.generate(rows, 10, temperature=0)
-    drafts = (make("llama", seed=7, depth=1), make("gpt2", seed=8), model)
-    for draft, count in zip(drafts, (3, 1, 3), strict=True):
-        made = model.generate(rows, 10, temperature=0, draft=draft, draft_tokens=count)
+    drafts = (make("llama", seed=7, num_layers=1), make("gpt2", seed=8), model)
+    for draft_model, count in zip(drafts, (3, 1, 3), strict=True):
+        made = model.generate(
+            rows, 10, temperature=0, draft_model=draft_model, draft_tokens=count
+        )
         for a, b in zip(made, wanted, strict=True):
             np.testing.assert_array_equal(a, b)
     # Up to the very end of the context.
     wanted = model.generate(rows, temperature=0)
-    made = model.generate(rows, temperature=0, draft=make("gpt2", seed=8))
+    made = model.generate(rows, temperature=0, draft_model=make("gpt2", seed=8))
     for a, b in zip(made, wanted, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.once
 def test_draws_with_a_draft_have_the_model_s_distribution():
-    small = {"vocabulary_size": 5, "stop_token": None}
+    small = {"vocabulary_size": 5, "eos_token_id": None}
     model = make(scale=8.0, **small)
-    draft = make(scale=8.0, seed=5, depth=1, **small)
+    draft_model = make(scale=8.0, seed=5, num_layers=1, **small)
     x = np.repeat(np.array([[1, 4]], "int32"), 6000, axis=0)
-    made = model.generate(x, 3, seed=2, draft=draft, draft_tokens=2, batch_size=6000)
+    made = model.generate(
+        x, 3, seed=2, draft_model=draft_model, draft_tokens=2, batch_size=6000
+    )
     every = np.stack(np.meshgrid(*[np.arange(5)] * 3, indexing="ij"), -1).reshape(-1, 3)
     whole = np.concatenate([np.repeat(x[:1], 125, axis=0), every], 1).astype("int32")
     p = np.exp(model.score(whole, batch_size=125)[:, 1:].sum(1))
@@ -310,10 +320,10 @@ def test_forms_of_prompts_and_results():
     three = model.generate(3, 4, seed=1)
     assert three.shape == (3, 5) and np.all(three[:, 0] == 3)
     assert model.generate(1).shape == (1, 32)
-    several = make(stop_token=(3, 5, 7, 9, 11))
+    several = make(eos_token_id=(3, 5, 7, 9, 11))
     ends = several.generate(8, 20, seed=2)
     for row in ends[:, 1:]:
-        stops = np.flatnonzero(np.isin(row, several.stop_token))
+        stops = np.flatnonzero(np.isin(row, several.eos_token_id))
         assert not len(stops) or np.all(row[stops[0] + 1 :] == 3)
 
 
@@ -323,7 +333,7 @@ TEXT = "to be, or not to be: that is the question"
 def speaking(**kwargs):
     tokenizer = kg.Tokenizer.characters([TEXT])
     size = tokenizer.vocabulary_size
-    given = {**KINDS["gpt2"], "vocabulary_size": size, "stop_token": None}
+    given = {**KINDS["gpt2"], "vocabulary_size": size, "eos_token_id": None}
     return kg.GPT(**{**given, **kwargs}, tokenizer=tokenizer)
 
 
@@ -354,21 +364,21 @@ def test_texts_streams_and_stop_strings(capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beam_size": 0}, "beam_size must be"),
-        ({"beam_size": 2, "top_k": 3}, "contradicts temperature, top_k"),
-        ({"beam_size": 2, "temperature": 0.5}, "contradicts temperature"),
-        ({"beam_size": 2, "contrastive": 0.5}, "different ways"),
-        ({"beam_size": 2, "early_stopping": 3}, "early_stopping must be"),
-        ({"contrastive": 0.5}, "give top_k"),
-        ({"contrastive": 1.5, "top_k": 3}, r"in \[0, 1\]"),
-        ({"contrastive": 0.5, "top_k": 3, "top_p": 0.5}, "contradicts temperature"),
+        ({"num_beams": 0}, "num_beams must be"),
+        ({"num_beams": 2, "top_k": 3}, "contradicts temperature, top_k"),
+        ({"num_beams": 2, "temperature": 0.5}, "contradicts temperature"),
+        ({"num_beams": 2, "penalty_alpha": 0.5}, "different ways"),
+        ({"num_beams": 2, "early_stopping": 3}, "early_stopping must be"),
+        ({"penalty_alpha": 0.5}, "give top_k"),
+        ({"penalty_alpha": 1.5, "top_k": 3}, r"in \[0, 1\]"),
+        ({"penalty_alpha": 0.5, "top_k": 3, "top_p": 0.5}, "contradicts temperature"),
         ({"temperature": -1.0}, "temperature must be"),
         ({"temperature": 0, "top_p": 0.5, "top_k": 3}, "contradicts top_k, top_p"),
         ({"top_k": 0}, "top_k must be"),
         ({"top_p": 0.0}, "top_p must be"),
         ({"min_p": 1.5}, "min_p must be"),
         ({"repetition_penalty": 0}, "repetition_penalty must be"),
-        ({"no_repeat_ngram": 0}, "no_repeat_ngram must be"),
+        ({"no_repeat_ngram_size": 0}, "no_repeat_ngram_size must be"),
         ({"seed": -1}, "seed must be"),
         ({"batch_size": 0}, "batch_size must be"),
         ({"max_new_tokens": 0}, "max_new_tokens must be"),
@@ -406,13 +416,13 @@ def test_prompts_that_do_not_fit(given, message):
 def test_models_that_do_not_fit():
     model = make()
     with pytest.raises(ValueError, match="of the same 29 tokens; got GPT of 5"):
-        model.generate(prompts(), draft=make(vocabulary_size=5))
+        model.generate(prompts(), draft_model=make(vocabulary_size=5))
     with pytest.raises(ValueError, match="contradicts repetition_penalty"):
-        model.generate(prompts(), draft=model, repetition_penalty=2.0)
+        model.generate(prompts(), draft_model=model, repetition_penalty=2.0)
     with pytest.raises(ValueError, match="which this model has not"):
-        make(stop_token=None).generate(2)
+        make(eos_token_id=None).generate(2)
     with pytest.raises(ValueError, match="tokenizer does not fit"):
         speaking(vocabulary_size=4)
-    with pytest.raises(ValueError, match="stop_token must be a token"):
-        make(stop_token=V)
+    with pytest.raises(ValueError, match="eos_token_id must be a token"):
+        make(eos_token_id=V)
     assert backend.to_host(model(prompts())).shape == (3, 5, V)

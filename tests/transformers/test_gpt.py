@@ -7,7 +7,13 @@ from keras import ops
 
 import keras_genai as kg
 
-TINY = {"depth": 2, "hidden": 32, "heads": 4, "vocabulary_size": 11, "context": 8}
+TINY = {
+    "num_layers": 2,
+    "hidden_dim": 32,
+    "num_heads": 4,
+    "vocabulary_size": 11,
+    "max_sequence_length": 8,
+}
 
 
 def host(x):
@@ -43,7 +49,13 @@ def test_it_learns_to_count_and_writes_on(positions):
 
 
 def test_the_first_loss_is_that_of_a_uniform_draw():
-    model = kg.GPT(depth=2, hidden=64, heads=4, vocabulary_size=500, context=16)
+    model = kg.GPT(
+        num_layers=2,
+        hidden_dim=64,
+        num_heads=4,
+        vocabulary_size=500,
+        max_sequence_length=16,
+    )
     model.compile()
     x = np.random.default_rng(0).integers(0, 500, (16, 17))
     loss = model.evaluate(x, verbose=0, return_dict=True)["loss"]
@@ -60,7 +72,7 @@ def losses(model, rows):
 
 @pytest.mark.once
 def test_padding_and_weights_say_what_counts():
-    model = kg.GPT(**TINY, pad_token=0)
+    model = kg.GPT(**TINY, pad_token_id=0)
     model.compile()
     rows = counting(6)
     rows[0, 4:] = rows[1, 7:] = 0
@@ -88,7 +100,7 @@ def test_padding_and_weights_say_what_counts():
 
 
 def test_no_token_sees_a_later_one():
-    model = kg.GPT(**TINY, **{**kg.GPT.LLAMA, "activation": "geglu"}, window=3)
+    model = kg.GPT(**TINY, **{**kg.GPT.LLAMA, "activation": "geglu"}, sliding_window=3)
     x = counting(1, 8)
     before = host(model(x))
     for place in range(8):
@@ -173,15 +185,15 @@ def test_a_tokenizer_is_kept_with_the_model(tmp_path):
     ("arguments", "message"),
     [
         ({"size": "huge"}, "size must be one of small, medium, large, xl"),
-        ({"heads": 5}, "5 does not divide 32"),
-        ({"depth": 0}, "depth must be"),
-        ({"kv_heads": 3}, "kv_heads must divide heads"),
+        ({"num_heads": 5}, "5 does not divide 32"),
+        ({"num_layers": 0}, "depth must be"),
+        ({"num_key_value_heads": 3}, "num_key_value_heads must divide num_heads"),
         ({"positions": "absolute"}, "positions must be one of"),
         ({"norm": "batch"}, 'norm must be "layer" or "rms"'),
         ({"activation": "swish"}, "activation must be one of"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
-        ({"pad_token": 11}, "pad_token must be a token of the vocabulary"),
-        ({"stop_token": (1, -1)}, "stop_token must be a token of the vocabulary"),
+        ({"pad_token_id": 11}, "pad_token_id must be a token of the vocabulary"),
+        ({"eos_token_id": (1, -1)}, "eos_token_id must be a token of the vocabulary"),
         ({"ema_decay": 2.0}, "ema_decay must be"),
     ],
 )

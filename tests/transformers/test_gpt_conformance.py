@@ -6,7 +6,13 @@ import keras_genai as kg
 from tests import conformance, processes
 
 V = 23
-TINY = {"depth": 2, "hidden": 16, "heads": 4, "vocabulary_size": V, "stop_token": 0}
+TINY = {
+    "num_layers": 2,
+    "hidden_dim": 16,
+    "num_heads": 4,
+    "vocabulary_size": V,
+    "eos_token_id": 0,
+}
 
 
 def tokens(name, length=9):
@@ -19,7 +25,7 @@ def fast():
 
 TestGPT2 = conformance.battery(
     "gpt2",
-    lambda: kg.GPT(**TINY, context=10, dropout=0.1, ema_decay=0.9, seed=1),
+    lambda: kg.GPT(**TINY, max_sequence_length=10, dropout=0.1, ema_decay=0.9, seed=1),
     tokens("gpt2"),
     compile=fast,
     value_range=(0, V - 1),
@@ -29,7 +35,11 @@ TestGPT2 = conformance.battery(
 TestLlama = conformance.battery(
     "llama",
     lambda: kg.GPT(
-        **{**TINY, **kg.GPT.LLAMA}, context=10, kv_heads=2, pad_token=1, seed=2
+        **{**TINY, **kg.GPT.LLAMA},
+        max_sequence_length=10,
+        num_key_value_heads=2,
+        pad_token_id=1,
+        seed=2,
     ),
     tokens("llama"),
     compile=fast,
@@ -39,7 +49,7 @@ TestLlama = conformance.battery(
 )
 
 TestGPTProcesses = processes.battery(
-    lambda: kg.GPT(**TINY, context=20, dropout=0.1, ema_decay=0.9, seed=3),
+    lambda: kg.GPT(**TINY, max_sequence_length=20, dropout=0.1, ema_decay=0.9, seed=3),
     tokens("gpt processes"),
     compile=lambda: {"optimizer": keras.optimizers.Adam(1e-3)},
     ranges={

@@ -10,7 +10,13 @@ from keras_genai.layers import lora
 from keras_genai.transformers.logits_processors import SamplingConfig
 from keras_genai.transformers.padding import not_padding
 
-SIZES = {"depth": 1, "hidden": 8, "heads": 2, "vocabulary_size": 12, "seed": 0}
+SIZES = {
+    "num_layers": 1,
+    "hidden_dim": 8,
+    "num_heads": 2,
+    "vocabulary_size": 12,
+    "seed": 0,
+}
 
 
 def host(x):
@@ -25,8 +31,14 @@ def noisy(model, scale=0.5, seed=0):
     return model
 
 
-def gpt(context=48, seed=0, **kwargs):
-    sizes = {**SIZES, "context": context, "pad_token": 0, "stop_token": 1, **kwargs}
+def gpt(max_sequence_length=48, seed=0, **kwargs):
+    sizes = {
+        **SIZES,
+        "max_sequence_length": max_sequence_length,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        **kwargs,
+    }
     return noisy(kg.GPT(**sizes), seed=seed)
 
 
@@ -63,7 +75,10 @@ def test_a_pad_that_is_the_end_gives_the_loss_of_another_pad():
     rows = np.array([[5, 6, 7, 3, 3, 3], [8, 3, 3, 3, 3, 3], [5, 6, 7, 8, 9, 3]])
     other = rows.copy()
     other[0, 4:] = other[1, 2:] = 0
-    both = gpt(8, pad_token=3, stop_token=3), gpt(8, pad_token=0, stop_token=3)
+    both = (
+        gpt(8, pad_token_id=3, eos_token_id=3),
+        gpt(8, pad_token_id=0, eos_token_id=3),
+    )
     found = []
     for model, x in zip(both, (rows, other), strict=True):
         losses, weights = map(host, model.token_losses(x))
@@ -78,7 +93,12 @@ def test_a_pad_that_is_the_end_gives_the_loss_of_another_pad():
 
 def test_a_translation_is_the_same_beside_a_longer_sentence():
     model = kg.Translator(
-        **SIZES, context=64, start_token=2, stop_token=1, pad_token=0, hidden_units=8
+        **SIZES,
+        max_sequence_length=64,
+        decoder_start_token_id=2,
+        eos_token_id=1,
+        pad_token_id=0,
+        intermediate_dim=8,
     )
     noisy(model)
     short, long = [5, 1], [7, 8, 9, 10, 11, 1]
@@ -95,9 +115,9 @@ def test_a_translation_is_the_same_beside_a_longer_sentence():
 PROMPTS = [[5, 6], [7, 8, 9, 10, 11, 2, 3, 4, 5], [4, 4, 7]]
 WAYS = {
     "draws": {"temperature": 1.5, "top_k": 7},
-    "beams": {"beam_size": 2},
-    "contrastive": {"contrastive": 0.5, "top_k": 3},
-    "draft": {"draft_tokens": 2},
+    "beams": {"num_beams": 2},
+    "penalty_alpha": {"penalty_alpha": 0.5, "top_k": 3},
+    "draft_model": {"draft_tokens": 2},
 }
 
 
@@ -109,10 +129,10 @@ def models():
 @pytest.mark.once
 @pytest.mark.parametrize("way", WAYS)
 def test_a_text_is_the_same_alone_and_among_others(models, way):
-    model, draft = models
+    model, draft_model = models
     options = dict(WAYS[way], seed=4)
-    if way == "draft":
-        options["draft"] = draft
+    if way == "draft_model":
+        options["draft_model"] = draft_model
     fresh = gpt()
     fresh.run_eagerly = True
     wanted = fresh.generate(PROMPTS, 4, **options, batch_size=1)
@@ -175,7 +195,7 @@ def test_pairs_that_are_too_long_keep_both_sentences():
             assert x["token_types"][0].tolist()[: len(wanted)] == types
     model = kg.BERT(
         **{**SIZES, "vocabulary_size": 60, "num_classes": 2},
-        context=12,
+        max_sequence_length=12,
         tokenizer=tokenizer,
     )
     noisy(model)
@@ -204,9 +224,11 @@ def test_top_p_keeps_no_more_ties_than_it_needs():
 
 def test_calls_refuse_ids_and_lengths_that_no_table_holds():
     models = {
-        "GPT": kg.GPT(**SIZES, context=8),
-        "rotary": kg.GPT(**SIZES, context=8, **kg.GPT.LLAMA),
-        "BERT": kg.BERT(**SIZES, context=8, pad_token=0, mask_token=2),
+        "GPT": kg.GPT(**SIZES, max_sequence_length=8),
+        "rotary": kg.GPT(**SIZES, max_sequence_length=8, **kg.GPT.LLAMA),
+        "BERT": kg.BERT(
+            **SIZES, max_sequence_length=8, pad_token_id=0, mask_token_id=2
+        ),
     }
     for name, model in models.items():
         for tokens in ([[1, 12, 2]], [[1, -1, 2]], [[1] * 9]):
@@ -224,7 +246,7 @@ def test_calls_refuse_labels_that_no_table_holds():
     image, noise = np.zeros((1, 8, 8, 1), "float32"), np.zeros((1, 2), "float32")
     tiny = {"block_channels": (4,), "layers_per_block": 1, "groups": 2}
     unet = kg.UNet((8, 8, 1), **tiny, attention=False, num_classes=3, null_class=False)
-    sizes = {"patch_size": 4, "depth": 1, "hidden": 8, "heads": 2}
+    sizes = {"patch_size": 4, "num_layers": 1, "hidden_dim": 8, "num_heads": 2}
     dit = kg.DiT((8, 8, 1), **sizes, num_classes=3, null_class=False)
     cgan = kg.CGAN((8, 8, 1), 3, 2, base_filters=2)
     t = np.zeros(1, "int32")
@@ -245,7 +267,7 @@ def test_calls_refuse_labels_that_no_table_holds():
 
 def test_lora_takes_layers_by_path_and_by_a_function():
     sizes = {"block_channels": (4,), "layers_per_block": 1, "groups": 2}
-    unet = kg.UNet((4, 4, 1), **sizes, attention=True, context_dim=3, heads=2)
+    unet = kg.UNet((4, 4, 1), **sizes, attention=True, context_dim=3, num_heads=2)
     paths = {id(layer): path for path, layer in lora.paths(unet)}
     # Beside `middle_attention/out`, which leads out of the transformer.
     outs = [p for p in paths.values() if p.endswith("/attention/out")]
@@ -259,8 +281,12 @@ def test_lora_takes_layers_by_path_and_by_a_function():
             b = layer.lora_kernel_b
             b.assign(rng.normal(size=b.shape).astype("float32"))
     x = rng.normal(size=(1, 4, 4, 1)).astype("float32")
-    context = rng.normal(size=(1, 2, 3)).astype("float32")
-    inputs = {"x": x, "t": np.zeros(1, "int32"), "context": context}
+    max_sequence_length = rng.normal(size=(1, 2, 3)).astype("float32")
+    inputs = {
+        "x": x,
+        "t": np.zeros(1, "int32"),
+        "max_sequence_length": max_sequence_length,
+    }
     before = host(unet(**inputs))
     lora.merge(unet)
     assert not any(layer.lora_enabled for layer in lora.dense_layers(unet))

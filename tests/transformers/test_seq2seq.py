@@ -9,16 +9,16 @@ import keras_genai as kg
 from tests.conformance import host
 
 SMALL = {
-    "depth": 1,
-    "hidden": 16,
-    "heads": 2,
-    "hidden_units": 32,
+    "num_layers": 1,
+    "hidden_dim": 16,
+    "num_heads": 2,
+    "intermediate_dim": 32,
     "vocabulary_size": 14,
-    "context": 10,
+    "max_sequence_length": 10,
     "dropout": 0.0,
-    "pad_token": 0,
-    "start_token": 1,
-    "stop_token": 2,
+    "pad_token_id": 0,
+    "decoder_start_token_id": 1,
+    "eos_token_id": 2,
     "seed": 0,
 }
 
@@ -85,7 +85,7 @@ def test_padding_and_what_comes_later_change_nothing():
 @pytest.mark.once
 @pytest.mark.parametrize("norm_first", [False, True])
 def test_it_learns_to_copy_and_beams_find_no_less(norm_first):
-    model = small(norm_first=norm_first, hidden=32)
+    model = small(norm_first=norm_first, hidden_dim=32)
     model.compile(keras.optimizers.Adam(5e-3))
     data = reversals()
     data["target"] = data["source"]
@@ -136,9 +136,18 @@ def test_texts(tmp_path):
     a, b = verses["source"][:60], verses["target"][:60]
     tokenizer = kg.Tokenizer.train(a + b, 400, special_tokens=["<pad>", "<s>", "</s>"])
     model = kg.Translator(
-        depth=1, hidden=16, heads=2, hidden_units=16, context=80, tokenizer=tokenizer
+        num_layers=1,
+        hidden_dim=16,
+        num_heads=2,
+        intermediate_dim=16,
+        max_sequence_length=80,
+        tokenizer=tokenizer,
     )
-    assert (model.pad_token, model.start_token, model.stop_token) == (0, 1, 2)
+    assert (model.pad_token_id, model.decoder_start_token_id, model.eos_token_id) == (
+        0,
+        1,
+        2,
+    )
     data = model.pairs(a, b)
     assert set(data) == {"source", "target"}
     model.compile()
@@ -161,14 +170,14 @@ def test_what_does_not_fit_is_named():
         (data["source"], "a dict of two arrays of token ids"),
         ({"source": data["source"]}, r"got \['source'\]"),
         ({**data, "target": data["target"] + 12}, "The target's tokens must lie in"),
-        ({**data, "target": data["target"] * 0 + 3}, "end with stop_token, 2; row 0"),
+        ({**data, "target": data["target"] * 0 + 3}, "end with eos_token_id, 2; row 0"),
         ({**data, "source": np.tile(data["source"], 2)}, "at most 10 for each text"),
     ):
         with pytest.raises(ValueError, match=match):
             model.fit(x, verbose=0)
     source = data["source"]
     for arguments, match in (
-        ({"beam_size": 0}, "beam_size must be an integer of at least 1"),
+        ({"num_beams": 0}, "num_beams must be an integer of at least 1"),
         ({"max_length": 10}, "at most 9, one less than the context; got 10"),
         ({"early_stopping": 3}, "True, False or 'never'"),
     ):
@@ -179,9 +188,9 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match="Texts need a tokenizer"):
         model.translate("hello")
     for arguments, match in (
-        ({"heads": 3}, "divisible by heads; got hidden=16, heads=3"),
-        ({"stop_token": 0}, "another than pad_token and start_token"),
-        ({"stop_token": 14}, r"stop_token must be an id in \[0, 14\); got 14"),
+        ({"num_heads": 3}, "divisible by heads; got hidden_dim=16, num_heads=3"),
+        ({"eos_token_id": 0}, "another than pad_token_id and decoder_start_token_id"),
+        ({"eos_token_id": 14}, r"eos_token_id must be an id in \[0, 14\); got 14"),
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\)"),
         ({"size": "small"}, "size must be one of base, big; got 'small'"),
     ):

@@ -7,15 +7,15 @@ import keras_genai as kg
 from tests import conformance
 
 SMALL = {
-    "depth": 1,
-    "hidden": 12,
-    "heads": 2,
-    "hidden_units": 16,
+    "num_layers": 1,
+    "hidden_dim": 12,
+    "num_heads": 2,
+    "intermediate_dim": 16,
     "vocabulary_size": 20,
-    "context": 10,
-    "pad_token": 0,
-    "start_token": 1,
-    "stop_token": 2,
+    "max_sequence_length": 10,
+    "pad_token_id": 0,
+    "decoder_start_token_id": 1,
+    "eos_token_id": 2,
 }
 READS = {"generate": "`translate` takes sentences, not a number of samples."}
 

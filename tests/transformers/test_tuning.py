@@ -8,15 +8,20 @@ import keras_genai as kg
 
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(4, 20, (8, 7)).astype("int32")
-TINY = {"depth": 1, "hidden": 16, "heads": 2}
+TINY = {"num_layers": 1, "hidden_dim": 16, "num_heads": 2}
 FAMILIES = {
-    "GPT": (lambda: kg.GPT(**TINY, vocabulary_size=20, context=8), TOKENS, None, ()),
+    "GPT": (
+        lambda: kg.GPT(**TINY, vocabulary_size=20, max_sequence_length=8),
+        TOKENS,
+        None,
+        (),
+    ),
     "BERT": (
         lambda: kg.BERT(
             **TINY,
             vocabulary_size=20,
-            context=8,
-            mask_token=3,
+            max_sequence_length=8,
+            mask_token_id=3,
             special_tokens=[0, 1, 2, 3],
             num_classes=2,
         ),
@@ -31,7 +36,9 @@ FAMILIES = {
         ("head",),
     ),
     "Translator": (
-        lambda: kg.Translator(**TINY, hidden_units=16, vocabulary_size=20, context=8),
+        lambda: kg.Translator(
+            **TINY, intermediate_dim=16, vocabulary_size=20, max_sequence_length=8
+        ),
         {"source": TOKENS, "target": np.where(np.arange(7) == 6, 1, TOKENS)},
         None,
         (),

@@ -10,8 +10,13 @@ from keras_genai.layers.patches import patchify, unpatchify
 from keras_genai.transformers.vit_network import bicubic
 from tests.conformance import host
 
-SMALL = {"patch_size": 4, "depth": 2, "hidden": 16, "heads": 2, "seed": 0}
-PAINTER = {"mae": True, "decoder_depth": 1, "decoder_hidden": 16, "decoder_heads": 2}
+SMALL = {"patch_size": 4, "num_layers": 2, "hidden_dim": 16, "num_heads": 2, "seed": 0}
+PAINTER = {
+    "mae": True,
+    "decoder_num_layers": 1,
+    "decoder_hidden_dim": 16,
+    "decoder_num_heads": 2,
+}
 
 
 def small(**arguments):
@@ -78,7 +83,7 @@ def test_it_learns_classes(arguments):
     "positions, pooling", [("learned", "token"), ("rotary", "mean")]
 )
 def test_attention_maps_are_what_the_network_attends_by(positions, pooling):
-    model = small(num_classes=2, positions=positions, pooling=pooling, depth=1)
+    model = small(num_classes=2, positions=positions, pooling=pooling, num_layers=1)
     x, front = images(5)[0], int(pooling == "token")
     maps = model.attention_maps(x, batch_size=2)
     assert maps.shape == (5, 1, 2, 6 + front, 6 + front)
@@ -113,10 +118,10 @@ def test_the_painter_sees_the_seen_patches_alone():
     x = images(2)[0]
     draw = np.random.default_rng(0).uniform(size=(2, 6)).astype("float32")
     seen = np.argsort(np.argsort(draw, 1), 1) < 3
-    made, hidden, target = (
+    made, hidden_dim, target = (
         host(y) for y in model.painted(*map(ops.convert_to_tensor, (x, draw)))
     )
-    np.testing.assert_array_equal(hidden, ~seen)
+    np.testing.assert_array_equal(hidden_dim, ~seen)
     patches = host(patchify(ops.convert_to_tensor(x), 4))
     normal = (patches - patches.mean(-1, keepdims=True)) / np.sqrt(
         patches.var(-1, ddof=1, keepdims=True) + 1e-6
@@ -139,10 +144,10 @@ def test_a_painter_learns_and_is_tuned(tmp_path):
     before = model.evaluate(x, verbose=0)
     model.fit(x, batch_size=32, epochs=15, verbose=0)
     assert model.evaluate(x, verbose=0) < 0.5 * before
-    painted, hidden = model.paint(x[:3], seed=1)
-    assert painted.shape == (3, 8, 12, 2) and hidden.shape == (3, 8, 12, 1)
-    assert hidden.mean() == 0.5
-    np.testing.assert_allclose((painted - x[:3]) * (1 - hidden), 0.0, atol=1e-6)
+    painted, hidden_dim = model.paint(x[:3], seed=1)
+    assert painted.shape == (3, 8, 12, 2) and hidden_dim.shape == (3, 8, 12, 1)
+    assert hidden_dim.mean() == 0.5
+    np.testing.assert_allclose((painted - x[:3]) * (1 - hidden_dim), 0.0, atol=1e-6)
     tuned = model.fine_tuned(2, dropout=0.1)
     states = ops.convert_to_tensor(x[:3])
     np.testing.assert_array_equal(
@@ -160,15 +165,21 @@ def test_a_painter_learns_and_is_tuned(tmp_path):
 def test_the_sizes_are_the_papers():
     def millions(size):
         row = kg.transformers.vit.SIZES[size]
-        depth, hidden, _ = row
-        block = 12 * hidden**2 + 13 * hidden
-        ends = 16 * 16 * 3 * hidden + hidden * 199 + 2 * hidden + 1001 * hidden + 1000
-        return round((depth * block + ends) / 1e6, 1)
+        num_layers, hidden_dim, _ = row
+        block = 12 * hidden_dim**2 + 13 * hidden_dim
+        ends = (
+            16 * 16 * 3 * hidden_dim
+            + hidden_dim * 199
+            + 2 * hidden_dim
+            + 1001 * hidden_dim
+            + 1000
+        )
+        return round((num_layers * block + ends) / 1e6, 1)
 
     found = [millions(size) for size in ("Ti", "S", "B", "L")]
     assert found == [5.7, 22.1, 86.6, 304.3]  # as published, with 1000 classes
-    model = kg.ViT((16, 16, 3), "Ti/8", depth=1)
-    assert (model.patch_size, model.hidden, model.heads) == (8, 192, 3)
+    model = kg.ViT((16, 16, 3), "Ti/8", num_layers=1)
+    assert (model.patch_size, model.hidden_dim, model.num_heads) == (8, 192, 3)
 
 
 def test_what_does_not_fit_is_named():
@@ -191,7 +202,7 @@ def test_what_does_not_fit_is_named():
         painter.fit(x, labels, verbose=0)
     for arguments, match in (
         ({"size": "B16"}, "side of a patch, such as Ti/16, .*; got 'B16'"),
-        ({"heads": 3}, "heads must divide hidden: 3 does not divide 16"),
+        ({"num_heads": 3}, "num_heads must divide hidden_dim: 3 does not divide 16"),
         ({"patch_size": 5}, "Give another patch_size"),
         ({"pooling": "max"}, "'token' or 'mean'; got 'max'"),
         ({"positions": "none"}, "positions must be one of learned"),

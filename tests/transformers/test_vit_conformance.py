@@ -6,9 +6,9 @@ from tests import conformance
 SMALL = {
     "image_shape": (8, 8, 2),
     "patch_size": 4,
-    "depth": 2,
-    "hidden": 12,
-    "heads": 2,
+    "num_layers": 2,
+    "hidden_dim": 12,
+    "num_heads": 2,
 }
 READS = {"generate": "ViT looks at images and makes none: `embed` stands for it."}
 
@@ -44,7 +44,7 @@ TestClassifier = conformance.battery(
 TestRotary = conformance.battery(
     "vit_rotary",
     lambda: kg.ViT(
-        **{**SMALL, "heads": 1},
+        **{**SMALL, "num_heads": 1},
         num_classes=3,
         pooling="mean",
         positions="rotary",
@@ -63,9 +63,9 @@ TestMaskedAutoencoder = conformance.battery(
         mae=True,
         positions="sinusoidal",
         mask_ratio=0.5,
-        decoder_depth=1,
-        decoder_hidden=8,
-        decoder_heads=2,
+        decoder_num_layers=1,
+        decoder_hidden_dim=8,
+        decoder_num_heads=2,
         seed=3,
     ),
     _batch("vit_mae", False),

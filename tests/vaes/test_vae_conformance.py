@@ -37,7 +37,7 @@ TestConvolutional = conformance.battery(
         latent_dim=4,
         architecture="convolutional",
         hidden_units=(24, 16),
-        base_filters=6,
+        filters=6,
         likelihood="gaussian",
         beta=kg.vaes.KLWarmup(4, start=0.25, end=2.0),
         free_bits=0.02,

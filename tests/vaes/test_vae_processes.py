@@ -47,7 +47,7 @@ def vqvae():
         8, 4, stages=2, dropout=True, decay=0.8, seed=1
     )
     prior = kg.PixelCNN((2, 2, 2), 8, filters=4, blocks=1, kernel_size=3, seed=1)
-    return kg.VQVAE((8, 8, 1), quantizer, hidden=4, prior=prior, seed=1)
+    return kg.VQVAE((8, 8, 1), quantizer, filters=4, prior=prior, seed=1)
 
 
 TestVQVAEProcesses = processes.battery(

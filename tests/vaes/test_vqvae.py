@@ -14,7 +14,7 @@ EAGER = keras.backend.backend() != "jax"
 
 
 def vqvae(quantizer="vector", shape=(8, 8, 1), compile=True, **kwargs):
-    sizes = {"codebook_size": 16, "latent_dim": 4, "hidden": 6, **kwargs}
+    sizes = {"codebook_size": 16, "latent_dim": 4, "filters": 6, **kwargs}
     model = kg.VQVAE(shape, quantizer, **sizes)
     if compile:
         model.compile(run_eagerly=EAGER)
@@ -80,8 +80,8 @@ def test_sizes_and_own_networks(tmp_path):
     again = kg.load_model(tmp_path / "own.keras")
     assert again.encoder.name == "mine"
     np.testing.assert_array_equal(again.generate(3), model.generate(3))
-    assert vqvae(shape=(6, 10, 4), halvings=1).code_shape == (3, 5)
-    assert vqvae(shape=(8, 16, 1), halvings=3).code_shape == (1, 2)
+    assert vqvae(shape=(6, 10, 4), num_downsamples=1).code_shape == (3, 5)
+    assert vqvae(shape=(8, 16, 1), num_downsamples=3).code_shape == (1, 2)
 
 
 def test_the_loss_is_equation_3_and_the_logs_say_its_parts():
@@ -212,7 +212,7 @@ def test_served_by_tensorflow_alone(tensorflow_alone, tmp_path):
         ({"codebook_size": 0}, "codebook_size must be an integer of at least 1; got 0"),
         ({"latent_dim": 0}, "latent_dim must be"),
         ({"shape": (30, 28, 1)}, r"sides divisible by 4; got \(30, 28, 1\)"),
-        ({"shape": (12, 12, 1), "halvings": 3}, "divisible by 8"),
+        ({"shape": (12, 12, 1), "num_downsamples": 3}, "divisible by 8"),
         ({"shape": (8, 8)}, "height, width, channels"),
         ({"shape": (8, 8, 5)}, "1 to 4 channels"),
         ({"quantizer": "vq"}, "one of vector, residual, finite_scalar, gumbel.*'vq'"),

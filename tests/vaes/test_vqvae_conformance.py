@@ -14,7 +14,7 @@ from tests.conformance import host
 
 CLASSES = 3
 SIZE = 8
-TINY = {"hidden": 8, "latent_dim": 4, "codebook_size": SIZE}
+TINY = {"filters": 8, "latent_dim": 4, "codebook_size": SIZE}
 
 
 def images(name):
@@ -104,8 +104,8 @@ TestResidual = conformance.battery(
     lambda: kg.VQVAE(
         (8, 8, 2),
         layers.ResidualVectorQuantizer(SIZE, 4, stages=2, decay=0.9, seed=2),
-        hidden=8,
-        residual_hidden=4,
+        filters=8,
+        residual_filters=4,
         reconstruction="absolute",
         prior=prior(2, (2,), CLASSES),
         seed=2,
@@ -121,7 +121,7 @@ TestFiniteScalar = conformance.battery(
     lambda: kg.VQVAE(
         (8, 8, 2),
         layers.FiniteScalarQuantizer((3, 3)),
-        hidden=8,
+        filters=8,
         prior=kg.PixelCNN((2, 2), 9, filters=4, blocks=2, kernel_size=3, seed=3),
         seed=3,
     ),
@@ -135,7 +135,7 @@ TestGumbel = conformance.battery(
     lambda: kg.VQVAE(
         (8, 8, 2),
         layers.GumbelQuantizer(SIZE, 4, temperature_steps=4, kl_steps=2, seed=4),
-        hidden=4,
+        filters=4,
         reconstruction="logit_laplace",
         prior=prior(4),
         seed=4,

@@ -62,17 +62,17 @@ def theirs(network, tokens, types, mask):
 
 
 def ours(model, tokens, types, mask):
-    hidden = model(tokens, types, mask)
+    hidden_dim = model(tokens, types, mask)
     seen = ops.convert_to_tensor(mask[..., None].astype("float32"))
-    outputs = [hidden * seen]
+    outputs = [hidden_dim * seen]
     if model.mlm:
-        outputs.append(model.mlm(hidden) * seen)
+        outputs.append(model.mlm(hidden_dim) * seen)
     if model.nsp:
-        outputs.append(model.nsp(hidden))
+        outputs.append(model.nsp(hidden_dim))
     if model.classifier:
-        outputs.append(model.classifier(hidden))
+        outputs.append(model.classifier(hidden_dim))
     if len(outputs) == 1 and model.pooled:
-        outputs.append(model.pooled(hidden))
+        outputs.append(model.pooled(hidden_dim))
     return outputs
 
 
@@ -141,9 +141,9 @@ def test_old_names_copies_and_other_heads(tmp_path):
     # A classifier is put on: the body is that of the file, the other heads go.
     classifier = kg.BERT.from_pretrained(tmp_path, num_classes=5)
     assert classifier.mlm is None and classifier.nsp is None
-    hidden = classifier(*batch())
-    np.testing.assert_allclose(host(hidden), host(model(*batch())), atol=1e-6)
-    assert classifier.classifier(hidden).shape == (3, 5)
+    hidden_dim = classifier(*batch())
+    np.testing.assert_allclose(host(hidden_dim), host(model(*batch())), atol=1e-6)
+    assert classifier.classifier(hidden_dim).shape == (3, 5)
 
 
 def test_what_does_not_fit_is_named(tmp_path):

@@ -182,21 +182,24 @@ def test_generation_config_says_what_ends_a_text(tmp_path):
         return kg.GPT.from_pretrained(tmp_path)
 
     model = load(eos_token_id=[3, 23], pad_token_id=5)
-    assert (model.stop_token, model.pad_token) == ((3, 23), 5)
-    model.stop_token = 7
+    assert (model.eos_token_id, model.pad_token_id) == ((3, 23), 5)
+    model.eos_token_id = 7
     model.save_pretrained(tmp_path)  # an old file does not come first
-    assert kg.GPT.from_pretrained(tmp_path).stop_token == 7
+    assert kg.GPT.from_pretrained(tmp_path).eos_token_id == 7
     with pytest.warns(UserWarning, match="eos_token_id=50256, which is passed over"):
-        assert load(eos_token_id=[50256, 4]).stop_token == 4
+        assert load(eos_token_id=[50256, 4]).eos_token_id == 4
     with pytest.warns(UserWarning, match="temperature=0.6, top_p=0.9, which is"):
-        assert load(do_sample=True, temperature=0.6, top_p=0.9).stop_token == 7
+        assert load(do_sample=True, temperature=0.6, top_p=0.9).eos_token_id == 7
 
 
 def test_theta_has_two_places():
     new = {"model_type": "llama", "rope_parameters": {"rope_theta": 7.0}}
-    assert weights.from_config(new)["theta"] == 7.0
-    assert weights.from_config({"model_type": "llama", "rope_theta": 8.0})["theta"] == 8
-    assert weights.from_config({"model_type": "llama"})["theta"] == 10_000.0
+    assert weights.from_config(new)["rope_theta"] == 7.0
+    assert (
+        weights.from_config({"model_type": "llama", "rope_theta": 8.0})["rope_theta"]
+        == 8
+    )
+    assert weights.from_config({"model_type": "llama"})["rope_theta"] == 10_000.0
 
 
 def test_scalings_have_an_old_name_and_a_new_one():
@@ -206,7 +209,7 @@ def test_scalings_have_an_old_name_and_a_new_one():
         {"rope_parameters": {**scaling, "rope_theta": 7.0}},
     ):
         found = weights.from_config({"model_type": "llama", **given})
-        assert found["rope_scaling"] == scaling and found["theta"] == 7.0
+        assert found["rope_scaling"] == scaling and found["rope_theta"] == 7.0
     plain = {"model_type": "llama", "rope_parameters": {"rope_type": "default"}}
     assert weights.from_config(plain)["rope_scaling"] is None
 
@@ -223,7 +226,7 @@ def test_the_published_sizes():
     assert count(50_257) == 124_439_808
     # Twelve blocks of ours are twelve times one; few words are soon drawn.
     one, two = (
-        kg.GPT(depth=n, vocabulary_size=100, stop_token=None).count_params()
+        kg.GPT(num_layers=n, vocabulary_size=100, eos_token_id=None).count_params()
         for n in (1, 2)
     )
     counters = 2  # the noise's step, and the first loss that is not finite
@@ -273,11 +276,17 @@ def test_configurations_of_other_networks(config, message):
 
 
 def test_networks_that_transformers_has_not(tmp_path):
-    tiny = {"depth": 1, "hidden": 8, "heads": 2, "vocabulary_size": 5, "context": 4}
+    tiny = {
+        "num_layers": 1,
+        "hidden_dim": 8,
+        "num_heads": 2,
+        "vocabulary_size": 5,
+        "max_sequence_length": 4,
+    }
     for arguments, message in (
         ({"positions": "alibi"}, "positions is 'alibi'"),
-        ({"window": 2}, "window is 2"),
-        ({"kv_heads": 1}, "kv_heads is 1"),
+        ({"sliding_window": 2}, "window is 2"),
+        ({"num_key_value_heads": 1}, "num_key_value_heads is 1"),
         ({"norm": "rms"}, "positions is 'learned'"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -288,10 +297,10 @@ def test_networks_that_transformers_has_not(tmp_path):
 # llama2.c
 
 
-def checkpoint(path, tied, rng):
+def checkpoint(path, tie_word_embeddings, rng):
     """A random checkpoint, and its arrays by name."""
-    sizes = (16, 12, 2, 4, 2, 19 if tied else -19, 10)
-    shapes = llama2c._shapes(16, 12, 2, 4, 2, 10, tied, 19)
+    sizes = (16, 12, 2, 4, 2, 19 if tie_word_embeddings else -19, 10)
+    shapes = llama2c._shapes(16, 12, 2, 4, 2, 10, tie_word_embeddings, 19)
     arrays = {n: rng.normal(size=s).astype("float32") / 3 for n, s in shapes.items()}
     angles = np.arange(10)[:, None] * 10_000.0 ** (-np.arange(0, 4, 2) / 4)
     arrays["cosines"], arrays["sines"] = np.cos(angles), np.sin(angles)
@@ -306,14 +315,14 @@ def forward(w, tokens):
     def norm(x, gain):
         return gain * x / np.sqrt(np.mean(x * x) + 1e-5)
 
-    depth, hidden = w["norm1"].shape
+    num_layers, hidden_dim = w["norm1"].shape
     size = 2 * w["cosines"].shape[1]
-    heads, group = hidden // size, hidden // w["key"].shape[1]
-    keys, values = [[] for _ in range(depth)], [[] for _ in range(depth)]
+    num_heads, group = hidden_dim // size, hidden_dim // w["key"].shape[1]
+    keys, values = [[] for _ in range(num_layers)], [[] for _ in range(num_layers)]
     logits = []
     for place, token in enumerate(tokens):
         x = w["embedding"][token].astype("float64")
-        for i in range(depth):
+        for i in range(num_layers):
             y = norm(x, w["norm1"][i])
             q, k, v = (w[n][i] @ y for n in ("query", "key", "value"))
             for vector in (q, k):
@@ -325,8 +334,8 @@ def forward(w, tokens):
             keys[i].append(k.reshape(-1, size))
             values[i].append(v.reshape(-1, size))
             mixed = []
-            for h in range(heads):
-                own = q.reshape(heads, size)[h]
+            for h in range(num_heads):
+                own = q.reshape(num_heads, size)[h]
                 scores = (
                     np.array([own @ past[h // group] for past in keys[i]]) / size**0.5
                 )
@@ -343,9 +352,11 @@ def forward(w, tokens):
     return np.array(logits)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_checkpoints_of_llama2_c(tmp_path, tied):
-    arrays = checkpoint(tmp_path / "model.bin", tied, np.random.default_rng(0))
+@pytest.mark.parametrize("tie_word_embeddings", [True, False])
+def test_checkpoints_of_llama2_c(tmp_path, tie_word_embeddings):
+    arrays = checkpoint(
+        tmp_path / "model.bin", tie_word_embeddings, np.random.default_rng(0)
+    )
     model = llama2c.load(tmp_path / "model.bin")
     x = np.random.default_rng(1).integers(0, 19, 10)
     wanted = forward(arrays, x)
@@ -353,7 +364,7 @@ def test_checkpoints_of_llama2_c(tmp_path, tied):
     # And so they are Llama's, in transformers' layout too.
     model.save_pretrained(tmp_path / "folder")
     config = json.loads((tmp_path / "folder" / "config.json").read_text())
-    assert config["tie_word_embeddings"] is tied
+    assert config["tie_word_embeddings"] is tie_word_embeddings
     network = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "folder").eval()
     theirs = network(torch.from_numpy(x[None])).logits.detach().numpy()
     np.testing.assert_allclose(theirs[0], wanted, atol=1e-4)

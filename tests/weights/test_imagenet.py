@@ -67,13 +67,13 @@ def mobilenet_state():
     for expansion, width, repeats, _ in pretrained.MOBILENET_V2:
         for _ in range(repeats):
             number += 1
-            at, hidden = f"features.{number}.conv", inputs * expansion
+            at, hidden_dim = f"features.{number}.conv", inputs * expansion
             place = 0
             if expansion > 1:
-                convolution(f"{at}.0.0", f"{at}.0.1", hidden, inputs, 1)
+                convolution(f"{at}.0.0", f"{at}.0.1", hidden_dim, inputs, 1)
                 place = 1
-            convolution(f"{at}.{place}.0", f"{at}.{place}.1", hidden, 1, 3)
-            convolution(f"{at}.{place + 1}", f"{at}.{place + 2}", width, hidden, 1)
+            convolution(f"{at}.{place}.0", f"{at}.{place}.1", hidden_dim, 1, 3)
+            convolution(f"{at}.{place + 1}", f"{at}.{place + 2}", width, hidden_dim, 1)
             inputs = width
     convolution("features.18.0", "features.18.1", 1280, 320, 1)
     names |= {"classifier.1.weight": (1000, 1280), "classifier.1.bias": (1000,)}

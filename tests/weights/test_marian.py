@@ -63,7 +63,11 @@ def test_logits_and_gradients_equal_transformers(tmp_path):
     network = reference()
     network.save_pretrained(tmp_path)
     model = kg.Translator.from_pretrained(tmp_path, dropout=0.0, label_smoothing=0.0)
-    assert (model.pad_token, model.start_token, model.stop_token) == (39, 39, 0)
+    assert (model.pad_token_id, model.decoder_start_token_id, model.eos_token_id) == (
+        39,
+        39,
+        0,
+    )
     source = sources()
     target = np.random.default_rng(1).integers(1, 39, (3, 7)).astype("int32")
     before = np.concatenate([np.full((3, 1), 39, "int32"), target[:, :-1]], axis=1)
@@ -155,7 +159,7 @@ def test_what_is_passed_over_is_named(tmp_path):
     path.write_text(json.dumps(said), "utf-8")
     with pytest.warns(UserWarning, match="says no_repeat_ngram_size=3, which is pas"):
         model = kg.Translator.from_pretrained(tmp_path)
-    assert model.generation.beam_size == 2
+    assert model.generation.num_beams == 2
     path.write_text(json.dumps({"num_beams": "two"}), "utf-8")
     with pytest.raises(ValueError, match="generation_config.json .*num_beams must be"):
         kg.Translator.from_pretrained(tmp_path)
@@ -188,6 +192,8 @@ def test_what_does_not_fit_is_named(tmp_path):
     path.write_text(json.dumps(config | {"d_model": 32}), "utf-8")
     with pytest.raises(ValueError, match="misshapen: .*model.shared.weight is"):
         kg.Translator.from_pretrained(tmp_path)
-    model = kg.Translator(depth=1, hidden=8, heads=2, hidden_units=8, norm_first=True)
+    model = kg.Translator(
+        num_layers=1, hidden_dim=8, num_heads=2, intermediate_dim=8, norm_first=True
+    )
     with pytest.raises(ValueError, match="come behind; norm_first is True"):
         model.save_pretrained(tmp_path / "no")

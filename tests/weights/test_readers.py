@@ -248,7 +248,7 @@ def image_answers(name, made, model):
     elif name == "UNet2DConditionModel":
         words = draw.normal(size=(2, 5, 6)).astype("float32")
         wanted = made(image, t, torch.from_numpy(words)).sample
-        got = model(x, t.numpy(), context=words)
+        got = model(x, t.numpy(), max_sequence_length=words)
     elif name.startswith("ViTMAE"):
         noise = draw.uniform(size=(2, 4)).astype("float32")
         wanted = made(image, noise=torch.from_numpy(noise)).logits
@@ -272,12 +272,12 @@ def text_answers(name, made, model):
     if name == "MarianMTModel":
         found = made(input_ids=theirs, decoder_input_ids=theirs)
         return found.logits, model(tokens, tokens)
-    found, hidden = made(theirs).logits, model(tokens)
+    found, hidden_dim = made(theirs).logits, model(tokens)
     if name == "BertForMaskedLM":
-        return found, model.mlm(hidden)
+        return found, model.mlm(hidden_dim)
     if name.startswith("Bert"):
-        return found, model.network.classify(hidden)
-    return found, hidden
+        return found, model.network.classify(hidden_dim)
+    return found, hidden_dim
 
 
 @on_torch
@@ -330,7 +330,12 @@ def test_values_of_another_type_are_refused_by_name():
 
 def test_sizes_are_compared_before_anything_is_made(tmp_path):
     kg.GPT(
-        depth=1, hidden=8, heads=2, vocabulary_size=20, context=8, stop_token=None
+        num_layers=1,
+        hidden_dim=8,
+        num_heads=2,
+        vocabulary_size=20,
+        max_sequence_length=8,
+        eos_token_id=None,
     ).save_pretrained(tmp_path)
     path = tmp_path / "config.json"
     config = json.loads(path.read_text("utf-8"))
@@ -343,7 +348,7 @@ def test_sizes_are_compared_before_anything_is_made(tmp_path):
     # Nor is a weight drawn that the file then replaces.
     path.write_text(json.dumps(config), "utf-8")
     draw = kg.layers.initializers.VarianceScaling.draw
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.max_sequence_length() as patch:
         drawn = []
         patch.setattr(
             kg.layers.initializers.VarianceScaling,

@@ -61,8 +61,8 @@ def theirs(network, x, noise=None):
 def ours(model, x):
     if model.num_classes:
         return [model(x)]
-    hidden = model.network(x)
-    return [hidden, model.network.features(hidden)]
+    hidden_dim = model.network(x)
+    return [hidden_dim, model.network.features(hidden_dim)]
 
 
 @pytest.mark.parametrize("size", [(12, 12), (20, 20), (8, 24), (4, 4)])
@@ -105,9 +105,9 @@ def test_painting_equals_transformers(tmp_path, normalized):
     noise = np.random.default_rng(1).uniform(size=(2, 9)).astype("float32")
     wanted = theirs(network, images(), noise)
     x, draw = ops.convert_to_tensor(images()), ops.convert_to_tensor(noise)
-    made, hidden, _ = model.painted(x, draw)
+    made, hidden_dim, _ = model.painted(x, draw)
     np.testing.assert_allclose(host(made), wanted[0].detach().numpy(), atol=1e-4)
-    np.testing.assert_array_equal(host(hidden), wanted[1].numpy())
+    np.testing.assert_array_equal(host(hidden_dim), wanted[1].numpy())
     loss, _ = model.objective(x, None, None, draw, training=False)
     np.testing.assert_allclose(float(host(loss)), wanted[2].item(), rtol=1e-4)
     gradients_are_equal(
@@ -150,6 +150,8 @@ def test_what_does_not_fit_is_named(tmp_path):
         config = json.loads(path.read_text("utf-8")) | {"image_size": 16}
         path.write_text(json.dumps(config), "utf-8")
         kg.ViT.from_pretrained(tmp_path)
-    model = kg.ViT((8, 8, 3), "Ti/4", depth=1, hidden=8, heads=2, positions="rotary")
+    model = kg.ViT(
+        (8, 8, 3), "Ti/4", num_layers=1, hidden_dim=8, num_heads=2, positions="rotary"
+    )
     with pytest.raises(ValueError, match="its positions are a table, not 'rotary'"):
         model.save_pretrained(tmp_path / "rotary")

@@ -9,7 +9,13 @@ import pytest
 import keras_genai as kg
 from keras_genai.weights._writing import bytes_of
 
-TINY = {"depth": 2, "hidden": 16, "heads": 2, "vocabulary_size": 40, "context": 8}
+TINY = {
+    "num_layers": 2,
+    "hidden_dim": 16,
+    "num_heads": 2,
+    "vocabulary_size": 40,
+    "max_sequence_length": 8,
+}
 
 
 def assert_same(a, b):

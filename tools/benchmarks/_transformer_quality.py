@@ -25,7 +25,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BATCH, CONTEXT = 12, 64
-SIZES = {"depth": 4, "hidden": 128, "heads": 4, "context": CONTEXT, "dropout": 0.0}
+SIZES = {
+    "num_layers": 4,
+    "hidden_dim": 128,
+    "num_heads": 4,
+    "max_sequence_length": CONTEXT,
+    "dropout": 0.0,
+}
 RATE, WARMUP, BEFORE = 1e-3, 100, 10
 
 
@@ -76,7 +82,7 @@ def train_in_torch(rows, held_out, vocabulary_size, folder):
     from torch import nn
     from torch.nn import functional as F
 
-    width, heads = SIZES["hidden"], SIZES["heads"]
+    width, num_heads = SIZES["hidden_dim"], SIZES["num_heads"]
 
     class Block(nn.Module):
         def __init__(self):
@@ -95,7 +101,8 @@ def train_in_torch(rows, held_out, vocabulary_size, folder):
             b, t, c = x.shape
             parts = self.c_attn(self.ln_1(x)).split(c, dim=2)
             query, key, value = (
-                part.view(b, t, heads, c // heads).transpose(1, 2) for part in parts
+                part.view(b, t, num_heads, c // num_heads).transpose(1, 2)
+                for part in parts
             )
             y = F.scaled_dot_product_attention(query, key, value, is_causal=True)
             x = x + self.c_out(y.transpose(1, 2).reshape(b, t, c))
@@ -107,7 +114,7 @@ def train_in_torch(rows, held_out, vocabulary_size, folder):
             super().__init__()
             self.wte = nn.Embedding(vocabulary_size, width)
             self.wpe = nn.Embedding(CONTEXT, width)
-            self.h = nn.ModuleList(Block() for _ in range(SIZES["depth"]))
+            self.h = nn.ModuleList(Block() for _ in range(SIZES["num_layers"]))
             self.ln_f = nn.LayerNorm(width)
 
         def forward(self, tokens):

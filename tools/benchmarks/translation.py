@@ -25,7 +25,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 TITLE = "Translation of verses"
 BATCH, WARMUP = 32, 400
-SIZES = {"depth": 2, "hidden": 128, "heads": 4, "hidden_units": 512, "context": 64}
+SIZES = {
+    "num_layers": 2,
+    "hidden_dim": 128,
+    "num_heads": 4,
+    "hidden_units": 512,
+    "max_sequence_length": 64,
+}
 QUALITY_BACKEND = "tensorflow"
 QUALITY_GROUPS = ("torch", "text")
 
@@ -60,21 +66,21 @@ def network_in_torch(model):
     import torch
     from torch import nn
 
-    waves = model.network.places(keras.ops.arange(SIZES["context"]))
+    waves = model.network.places(keras.ops.arange(SIZES["max_sequence_length"]))
     waves = torch.from_numpy(keras.ops.convert_to_numpy(waves))
 
     class Network(nn.Module):
         def __init__(self):
             super().__init__()
-            width = SIZES["hidden"]
+            width = SIZES["hidden_dim"]
             self.table = nn.Embedding(model.vocabulary_size, width)
             self.register_buffer("places", waves, persistent=False)
             self.drop = nn.Dropout(0.1)
             self.body = nn.Transformer(
                 width,
-                SIZES["heads"],
-                SIZES["depth"],
-                SIZES["depth"],
+                SIZES["num_heads"],
+                SIZES["num_layers"],
+                SIZES["num_layers"],
                 SIZES["hidden_units"],
                 dropout=0.1,
                 norm_first=True,
@@ -82,11 +88,11 @@ def network_in_torch(model):
             )
 
         def embedded(self, tokens):
-            x = self.table(tokens) * math.sqrt(SIZES["hidden"])
+            x = self.table(tokens) * math.sqrt(SIZES["hidden_dim"])
             return self.drop(x + self.places[: tokens.shape[1]])
 
         def forward(self, source, before):
-            padded = source == model.pad_token
+            padded = source == model.pad_token_id
             ahead = torch.ones(before.shape[1], before.shape[1], dtype=torch.bool)
             x = self.body(
                 self.embedded(source),
@@ -118,7 +124,7 @@ def copy_weights(model, network, back):
             for end in ("weight", "bias"):
                 own = {"weight": "gamma", "bias": "beta"}[end]
                 yield f"{side}_norm/{own}", state[f"{stem}.norm.{end}"]
-            for i in range(SIZES["depth"]):
+            for i in range(SIZES["num_layers"]):
                 block, layer = f"{side}_{i}", f"{stem}.layers.{i}"
                 for number, norm in enumerate(norms, 1):
                     name = {"c": "norm_cross"}.get(norm, f"norm{norm}")
@@ -168,7 +174,7 @@ def train(model, data, epochs):
 
     import keras_genai as kg
 
-    rate = kg.transformers.WarmupSchedule(SIZES["hidden"], WARMUP)
+    rate = kg.transformers.WarmupSchedule(SIZES["hidden_dim"], WARMUP)
     model.compile(keras.optimizers.Adam(rate, beta_2=0.98, epsilon=1e-9))
     started = time.monotonic()
     model.fit(data, batch_size=BATCH, epochs=epochs, shuffle=False, verbose=0)
@@ -182,7 +188,7 @@ def train_in_torch(network, model, data, epochs):
 
     optimizer = torch.optim.Adam(network.parameters(), betas=(0.9, 0.98), eps=1e-9)
     rows = {name: torch.from_numpy(array).long() for name, array in data.items()}
-    begin = torch.full((len(rows["target"]), 1), model.start_token)
+    begin = torch.full((len(rows["target"]), 1), model.decoder_start_token_id)
     before = torch.cat([begin, rows["target"][:, :-1]], 1)
     network.train()
     started, step = time.monotonic(), 0
@@ -190,14 +196,14 @@ def train_in_torch(network, model, data, epochs):
         for first in range(0, len(before), BATCH):
             part = slice(first, first + BATCH)
             step += 1
-            rate = SIZES["hidden"] ** -0.5 * min(step**-0.5, step * WARMUP**-1.5)
+            rate = SIZES["hidden_dim"] ** -0.5 * min(step**-0.5, step * WARMUP**-1.5)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             logits = network(rows["source"][part], before[part])
             loss = F.cross_entropy(
                 logits.flatten(0, 1),
                 rows["target"][part].flatten(),
-                ignore_index=model.pad_token,
+                ignore_index=model.pad_token_id,
                 label_smoothing=0.1,
             )
             optimizer.zero_grad()
@@ -214,13 +220,13 @@ def same_logits(model, network, data):
     import torch
 
     source, target = (data[name][:8] for name in ("source", "target"))
-    start = np.full((8, 1), model.start_token, "int32")
+    start = np.full((8, 1), model.decoder_start_token_id, "int32")
     before = np.concatenate([start, target[:, :-1]], 1)
     ours = keras.ops.convert_to_numpy(model([source, before]))
     network.eval()
     with torch.no_grad():
         theirs = network(*map(torch.from_numpy, (source, before))).numpy()
-    apart = np.abs(ours - theirs)[target != model.pad_token].max()
+    apart = np.abs(ours - theirs)[target != model.pad_token_id].max()
     assert apart < 1e-4 * max(1.0, np.abs(ours).max()), apart
 
 

@@ -35,7 +35,7 @@ CASES = {
         "image_shape": (28, 28, 1),
         "latent_dim": 32,
         "hidden_units": (256,),
-        "base_filters": 32,
+        "filters": 32,
         "architecture": "convolutional",
     },
     "convolutional 64x64x3": {
@@ -44,7 +44,7 @@ CASES = {
         "image_shape": (64, 64, 3),
         "latent_dim": 32,
         "hidden_units": (256, 256),
-        "base_filters": 32,
+        "filters": 32,
         "architecture": "convolutional",
         "divide": 4,
     },
@@ -54,7 +54,7 @@ CASES = {
         "image_shape": (28, 28, 1),
         "latent_dim": 50,
         "hidden_units": (200, 200),
-        "base_filters": 32,
+        "filters": 32,
         "architecture": "mlp",
         "latents": 512,
         "chunk": (16, 256),  # as `log_likelihood` has it by default
@@ -107,7 +107,7 @@ CAUSES = {
 def products(case):
     """Multiplications of a forward pass for one image: `(encoder, decoder, first)`."""
     height, width, channels = case["image_shape"]
-    filters, latent = case["base_filters"], case["latent_dim"]
+    filters, latent = case["filters"], case["latent_dim"]
     first, convolutions = 0, 0
     size = height * width * channels
     spread = 0
@@ -168,7 +168,7 @@ class Own(Bench):
 
         self.versions["keras"] = keras.__version__
         self.start()
-        taken = ("image_shape", "latent_dim", "hidden_units", "base_filters")
+        taken = ("image_shape", "latent_dim", "hidden_units", "filters")
         self.model = kg.VAE(
             binarize="dynamic",
             importance_samples=case["samples"],
@@ -386,7 +386,7 @@ def convolutional(case):
 
     height, width, channels = case["image_shape"]
     units, latent = case["hidden_units"], case["latent_dim"]
-    filters = case["base_filters"]
+    filters = case["filters"]
     stages = engine.stages_of(case["image_shape"])
     h, w = height >> stages, width >> stages
     size = h * w * filters

@@ -3,7 +3,7 @@
     python tools/benchmark.py vqvae --quality
     KERAS_BACKEND=jax python tools/benchmarks/vqvae.py --sizes 16 64 --epochs 1
 
-Trains the paper's autoencoder (1711.00937) with `hidden` 64 on the package's 20,000
+Trains the paper's autoencoder (1711.00937) with `filters` 64 on the package's 20,000
 Fashion-MNIST training images for each size of the codebook, and judges it on the 5,000
 test images (about ten minutes on two cores):
 
@@ -56,7 +56,7 @@ def train(arguments: dict, images, epochs: int, seed: int):
 
     import keras_genai as kg
 
-    model = kg.VQVAE(images.shape[1:], hidden=64, seed=seed, **arguments)
+    model = kg.VQVAE(images.shape[1:], filters=64, seed=seed, **arguments)
     steps = epochs * math.ceil(len(images) / BATCH)
     rate = keras.optimizers.schedules.CosineDecay(1e-3, steps)
     model.compile(keras.optimizers.Adam(rate))
