@@ -325,7 +325,7 @@ def autoencoder():
 def ddpm():
     sizes = {"block_channels": (4, 4), "layers_per_block": 1, "groups": 2}
     unet = kg.diffusion.UNet((8, 8, 1), **sizes, attention=(False, False))
-    return kg.DDPM(unet, "cosine", steps=4)
+    return kg.DDPM(unet, "cosine", num_steps=4)
 
 
 X = np.random.default_rng(0).uniform(-1, 1, (8, 4, 4, 1)).astype("float32")

@@ -209,7 +209,7 @@ def shorten(monkeypatch, folder):
 
     small_ddpm.from_pretrained = ddpm.from_pretrained
     capped(monkeypatch, kg.VAE, "log_likelihood", importance_samples=50)
-    capped(monkeypatch, ddpm, "inpaint", steps=4, resamplings=2)
+    capped(monkeypatch, ddpm, "inpaint", num_steps=4, resamplings=2)
     # One real export will do; it is a process of its own.
     monkeypatch.setattr(ddpm, "export", lambda self, path: pathlib.Path(path).mkdir())
     monkeypatch.setattr(kg, "DDPM", small_ddpm)

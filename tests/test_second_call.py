@@ -71,13 +71,15 @@ def ddpm():
     from tests.diffusion.tiny import network
 
     net = network(num_classes=2)
-    return kg.DDPM(net, image_shape=(4, 4, 1), num_classes=2, steps=2, ema_decay=0.5)
+    return kg.DDPM(
+        net, image_shape=(4, 4, 1), num_classes=2, num_steps=2, ema_decay=0.5
+    )
 
 
 def ddpm_rows():
-    of = {"labels": [0, 1, 1], "steps": 2, "seed": 1}
+    of = {"labels": [0, 1, 1], "num_steps": 2, "seed": 1}
     ddim = {"sampler": "ddim", **of}
-    of_three = {"seed": 2, "batch_size": 2, "steps": 2}
+    of_three = {"seed": 2, "batch_size": 2, "num_steps": 2}
 
     def edited(name, *args, **kwargs):
         given = {"labels": [0, 1, 1], **kwargs}
@@ -90,7 +92,7 @@ def ddpm_rows():
         call("generate", guidance_scale=3.0, **of),
         call("generate", guidance_scale=[3.0, 2.0, 1.0], **of),
         call("generate", **of),
-        call("generate", 2, steps=2),
+        call("generate", 2, num_steps=2),
         call("generate", **{**of, "batch_size": 2}),
         call("generate", guidance_scale=3.0, noise=NOISE, **of),
         call("generate", guidance_scale=3.0, negative={"labels": [1, 0, 2]}, **of),
@@ -101,13 +103,13 @@ def ddpm_rows():
         call("generate", sampler_options={"eta": 0.5}, **ddim),
         call("generate", sampler_options={"eta": 1.0}, **ddim),
         call("generate", sampler="dpmpp_2m", **of),
-        call("generate", **{**of, "steps": 3}),
+        call("generate", **{**of, "num_steps": 3}),
     ]
     generate += [
         changed(generate[2], parameterization="v"),
         changed(generate[2], clip=None),
         changed(generate[2], clip=0.5),
-        changed(call("generate", labels=[0, 1, 1], seed=1), steps=3),
+        changed(call("generate", labels=[0, 1, 1], seed=1), num_steps=3),
         changed(call("generate", **of), sampler="euler_ancestral"),
         changed(generate[2], schedule=kg.schedules.get("cosine")),
     ]
@@ -117,29 +119,29 @@ def ddpm_rows():
         call("generate", noise=NOISE, verbose=1, **of),
         changed(call("generate", verbose=1, **of), parameterization="v"),
     ]
-    invert = [call("invert", IMAGES, labels=[0, 1, 1], steps=2)]
-    invert += [call("invert", IMAGES, steps=n, batch_size=2) for n in (2, 3)]
+    invert = [call("invert", IMAGES, labels=[0, 1, 1], num_steps=2)]
+    invert += [call("invert", IMAGES, num_steps=n, batch_size=2) for n in (2, 3)]
     likelihood = [
         call("log_likelihood", IMAGES, **of_three),
         call("log_likelihood", IMAGES, labels=[0, 1, 1], **of_three),
         call("log_likelihood", IMAGES, probe="gaussian", probes=2, **of_three),
     ]
-    image = edited("img2img", IMAGES, steps=4)
-    image += [call("img2img", IMAGES, strength=s, steps=4) for s in (0.3, 0.8)]
-    paint = edited("inpaint", IMAGES, MASK, steps=2, resamplings=1)
-    paint += [call("inpaint", IMAGES, ~MASK, steps=2, resamplings=2, jump_length=1)]
+    image = edited("img2img", IMAGES, num_steps=4)
+    image += [call("img2img", IMAGES, strength=s, num_steps=4) for s in (0.3, 0.8)]
+    paint = edited("inpaint", IMAGES, MASK, num_steps=2, resamplings=1)
+    paint += [call("inpaint", IMAGES, ~MASK, num_steps=2, resamplings=2, jump_length=1)]
     return {
         "generate": generate + shown,
-        "generate_batches": [batches(call("generate_batches", 3, steps=2))],
+        "generate_batches": [batches(call("generate_batches", 3, num_steps=2))],
         "img2img": image,
         "inpaint": paint,
         "invert": invert,
         "interpolate": [
-            call("interpolate", IMAGES[0], IMAGES[1], n, steps=2) for n in (2, 3)
+            call("interpolate", IMAGES[0], IMAGES[1], n, num_steps=2) for n in (2, 3)
         ],
         "log_likelihood": likelihood,
         "bits_per_dim": [
-            call("bits_per_dim", IMAGES, levels=n, steps=2) for n in (2, 9)
+            call("bits_per_dim", IMAGES, levels=n, num_steps=2) for n in (2, 9)
         ],
     }
 

@@ -148,7 +148,7 @@ kinds = np.arange(10)
 seen = []
 watch = keras.callbacks.LambdaCallback(
     on_epoch_end=lambda epoch, logs: seen.append(
-        model.generate(labels=kinds, seed=0, steps=20)
+        model.generate(labels=kinds, seed=0, num_steps=20)
     )
 )
 rate = keras.optimizers.schedules.CosineDecay(3e-3, steps)
@@ -185,7 +185,7 @@ for name, value in logs.items():
 
 # %%
 counts = (2,) if FAST else (2, 5, 10, 20, 50)
-by_steps = [model.generate(labels=kinds, seed=1, steps=n) for n in counts]
+by_steps = [model.generate(labels=kinds, seed=1, num_steps=n) for n in counts]
 show(np.concatenate(by_steps), title=f"{counts} steps of DDIM")
 
 # %% [markdown]
@@ -195,12 +195,13 @@ show(np.concatenate(by_steps), title=f"{counts} steps of DDIM")
 # %%
 print("steps  ddim    dpmpp_2m")
 far = {}
-exact = model.generate(labels=kinds, seed=1, steps=20 if FAST else 100)
+exact = model.generate(labels=kinds, seed=1, num_steps=20 if FAST else 100)
 for n in counts:
     row = [
         np.sqrt(
             np.mean(
-                (model.generate(labels=kinds, seed=1, steps=n, sampler=s) - exact) ** 2
+                (model.generate(labels=kinds, seed=1, num_steps=n, sampler=s) - exact)
+                ** 2
             )
         )
         for s in ("ddim", "dpmpp_2m")
@@ -225,7 +226,7 @@ for n in counts:
 scales = (1.0, 2.0) if FAST else (1.0, 2.0, 4.0, 8.0)
 bags = np.full(10, names.index("Bag"))
 by_scale = [
-    model.generate(labels=bags, seed=2, steps=20, guidance_scale=w) for w in scales
+    model.generate(labels=bags, seed=2, num_steps=20, guidance_scale=w) for w in scales
 ]
 show(np.concatenate(by_scale), title=f"Bags, w = {scales}")
 
@@ -257,7 +258,7 @@ for w in (1.0, 2.0) if FAST else (1.0, 2.0, 4.0):
     samples[w] = model.generate(
         labels=asked,
         seed=3,
-        steps=10,
+        num_steps=10,
         sampler="dpmpp_2m",
         guidance_scale=w,
         batch_size=250,
@@ -287,7 +288,7 @@ mended = [
         mask,
         seed=seed,
         labels=kinds,
-        steps=10 if FAST else 50,
+        num_steps=10 if FAST else 50,
         jump_length=5,
         resamplings=2 if FAST else 4,
     )
@@ -304,7 +305,7 @@ show(np.concatenate([torn, np.where(mask[..., None], -1.0, torn), *mended]))
 
 # %%
 others = [
-    model.img2img(torn, strength, seed=4, labels=kinds, steps=20)
+    model.img2img(torn, strength, seed=4, labels=kinds, num_steps=20)
     for strength in ((0.2, 0.8) if FAST else (0.2, 0.4, 0.6, 0.8))
 ]
 show(np.concatenate([torn, *others]), title="strength 0 (the picture), 0.2, ... 0.8")
@@ -314,7 +315,7 @@ show(np.concatenate([torn, *others]), title="strength 0 (the picture), 0.2, ... 
 # between two noises there is a way through pictures.
 
 # %%
-way = model.interpolate(torn[7], torn[9], n=10, steps=10 if FAST else 50)
+way = model.interpolate(torn[7], torn[9], n=10, num_steps=10 if FAST else 50)
 show(way, title="From a sneaker to an ankle boot")
 
 # %% [markdown]
@@ -326,8 +327,8 @@ show(way, title="From a sneaker to an ankle boot")
 # %%
 model.save("ddpm.keras")
 loaded = kg.load_model("ddpm.keras")
-same = loaded.generate(labels=kinds, seed=0, steps=5)
-ours = model.generate(labels=kinds, seed=0, steps=5)
+same = loaded.generate(labels=kinds, seed=0, num_steps=5)
+ours = model.generate(labels=kinds, seed=0, num_steps=5)
 print("loaded:", np.allclose(same, ours, atol=1e-5))
 
 # %% [markdown]
@@ -336,7 +337,7 @@ print("loaded:", np.allclose(same, ours, atol=1e-5))
 # and number of steps.
 
 # %%
-model.sampler, model.steps = "dpmpp_2m", 15
+model.sampler, model.num_steps = "dpmpp_2m", 15
 model.export("served/ddpm", overwrite=True)
 
 # %%
@@ -357,6 +358,6 @@ show(boots, title="Ankle boots, from the SavedModel")
 #
 # - The transformer in the U-Net's place: `kg.DDPM(kg.DiT((28, 28, 1), patch_size=4,
 #   depth=6, hidden=192, heads=3, num_classes=10), ...)`.
-# - A flow: `kg.DDPM(network, "rectified_flow", "flow", times="logit_normal")`.
+# - A flow: `kg.DDPM(network, "rectified_flow", "flow", time_sampling="logit_normal")`.
 # - Published weights: `kg.DDPM.from_pretrained("google/ddpm-cifar10-32")`.
 # - What a sampler is, and how fast it converges: tutorial 05.

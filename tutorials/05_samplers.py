@@ -121,7 +121,7 @@ def picture(axis, tracks, title):
         columns.append(density(grid / a, s / a) / a)
     axis.imshow(
         np.log(np.array(columns).T + 1e-2),
-        extent=(0, time_grid.steps, -3, 3),
+        extent=(0, time_grid.num_steps, -3, 3),
         origin="lower",
         aspect="auto",
         cmap="Blues",
@@ -321,7 +321,7 @@ print(f"{'point':>14} {'true':>9} {'exact trace':>12} {'1 probe':>9} {'16 probes
 def likelihood(**options):
     def whole(x):
         return kg.diffusion.log_likelihood(
-            everything, schedule, x, steps=40, **options
+            everything, schedule, x, num_steps=40, **options
         )[0]
 
     return kg.backend.jit(whole)(ops.convert_to_tensor(points))

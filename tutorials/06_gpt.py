@@ -684,7 +684,8 @@ print(served[:length])
 # ## On
 #
 # - Better texts want more of everything: `kg.GPT(num_layers=12, hidden_dim=768,
-#   num_heads=12)` on all of Shakespeare, hours on a GPU; and far more text than one man wrote.
+#   num_heads=12)` on all of Shakespeare, hours on a GPU; and far more text than one
+#   man wrote.
 # - Published weights: `kg.GPT.from_pretrained("gpt2")`, or any folder in the layout of
 #   Llama or SmolLM2; `model.save_pretrained(folder)` writes it.
 # - A smaller model that proposes several tokens at a time, of which the large one

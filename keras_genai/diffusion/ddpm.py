@@ -59,7 +59,7 @@ from keras_genai.utils.validation import (
 )
 from keras_genai.weights.pretrained import Pretrained
 
-TIMES = ("uniform", "lognormal", "logit_normal")
+TIME_SAMPLINGS = ("uniform", "lognormal", "logit_normal")
 VARIANCES = ("small", "large", "learned")
 # Equal parts of the training's times, in per cent: `evaluate` shows the loss of each.
 _PARTS = ("loss_0_25", "loss_25_50", "loss_50_75", "loss_75_100")
@@ -105,7 +105,7 @@ class DDPM(Pretrained, GenerativeModel):
             has a row for K.
         weighting: of the squared error: `"uniform"`, `"min_snr"`, `"edm"` or
             `"sigmoid"`.
-        times: of the training: `"uniform"`; `"lognormal"`, of sigma / alpha
+        time_sampling: of the training: `"uniform"`; `"lognormal"`, of sigma / alpha
             (2206.00364, table 1); or `"logit_normal"`, of a flow (2403.03206).
         variance: of a step of the sampler `"ddpm"`: `"small"`, `"large"`, or
             `"learned"`: the network then gives 2C channels.
@@ -117,7 +117,7 @@ class DDPM(Pretrained, GenerativeModel):
             are integers, 1,000 where they lie in [0, 1].
         sampler: of `generate` and of what `export` writes: a name in
             `kg.samplers.NAMES`.
-        steps: of that sampler.
+        num_steps: of that sampler.
         ema_decay: decay of the average of the network that samples, or None.
         seed: integer >= 0.
 
@@ -130,7 +130,7 @@ class DDPM(Pretrained, GenerativeModel):
     model = kg.DDPM(image_shape=(28, 28, 1), num_classes=10)
     model.compile()                                     # Adam(2e-4), clipped
     model.fit(images, labels, batch_size=64, epochs=10)
-    model.generate(labels=[3, 3, 7], guidance_scale=2.0, steps=50, seed=0)
+    model.generate(labels=[3, 3, 7], guidance_scale=2.0, num_steps=50, seed=0)
     model.export("served/ddpm")                         # the whole loop, one SavedModel
     ```
     """
@@ -144,7 +144,7 @@ class DDPM(Pretrained, GenerativeModel):
         context_shape=integers(),
         condition_dropout=number("[0, 1)"),
         weighting=text,
-        times=text,
+        time_sampling=text,
         variance=text,
         clip=optional(number("> 0")),
         time_scale=number("> 0"),
@@ -162,13 +162,13 @@ class DDPM(Pretrained, GenerativeModel):
         context_shape=None,
         condition_dropout=None,
         weighting="uniform",
-        times="uniform",
+        time_sampling="uniform",
         variance="small",
         clip=1.0,
         sigma_data=0.5,
         time_scale=None,
         sampler="ddim",
-        steps=50,
+        num_steps=50,
         ema_decay=0.9999,
         seed=0,
         **kwargs,
@@ -185,25 +185,25 @@ class DDPM(Pretrained, GenerativeModel):
             _dropout(condition_dropout, num_classes, network),
         )
         self.num_classes = num_classes
-        _check_choices(self.schedule, weighting, times, variance, clip)
+        _check_choices(self.schedule, weighting, time_sampling, variance, clip)
         samplers.get(sampler)
-        check_positive("steps", steps)
+        check_positive("num_steps", num_steps)
         self.parameterization = parameterization
         self.weighting = weighting
-        self.times = times
+        self.time_sampling = time_sampling
         self.variance = variance
         self.clip = clip
         self.sigma_data = sigma_data
         self.time_scale = time_scale or _time_scale(self.schedule)
         self.sampler = sampler
-        self.steps = steps
+        self.num_steps = num_steps
         self.ema_decay = ema_decay
         self.denoiser()  # refuses what does not fit the schedule
         self._own = [] if network is None else ["network"]
         with dtype_policy(kwargs.get("dtype")):
             self.network = network or self._default_network()
         self._check_network()
-        sampling_loop(self, sampler, steps)  # refuses a sampler that does not fit
+        sampling_loop(self, sampler, num_steps)  # refuses a sampler that does not fit
         self.set_players(
             "network", ema="network", ema_decay=ema_decay, metrics=list(_PARTS)
         )
@@ -282,9 +282,9 @@ class DDPM(Pretrained, GenerativeModel):
         """Refuses a `y` of `fit`, NumPy arrays, that does not fit `count` images."""
         self.conditions.check(self.conditions.named(y), count)
 
-    def time_grid(self, steps, spacing):
+    def time_grid(self, num_steps, spacing):
         """The `TimeGrid` of so many steps; `spacing`: see `kg.samplers.time_grid`."""
-        return samplers.time_grid(self.schedule, steps, spacing)
+        return samplers.time_grid(self.schedule, num_steps, spacing)
 
     # Training
 
@@ -328,11 +328,11 @@ class DDPM(Pretrained, GenerativeModel):
 
     def _times(self, u):
         """Times to train at, of uniform `u` `(B,)`."""
-        if self.times == "uniform":
+        if self.time_sampling == "uniform":
             return uniform_times(self.schedule, u)
         u = ops.clip(u, 1e-6, 1.0 - 1e-6)  # at 0 and 1 the normal one is infinite
         z = math.sqrt(2.0) * ops.erfinv(2.0 * u - 1.0)
-        if self.times == "lognormal":
+        if self.time_sampling == "lognormal":
             return lognormal_times(self.schedule, z)
         return logit_normal_times(self.schedule, z)
 
@@ -418,7 +418,7 @@ class DDPM(Pretrained, GenerativeModel):
         vector=None,
         context=None,
         sampler=None,
-        steps=None,
+        num_steps=None,
         spacing=None,
         sampler_options=None,
         guidance_scale=1.0,
@@ -445,7 +445,8 @@ class DDPM(Pretrained, GenerativeModel):
             context: floats `(n, S, E)`, for a model with sequences.
             sampler: a name in `kg.samplers.NAMES`, or a function time grid ->
                 `Sampler`; by default the model's own.
-            steps: of the sampler, at most the training's; by default the model's own.
+            num_steps: of the sampler, at most the training's; by default the model's
+                own.
             spacing: of the steps; see `kg.samplers.time_grid`.
             sampler_options: dict of arguments of the sampler, such as `{"eta": 1.0}`.
             guidance_scale: of classifier-free guidance (2207.12598); 1 is none, more
@@ -476,7 +477,7 @@ class DDPM(Pretrained, GenerativeModel):
             vector=vector,
             context=context,
             sampler=sampler,
-            steps=steps,
+            num_steps=num_steps,
             spacing=spacing,
             sampler_options=sampler_options,
             guidance_scale=guidance_scale,
@@ -561,7 +562,7 @@ class DDPM(Pretrained, GenerativeModel):
         mask,
         seed=0,
         *,
-        steps=250,
+        num_steps=250,
         jump_length=None,
         resamplings=10,
         batch_size=64,
@@ -574,11 +575,11 @@ class DDPM(Pretrained, GenerativeModel):
             mask: booleans, True where to paint: `(H, W)`, `(H, W, 1)` or
                 `(N, H, W, 1)`.
             seed: integer >= 0.
-            steps: of the sampler.
+            num_steps: of the sampler.
             jump_length: how many steps at a time are gone back and done again
-                (section 4.2); at most `steps`, by default 10 of more than that.
+                (section 4.2); at most `num_steps`, by default 10 of more than that.
             resamplings: how often each stretch is done; 1 goes back nowhere. The
-                network is called about `steps * resamplings` times.
+                network is called about `num_steps * resamplings` times.
             batch_size: images in one pass.
             **options: see `img2img`; a sampler of one evaluation a step, by default
                 `"ddpm"`.
@@ -586,13 +587,15 @@ class DDPM(Pretrained, GenerativeModel):
         Returns:
             NumPy float32 like `images`: equal to them outside the mask.
         """
-        options["steps"] = steps
+        options["num_steps"] = num_steps
         return editing.inpaint(
             self, images, mask, seed, jump_length, resamplings, batch_size, options
         )
 
     @checked(images=array(finite=False), spacing=text)
-    def invert(self, images, *, steps=None, spacing="trailing", batch_size=64, **given):
+    def invert(
+        self, images, *, num_steps=None, spacing="trailing", batch_size=64, **given
+    ):
         """The noise from which `generate` makes these images (2010.02502, 4.3).
 
         DDIM's deterministic steps the other way: `generate(noise=invert(images))`
@@ -601,16 +604,18 @@ class DDPM(Pretrained, GenerativeModel):
 
         Args:
             images: floats `(N, H, W, C)`.
-            steps, spacing, batch_size: see `generate`.
+            num_steps, spacing, batch_size: see `generate`.
             **given: the images' conditions: `labels`, `vector`, `context`.
 
         Returns:
             NumPy float32 like `images`: about standard normal.
         """
-        return editing.invert(self, images, steps, spacing, batch_size, given)
+        return editing.invert(self, images, num_steps, spacing, batch_size, given)
 
     @checked(a=array(), b=array(), kind=text)
-    def interpolate(self, a, b, n=8, *, kind="spherical", steps=None, batch_size=64):
+    def interpolate(
+        self, a, b, n=8, *, kind="spherical", num_steps=None, batch_size=64
+    ):
         """Images on the way from one to another, through their noise (2010.02502, 5.3).
 
         Args:
@@ -618,13 +623,13 @@ class DDPM(Pretrained, GenerativeModel):
             b: where it ends, likewise.
             n: images on the way, both ends included, at least 2.
             kind: `"spherical"` or `"linear"`, of the noise that `invert` finds.
-            steps: see `generate`.
+            num_steps: see `generate`.
             batch_size: images in one pass.
 
         Returns:
             NumPy float32 `(n, H, W, C)`, the first and last about `a` and `b`.
         """
-        return editing.interpolated(self, a, b, n, kind, steps, batch_size)
+        return editing.interpolated(self, a, b, n, kind, num_steps, batch_size)
 
     @checked(probe=text)
     def log_likelihood(
@@ -632,7 +637,7 @@ class DDPM(Pretrained, GenerativeModel):
         images,
         seed=0,
         *,
-        steps=100,
+        num_steps=100,
         probe="rademacher",
         probes=1,
         batch_size=64,
@@ -645,7 +650,7 @@ class DDPM(Pretrained, GenerativeModel):
         Args:
             images: floats `(N, H, W, C)`.
             seed: integer >= 0, of the estimator of Hutchinson.
-            steps: of the ODE's solver, of four evaluations and gradients each.
+            num_steps: of the ODE's solver, of four evaluations and gradients each.
             probe: how the divergence is found: `"rademacher"` or `"gaussian"` vectors,
                 without a bias, or `"exact"`, with a gradient for each dimension.
             probes: how many vectors.
@@ -656,7 +661,7 @@ class DDPM(Pretrained, GenerativeModel):
             NumPy float32 `(N,)`.
         """
         return likelihood.of_images(
-            self, images, seed, steps, probe, probes, batch_size, given
+            self, images, seed, num_steps, probe, probes, batch_size, given
         )
 
     @checked()
@@ -702,8 +707,8 @@ class DDPM(Pretrained, GenerativeModel):
         """What `export` writes: name -> (function, its inputs); the first serves.
 
         - `generate`: `seed`, with the conditions and `guidance_scale`, or `n` ->
-          `images`: the whole loop of the model's `sampler` and `steps`. Guidance is in
-          it where the model was trained for it.
+          `images`: the whole loop of the model's `sampler` and `num_steps`. Guidance is
+          in it where the model was trained for it.
         - `denoise`: noisy `images`, times `t` and the conditions -> `x_0`.
         """
         return signatures.export_signatures(self)
@@ -716,13 +721,13 @@ class DDPM(Pretrained, GenerativeModel):
             "image_shape",
             "num_classes",
             "weighting",
-            "times",
+            "time_sampling",
             "variance",
             "clip",
             "sigma_data",
             "time_scale",
             "sampler",
-            "steps",
+            "num_steps",
             "ema_decay",
         )
         return {
@@ -752,25 +757,26 @@ def _dropout(given, num_classes, network):
     return 0.1 * null_class if given is None else given
 
 
-def _check_choices(schedule, weighting, times, variance, clip):
+def _check_choices(schedule, weighting, time_sampling, variance, clip):
     for name, value, known in (
         ("weighting", weighting, WEIGHTINGS),
-        ("times", times, TIMES),
+        ("time_sampling", time_sampling, TIME_SAMPLINGS),
         ("variance", variance, VARIANCES),
     ):
         if value not in known:
             raise ValueError(
                 f"unknown {name} {value!r}; expected one of {', '.join(known)}."
             )
-    if times == "logit_normal" and not isinstance(schedule, schedules.RectifiedFlow):
+    flow = isinstance(schedule, schedules.RectifiedFlow)
+    if time_sampling == "logit_normal" and not flow:
         raise ValueError(
-            "times='logit_normal' are times of schedule='rectified_flow'; got "
-            f"{type(schedule).__name__}."
+            "time_sampling='logit_normal' draws times of schedule='rectified_flow'; "
+            f"got {type(schedule).__name__}."
         )
-    if times == "lognormal" and isinstance(schedule, schedules.Discrete):
+    if time_sampling == "lognormal" and isinstance(schedule, schedules.Discrete):
         raise ValueError(
-            "times='lognormal' lie between a Discrete schedule's: take a continuous "
-            "one, such as schedule='karras' or kg.schedules.Continuous('linear')."
+            "time_sampling='lognormal' draws times between a Discrete schedule's: "
+            "take a continuous one, such as schedule='karras' or kg.schedules.Continuous('linear')."
         )
     if clip is not None and (isinstance(clip, bool) or not clip > 0):
         raise ValueError(f"clip must be a number above 0 or None; got {clip!r}.")

@@ -360,7 +360,7 @@ class Denoiser:
             return loss
         mean_x0 = self.to_x0(ops.stop_gradient(prediction), x, t)
         bound = variance.vlb_terms(self.schedule, x_0, x, t, mean_x0, v)
-        return loss + vlb_weight * self.schedule.steps * bound
+        return loss + vlb_weight * self.schedule.num_train_timesteps * bound
 
 
 # Times to train at

@@ -37,19 +37,19 @@ def inpaint(model, images, mask, seed, jump_length, resamplings, batch_size, opt
     inputs["latent_mask"] = _coarser(mask, model.latent_shape(model.image_shape))
     inputs["known"] = np.where(mask > 0, np.float32(0.0), images)
     repaint.check_repaintable(loop.sampler, loop.grid)
-    steps = loop.grid.steps
-    jump_length = min(10, steps) if jump_length is None else jump_length
-    walk = repaint.resampled(steps, jump_length, resamplings)
+    num_steps = loop.grid.num_steps
+    jump_length = min(10, num_steps) if jump_length is None else jump_length
+    walk = repaint.resampled(num_steps, jump_length, resamplings)
     loop = dataclasses.replace(loop, repaint=repaint.tables(loop.grid, walk))
     key = random.key(seed, "inpaint")
     return np.concatenate(list(loop.batches("inpaint", inputs, n, key, batch_size)))
 
 
-def invert(model, images, steps, spacing, batch_size, conditions):
+def invert(model, images, num_steps, spacing, batch_size, conditions):
     """See `DDPM.invert`."""
     inputs, n = conditions_and_images(model, "invert", images, conditions)
     grid = samplers.time_grid(
-        model.schedule, steps or model.steps, spacing, end="least"
+        model.schedule, num_steps or model.num_steps, spacing, end="least"
     )
     rising = grid.reversed()
     loop = SamplingLoop(model, samplers.ddim(rising), rising, rising.begin)
@@ -66,7 +66,7 @@ def invert(model, images, steps, spacing, batch_size, conditions):
     return np.concatenate(list(made))
 
 
-def interpolated(model, a, b, n, kind, steps, batch_size):
+def interpolated(model, a, b, n, kind, num_steps, batch_size):
     """See `DDPM.interpolate`."""
     check_integer("n", n, 2)
     check_kind(kind)
@@ -74,14 +74,14 @@ def interpolated(model, a, b, n, kind, steps, batch_size):
         checked_images(np.asarray(x)[None], 1, model.image_shape, "An end")
         for x in (a, b)
     ]
-    noise = model.invert(np.concatenate(ends), steps=steps)
+    noise = model.invert(np.concatenate(ends), num_steps=num_steps)
     a, b = noise.reshape(2, -1)
     between = interpolate(a, b, np.linspace(0.0, 1.0, n)[:, None], kind)
     return model.generate(
         noise=between.reshape(n, *noise.shape[1:]).astype("float32"),
         labels=model.num_classes and np.full(n, model.num_classes),  # none
         sampler="ddim",
-        steps=steps,
+        num_steps=num_steps,
         batch_size=batch_size,
     )
 

@@ -40,7 +40,7 @@ def log_likelihood(
     denoise,
     schedule,
     x,
-    steps=100,
+    num_steps=100,
     probe="rademacher",
     probes=1,
     key=(0, 0),
@@ -59,7 +59,7 @@ def log_likelihood(
         denoise: denoiser `(x, t)`, differentiable by x; see `kg.samplers`.
         schedule: a schedule of `kg.schedules`.
         x: data `(B, ...)`.
-        steps: of the ODE solver, equal ones of log(sigma / alpha).
+        num_steps: of the ODE solver, equal ones of log(sigma / alpha).
         probe: how the trace of the Jacobian is found: "rademacher" or "gaussian"
             vectors (Hutchinson's estimator, unbiased), or "exact", with as many
             gradients as there are dimensions.
@@ -69,7 +69,7 @@ def log_likelihood(
         method: "rk4" (fourth order) or "heun" (second).
         t_range: least and largest time; by default the schedule's own. Alpha must be
             above 0 there.
-        tables: of `ode_inputs`, as tensors, in place of `steps`.
+        tables: of `ode_inputs`, as tensors, in place of `num_steps`.
 
     Returns:
         `(log p, y)`: `(B,)`, and the latent at the end of the ODE, like x and about
@@ -82,7 +82,7 @@ def log_likelihood(
     bits_per_dim(log_p, images.shape[1:])
     ```
     """
-    check_positive("steps", steps)
+    check_positive("num_steps", num_steps)
     check_positive("probes", probes)
     if probe not in PROBES:
         raise ValueError(
@@ -95,7 +95,7 @@ def log_likelihood(
     x = ops.convert_to_tensor(x)
     ends = _ends(schedule, t_range)
     if tables is None:
-        tables = {**_tables(schedule, ends, steps), **_numbers(ends, steps)}
+        tables = {**_tables(schedule, ends, num_steps), **_numbers(ends, num_steps)}
     du = ops.cast(tables["du"], x.dtype)
     size = math.prod(x.shape[1:])
     axes = tuple(range(1, len(x.shape)))
@@ -139,10 +139,13 @@ def log_likelihood(
     return prior - change + size * math.log(cosines[0]), y
 
 
-def ode_inputs(schedule, steps, t_range=None):
-    """The `tables` of `log_likelihood` as inputs of one program for any `steps`."""
+def ode_inputs(schedule, num_steps, t_range=None):
+    """The `tables` of `log_likelihood` as inputs of one program for any `num_steps`."""
     ends = _ends(schedule, t_range)
-    made = {**programs.filled(_tables(schedule, ends, steps)), **_numbers(ends, steps)}
+    made = {
+        **programs.filled(_tables(schedule, ends, num_steps)),
+        **_numbers(ends, num_steps),
+    }
     return {**made, "du": made["du"].astype("float32")}
 
 
@@ -159,9 +162,9 @@ def _ends(schedule, t_range):
     return np.log(levels)
 
 
-def _tables(schedule, ends, steps):
+def _tables(schedule, ends, num_steps):
     """Times, c and sqrt(alpha^2 + sigma^2) at every half step: dict name -> array."""
-    u = np.linspace(*ends, 2 * steps + 1)
+    u = np.linspace(*ends, 2 * num_steps + 1)
     times = schedule.time_at(-2.0 * u)
     radii = np.sqrt(schedule.alpha(times) ** 2 + schedule.sigma(times) ** 2)
     return dict(
@@ -169,9 +172,12 @@ def _tables(schedule, ends, steps):
     )
 
 
-def _numbers(ends, steps):
+def _numbers(ends, num_steps):
     """The number of steps, and how long each is."""
-    return {"count": np.array(steps, "int32"), "du": (ends[1] - ends[0]) / steps}
+    return {
+        "count": np.array(num_steps, "int32"),
+        "du": (ends[1] - ends[0]) / num_steps,
+    }
 
 
 def _vectors(probe, probes, key, first, x):
@@ -230,22 +236,22 @@ def bits_per_dim(log_p, shape, levels=256, value_range=(-1.0, 1.0)):
 # Of a model
 
 
-def of_images(model, images, seed, steps, probe, probes, batch_size, conditions):
+def of_images(model, images, seed, num_steps, probe, probes, batch_size, conditions):
     """See `DDPM.log_likelihood`."""
     inputs, n = conditions_and_images(model, "log_likelihood", images, conditions)
     t_range = _range(model.schedule)
     if backend.COMPILES:
         name = ("likelihood", probe, probes)
-        inputs["ode"] = ode_inputs(model.schedule, steps, t_range)
+        inputs["ode"] = ode_inputs(model.schedule, num_steps, t_range)
     else:
-        name = ("likelihood", probe, probes, steps)
+        name = ("likelihood", probe, probes, num_steps)
 
     def density(key, count, first, inputs):
         return log_likelihood(
             conditioned(model, inputs, clip=None),
             model.schedule,
             model.to_latents(inputs["images"]),
-            steps=steps,
+            num_steps=num_steps,
             probe=probe,
             probes=probes,
             key=key,

@@ -9,11 +9,11 @@ from keras_genai.diffusion import samplers
 from keras_genai.utils.checks import check_integer, check_positive
 
 
-def resampled(steps, jump_length, resamplings):
+def resampled(num_steps, jump_length, resamplings):
     """The trajectory that goes back and does stretches again (section 4.2, appendix B).
 
     Args:
-        steps: n of the grid.
+        num_steps: n of the grid.
         jump_length: j, how many steps are gone back at a time, at most n.
         resamplings: r, how often each stretch is done; 1 goes back nowhere.
 
@@ -28,25 +28,27 @@ def resampled(steps, jump_length, resamplings):
     """
     check_integer("jump_length", jump_length)
     check_positive("resamplings", resamplings)
-    if jump_length > steps:
+    if jump_length > num_steps:
         raise ValueError(
-            f"jump_length must be at most the {steps} steps; got {jump_length}."
+            f"jump_length must be at most the {num_steps} steps; got {jump_length}."
         )
-    turns = dict.fromkeys(range(0, steps - jump_length, jump_length), resamplings - 1)
-    walk, left = [], steps  # `left` steps lie between here and the last node
+    turns = dict.fromkeys(
+        range(0, num_steps - jump_length, jump_length), resamplings - 1
+    )
+    walk, left = [], num_steps  # `left` steps lie between here and the last node
     while left:
-        node = steps - left
+        node = num_steps - left
         left -= 1
         if turns.get(left, 0):
             turns[left] -= 1
             left += jump_length
-        walk.append((node, steps - left))
+        walk.append((node, num_steps - left))
     return walk
 
 
 def check_repaintable(sampler, grid):
     """Refuses a sampler with more than x in its state."""
-    if sampler.updates.shape[1] != 1 or sampler.evaluations != grid.steps:
+    if sampler.updates.shape[1] != 1 or sampler.evaluations != grid.num_steps:
         raise ValueError(
             f"The sampler {sampler.name} looks back or asks more than once a step, "
             "which an image that is held in part cannot have: take 'ddpm' or 'ddim'."

@@ -4,7 +4,7 @@ Every sampler here is linear in all but the network: between two calls of the de
 it adds up known factors times arrays. A sampler is therefore a table of factors,
 computed once in float64 by the papers' formulas, and one loop that applies any table:
 
-    grid = kg.samplers.time_grid(schedule, steps=50)
+    grid = kg.samplers.time_grid(schedule, num_steps=50)
     sampler = kg.samplers.get("ddim")(grid, eta=0.0)
     x = sampler(denoise, grid.start(noise))
 

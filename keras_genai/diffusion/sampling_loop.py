@@ -227,7 +227,7 @@ class SamplingLoop:
 def sampling_loop(
     model,
     sampler=None,
-    steps=None,
+    num_steps=None,
     spacing=None,
     sampler_options=None,
     guided=False,
@@ -247,7 +247,7 @@ def sampling_loop(
     if sampler == "ddpm":
         options.setdefault("variance", model.variance)
     grid = model.time_grid(
-        model.steps if steps is None else steps,
+        model.num_steps if num_steps is None else num_steps,
         spacing or ("lcm" if sampler == "lcm" else "trailing"),
     )
     if strength != 1.0:

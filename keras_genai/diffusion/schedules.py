@@ -13,9 +13,9 @@ tables) or tensors (in their own float dtype), of any shape:
   to train on, equal steps of u the steps to sample with;
 - `add_noise(x_0, noise, t)`: a draw of q(x_t | x_0).
 
-`Discrete` has the integer times 0 to `steps` - 1 of DDPM, with -1 for no noise;
-`Continuous` the same noise as functions in closed form of t in [0, 1]; `Karras` and
-`Exponential` leave the signal as it is and have sigma for their time;
+`Discrete` has the integer times 0 to `num_train_timesteps` - 1 of DDPM, with -1 for no
+noise; `Continuous` the same noise as functions in closed form of t in [0, 1]; `Karras`
+and `Exponential` leave the signal as it is and have sigma for their time;
 `RectifiedFlow` is the straight line from data to noise. `get(name)` makes one.
 """
 
@@ -154,21 +154,21 @@ class Schedule:
 # Variance preserving: alpha^2 + sigma^2 = 1
 
 
-def _linear_betas(steps, start, end):
-    return np.linspace(start, end, steps)
+def _linear_betas(total, start, end):
+    return np.linspace(start, end, total)
 
 
-def _scaled_linear_betas(steps, start, end):
-    return np.linspace(math.sqrt(start), math.sqrt(end), steps) ** 2
+def _scaled_linear_betas(total, start, end):
+    return np.linspace(math.sqrt(start), math.sqrt(end), total) ** 2
 
 
-def _sigmoid_betas(steps, start, end):
-    return sigmoid(np, np.linspace(-6.0, 6.0, steps)) * (end - start) + start
+def _sigmoid_betas(total, start, end):
+    return sigmoid(np, np.linspace(-6.0, 6.0, total)) * (end - start) + start
 
 
-def _cosine_betas(steps, start, end):
+def _cosine_betas(total, start, end):
     """2102.09672, equation 17, with its bound of 0.999."""
-    angle = (np.arange(steps + 1) / steps + 0.008) / 1.008 * math.pi / 2
+    angle = (np.arange(total + 1) / total + 0.008) / 1.008 * math.pi / 2
     alpha_bar = np.cos(angle) ** 2
     return np.minimum(1.0 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
 
@@ -207,7 +207,10 @@ def _check_betas(schedule, largest):
 
 
 @checked(
-    name=text, beta_start=number("> 0"), beta_end=number("> 0"), steps=integer(1, 10**7)
+    name=text,
+    beta_start=number("> 0"),
+    beta_end=number("> 0"),
+    num_train_timesteps=integer(1, 10**7),
 )
 @dataclasses.dataclass(frozen=True)
 class Discrete(Schedule):
@@ -219,7 +222,7 @@ class Discrete(Schedule):
     Args:
         name: "linear" (2006.11239), "scaled_linear" (Stable Diffusion), "cosine"
             (2102.09672) or "sigmoid" (GeoDiff).
-        steps: number T of training times.
+        num_train_timesteps: number T of training times.
         beta_start: first beta, in (0, 1); by default the usual one.
         beta_end: last beta, likewise.
         zero_terminal_snr: rescales the table so that nothing but noise is left at the
@@ -235,19 +238,21 @@ class Discrete(Schedule):
     """
 
     name: str = "linear"
-    steps: int = 1000
+    num_train_timesteps: int = 1000
     beta_start: float | None = None
     beta_end: float | None = None
     zero_terminal_snr: bool = False
 
     def __post_init__(self):
-        check_positive("steps", self.steps)
+        check_positive("num_train_timesteps", self.num_train_timesteps)
         _check_betas(self, 1)
 
     @functools.cached_property
     def betas(self):
         """float64 `(T,)`."""
-        betas = BETAS[self.name][0](self.steps, self.beta_start, self.beta_end)
+        betas = BETAS[self.name][0](
+            self.num_train_timesteps, self.beta_start, self.beta_end
+        )
         if self.zero_terminal_snr:
             root = np.sqrt(np.cumprod(1.0 - betas))
             root = (root - root[-1]) * root[0] / (root[0] - root[-1])
@@ -280,12 +285,12 @@ class Discrete(Schedule):
 
     @property
     def t_max(self):
-        return float(self.steps - 1)
+        return float(self.num_train_timesteps - 1)
 
     def quantile(self, u):
         """Each integer time is an equal part of [0, 1); u = 1 is the last."""
         xp, u = library(u)
-        return xp.minimum(xp.floor(u * self.steps), self.t_max)
+        return xp.minimum(xp.floor(u * self.num_train_timesteps), self.t_max)
 
     def alpha(self, t):
         if not ops.is_tensor(t):
@@ -298,9 +303,9 @@ class Discrete(Schedule):
         xp, t = library(t)
         table = self._log_snrs
         if xp is np:
-            return np.interp(t, np.arange(-1.0, self.steps), table)
-        place = ops.clip(t + 1.0, 0.0, float(self.steps))
-        left = ops.clip(ops.floor(place), 0.0, float(self.steps - 1))
+            return np.interp(t, np.arange(-1.0, self.num_train_timesteps), table)
+        place = ops.clip(t + 1.0, 0.0, float(self.num_train_timesteps))
+        left = ops.clip(ops.floor(place), 0.0, float(self.num_train_timesteps - 1))
         # Rows of two: one lookup, and one that PyTorch exports.
         pairs = np.stack([table[:-1], table[1:]], axis=1)  # (T, 2)
         pairs = ops.convert_to_tensor(pairs, dtype=t.dtype)
@@ -312,12 +317,16 @@ class Discrete(Schedule):
         xp, log_snr = library(log_snr)
         rising = self._log_snrs[::-1].copy()
         if xp is np:
-            return np.interp(log_snr, rising, np.arange(self.steps - 1.0, -2.0, -1.0))
+            return np.interp(
+                log_snr, rising, np.arange(self.num_train_timesteps - 1.0, -2.0, -1.0)
+            )
         table = ops.convert_to_tensor(rising, dtype=log_snr.dtype)
         bounded = ops.clip(log_snr, rising[0], rising[-1])
         flat = ops.reshape(bounded, (-1,))
         index = ops.searchsorted(table, flat, side="right")
-        index = ops.clip(ops.reshape(index, ops.shape(bounded)) - 1, 0, self.steps - 1)
+        index = ops.clip(
+            ops.reshape(index, ops.shape(bounded)) - 1, 0, self.num_train_timesteps - 1
+        )
         low, high = ops.take(table, index), ops.take(table, index + 1)
         part = (bounded - low) / (high - low)
         return self.t_max - ops.cast(index, log_snr.dtype) - part

@@ -20,7 +20,7 @@ GRID = having("schedule times alphas sigmas", "a grid of kg.samplers.time_grid")
 
 
 def nodes(grid):
-    """`(times of the steps' beginnings, alphas, sigmas)`."""
+    """`(times of the num_steps' beginnings, alphas, sigmas)`."""
     return grid.times[:-1], grid.alphas, grid.sigmas
 
 
@@ -163,7 +163,7 @@ def _pairs(grid):
     """`(step, second)` of each evaluation: no second one where sigma' = 0."""
     return [
         (i, second)
-        for i in range(grid.steps)
+        for i in range(grid.num_steps)
         for second in (False, True)
         if not (second and grid.sigmas[i + 1] == 0)
     ]
@@ -194,7 +194,7 @@ def heun(grid, churn=0.0, churn_min=0.0, churn_max=math.inf, churn_noise=1.0):
     pairs = _pairs(grid)
     gamma = np.where(
         (level >= churn_min) & (level <= churn_max),
-        min(churn / grid.steps, math.sqrt(2.0) - 1.0),
+        min(churn / grid.num_steps, math.sqrt(2.0) - 1.0),
         0.0,
     )
     raised = level * (1.0 + gamma)  # sigma_hat
@@ -304,10 +304,10 @@ def pndm(grid, runge_kutta=False):
         runge_kutta: does the first three steps by the pseudo Runge-Kutta method of
             four evaluations each, as the paper has it; at least four steps.
     """
-    if runge_kutta and grid.steps < 4:
+    if runge_kutta and grid.num_steps < 4:
         raise ValueError(
             "runge_kutta=True takes four evaluations at each of three steps before "
-            f"the first of PLMS: it needs at least 4 steps; got {grid.steps}."
+            f"the first of PLMS: it needs at least 4 steps; got {grid.num_steps}."
         )
     plan = _pndm_plan(grid, runge_kutta)
 
@@ -376,10 +376,10 @@ def _pndm_plan(grid, runge_kutta):
         first, count = 3, 4
     else:
         plan.append((1, node[0], node[0], node[1]))
-        if grid.steps > 1:
+        if grid.num_steps > 1:
             plan.append(("again", node[1], node[0], node[1]))
         first, count = 1, 2
-    for i in range(first, grid.steps):
+    for i in range(first, grid.num_steps):
         plan.append((min(4, count + i - first), node[i], node[i], node[i + 1]))
     return plan
 
@@ -387,8 +387,8 @@ def _pndm_plan(grid, runge_kutta):
 def _lower(grid, i):
     """Whether a step of DPM-Solver++ is of first order: the first, and the last where
     it ends without noise or the grid is short (2211.01095, section 3.3)."""
-    last = i == grid.steps - 1
-    return i == 0 or last and (grid.sigmas[-1] == 0 or grid.steps < 15)
+    last = i == grid.num_steps - 1
+    return i == 0 or last and (grid.sigmas[-1] == 0 or grid.num_steps < 15)
 
 
 @checked(grid=GRID)
@@ -451,7 +451,7 @@ def unipc(grid):
     half_snr = grid.half_log_snrs
 
     def order(i):
-        return min(2, grid.steps - i, i + 1)
+        return min(2, grid.num_steps - i, i + 1)
 
     def corrected(i, state, y, D):
         _, base, last, before = state

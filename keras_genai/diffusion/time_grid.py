@@ -19,8 +19,8 @@ ENDS = ("zero", "least")
 class TimeGrid:
     """The nodes of n steps: n + 1 times with their alpha and sigma, in float64.
 
-    `time_grid(schedule, steps)` makes the usual ones; `at(schedule, times)` any other.
-    A slice is the part between its nodes: `grid[10:]` begins at node 10.
+    `time_grid(schedule, num_steps)` makes the usual ones; `at(schedule, times)` any
+    other. A slice is the part between its nodes: `grid[10:]` begins at node 10.
 
     Args:
         schedule: the schedule they are of.
@@ -35,8 +35,8 @@ class TimeGrid:
     sigmas: np.ndarray
 
     def __post_init__(self):
-        steps = np.diff(self.sigmas / np.maximum(self.alphas, 1e-30))
-        if len(steps) < 1 or not (np.all(steps < 0) or np.all(steps > 0)):
+        num_steps = np.diff(self.sigmas / np.maximum(self.alphas, 1e-30))
+        if len(num_steps) < 1 or not (np.all(num_steps < 0) or np.all(num_steps > 0)):
             raise ValueError(
                 "A time grid needs at least two nodes, whose noise falls (or rises) at "
                 "every step; got times "
@@ -45,7 +45,7 @@ class TimeGrid:
             )
 
     @property
-    def steps(self):
+    def num_steps(self):
         """The number n of steps."""
         return len(self.times) - 1
 
@@ -76,7 +76,7 @@ class TimeGrid:
         """
         if not 0 < strength <= 1:
             raise ValueError(f"strength must be in (0, 1]; got {strength!r}.")
-        return self[self.steps - max(1, int(self.steps * strength)) :]
+        return self[self.num_steps - max(1, int(self.num_steps * strength)) :]
 
     def reversed(self):
         """The way back, from little noise to much: for the inversion by an ODE.
@@ -138,7 +138,7 @@ def at(schedule, times):
 )
 def time_grid(
     schedule,
-    steps,
+    num_steps,
     spacing="trailing",
     end="zero",
     offset=0,
@@ -151,7 +151,7 @@ def time_grid(
 
     Args:
         schedule: a schedule of `kg.schedules`.
-        steps: how many, at least 1 and at most the training steps of a `Discrete`.
+        num_steps: how many, at least 1 and at most the training steps of a `Discrete`.
         spacing: of the T times of a `Discrete` schedule (2305.08891, table 2),
             "leading": multiples of T // steps from 0; "trailing": from T - 1 down in
             steps of T / steps; "linspace": from T - 1 to 0, both included. In
@@ -162,8 +162,8 @@ def time_grid(
         end: "zero", a last step to no noise, or "least", which ends at `t_min` (and has
             a step fewer where the spacing ends there by itself).
         offset: is added to the times of "leading" (Stable Diffusion takes 1).
-        skip_last: makes `steps + 1` nodes and leaves the cleanest out, as DPM-Solver's
-            and UniPC's "leading" and "linspace" do in diffusers.
+        skip_last: makes `num_steps + 1` nodes and leaves the cleanest out, as
+            DPM-Solver's and UniPC's "leading" and "linspace" do in diffusers.
         rounded: moves the times of a `Discrete` schedule to the nearest integers,
             which is what "linspace" is for DDPM, DDIM and the multistep solvers in
             diffusers.
@@ -171,7 +171,7 @@ def time_grid(
         origin_steps: for "lcm".
 
     Returns:
-        A `TimeGrid` of `steps` steps.
+        A `TimeGrid` of `num_steps` steps.
 
     Raises:
         ValueError: for steps or a spacing that this schedule does not have.
@@ -182,18 +182,19 @@ def time_grid(
     time_grid(kg.schedules.get("linear"), 4).times  # 999, 749, 499, 249, -1
     ```
     """
-    check_positive("steps", steps)
+    check_positive("num_steps", num_steps)
     for name, value, known in (("spacing", spacing, SPACINGS), ("end", end, ENDS)):
         if value not in known:
             raise ValueError(
                 f"unknown {name} {value!r}; expected one of {', '.join(known)}."
             )
     discrete = isinstance(schedule, schedules.Discrete)
-    if discrete and steps > schedule.steps - skip_last:
+    if discrete and num_steps > schedule.num_train_timesteps - skip_last:
         raise ValueError(
-            f"steps must be at most the {schedule.steps} training steps; got {steps}."
+            f"num_steps must be at most the {schedule.num_train_timesteps} training "
+            f"steps; got {num_steps}."
         )
-    count = steps + bool(skip_last)
+    count = num_steps + bool(skip_last)
     if spacing in ("karras", "exponential"):
         levels = _spaced_levels(schedule, count, spacing, rho)
         times = schedule.time_at(-2.0 * np.log(levels))
@@ -216,7 +217,7 @@ def time_grid(
 
 
 def _discrete_times(schedule, count, spacing, offset, origin_steps):
-    total = schedule.steps
+    total = schedule.num_train_timesteps
     if spacing == "leading":
         times = np.arange(count)[::-1] * (total // count) + offset
     elif spacing == "trailing":
@@ -227,7 +228,7 @@ def _discrete_times(schedule, count, spacing, offset, origin_steps):
         if not count <= origin_steps <= total:
             raise ValueError(
                 "The lcm spacing takes its steps from origin_steps, at most "
-                f"{total}; got steps={count} of origin_steps={origin_steps!r}."
+                f"{total}; got num_steps={count} of origin_steps={origin_steps!r}."
             )
         origin = np.arange(origin_steps, 0, -1) * (total // origin_steps) - 1
         chosen = np.floor(np.linspace(0, origin_steps, count, endpoint=False))

@@ -95,7 +95,7 @@ def tables(schedule):
     """The posterior's factors and log-variances at every step, float64 `(T,)` each."""
     alpha_bar = np.append(1.0, schedule.alpha_bar)
     alpha = np.sqrt(alpha_bar)
-    times = np.arange(-1, schedule.steps)
+    times = np.arange(-1, schedule.num_train_timesteps)
     sigma = np.where(times < 0, 0.0, schedule.sigma(times))
     of_x, of_x0, small, large = posterior(alpha[1:], sigma[1:], alpha[:-1], sigma[:-1])
     if len(small) > 1:

@@ -109,8 +109,8 @@ USUAL = {
         "norm_first causal scale_embedding logits_bias quant_conv learn_log_variance "
         "mid_attention null_class linear_projection upcast_attention "
         "time_scale_shift flip_sin_to_cos shared_embedding normalize keep_colors "
-        "lowercase truncate cross scale_shift zero_out hard from_logits run_eagerly auto_scale_loss zero_terminal_snr "
-        "skip_last rounded runge_kutta dequantize alibi overwrite "
+        "lowercase truncate cross scale_shift zero_out hard from_logits run_eagerly "
+        "auto_scale_loss zero_terminal_snr skip_last rounded runge_kutta dequantize alibi overwrite "
         "animation pooler masked_lm out_bias",
     ),
     "early_stopping": either(flag, one_of("never"), says="True, False or 'never'"),

@@ -101,7 +101,7 @@ def from_config(config, path=SCHEDULER):
     ends = () if name == "cosine" else ("beta_start", "beta_end")
     schedule = {
         "name": name,
-        "steps": config["num_train_timesteps"],
+        "num_train_timesteps": config["num_train_timesteps"],
         "zero_terminal_snr": config.get("rescale_betas_zero_snr", False),
         **{key: config[key] for key in ends},
     }
@@ -138,7 +138,7 @@ def to_config(model):
         **{key: default for key, (default, _) in written.items()},
         "_class_name": "DDPMScheduler",
         "_diffusers_version": _diffusers.VERSION,
-        "num_train_timesteps": schedule.steps,
+        "num_train_timesteps": schedule.num_train_timesteps,
         "beta_schedule": names[schedule.name],
         "prediction_type": predicts[model.parameterization],
         "variance_type": variances.get(model.variance, "learned_range"),

@@ -79,9 +79,9 @@ def test_other_counts_and_steps_compile_nothing_and_the_dropped_are_freed():
 
     def ask(count, steps):
         if count == 2:
-            model.generate(count, steps=steps)
+            model.generate(count, num_steps=steps)
         else:
-            model.img2img(images[:count], 0.5, steps=2 * steps)
+            model.img2img(images[:count], 0.5, num_steps=2 * steps)
 
     for count in (2, 8):
         ask(count, 3)
@@ -91,7 +91,7 @@ def test_other_counts_and_steps_compile_nothing_and_the_dropped_are_freed():
     assert executables() == held
     if backend.COMPILES:
         assert len(model.programs) == programs == 2
-        model.generate(2, steps=65)
+        model.generate(2, num_steps=65)
         assert len(model.programs) == 3
     model.forget_compiled()
     assert executables() <= max(held - programs, 0)

@@ -33,7 +33,7 @@ FAMILIES = {
         lambda model, seed: model.generate(2 + seed % 2, seed=seed),
     ),
     "diffusion": (
-        lambda: kg.DDPM(unet(), steps=2, ema_decay=0.9),
+        lambda: kg.DDPM(unet(), num_steps=2, ema_decay=0.9),
         lambda model, seed: model.generate(labels=[seed, 1], seed=seed),
     ),
     "text": (

@@ -47,7 +47,7 @@ def moments(x):
 )
 def test_samples_have_the_distribution(schedule, parameterization):
     model = gaussian(False, schedule, parameterization)
-    x = model.generate(4000, sampler="dpmpp_2m", steps=40, batch_size=4000)
+    x = model.generate(4000, sampler="dpmpp_2m", num_steps=40, batch_size=4000)
     mean, covariance = moments(x)
     np.testing.assert_allclose(mean, MEANS[0], atol=0.02)
     np.testing.assert_allclose(covariance, COVARIANCE, atol=0.01)
@@ -77,11 +77,11 @@ def test_the_loss_of_the_best_network_is_what_theory_gives():
 def test_log_likelihood_is_the_exact_one(schedule):
     model = gaussian(False, schedule, "flow" if schedule != "linear" else "epsilon")
     x = model.network.draw(16, seed=1)
-    found = model.log_likelihood(x, steps=25, probe="exact", batch_size=8)
+    found = model.log_likelihood(x, num_steps=25, probe="exact", batch_size=8)
     np.testing.assert_allclose(found, model.network.log_density(x), atol=0.03)
-    estimates = model.log_likelihood(x, steps=10, probes=8, batch_size=16)
+    estimates = model.log_likelihood(x, num_steps=10, probes=8, batch_size=16)
     assert abs(np.mean(estimates - found)) < 0.3
-    bits = model.bits_per_dim(x, steps=10, probe="exact", batch_size=16)
+    bits = model.bits_per_dim(x, num_steps=10, probe="exact", batch_size=16)
     wanted = -found / (4 * np.log(2)) + np.log2(255 / 2)
     np.testing.assert_allclose(bits, wanted, atol=0.1)
 
@@ -90,9 +90,9 @@ def test_invert_and_generate_undo_each_other():
     model = gaussian()
     x = model.network.draw(8, seed=2)
     errors = []
-    for steps in (125, 250):
-        noise = model.invert(x, steps=steps, batch_size=3)
-        back = model.generate(noise=noise, steps=steps)
+    for num_steps in (125, 250):
+        noise = model.invert(x, num_steps=num_steps, batch_size=3)
+        back = model.generate(noise=noise, num_steps=num_steps)
         errors.append(np.abs(back - x).max())
     # Both are of first order: twice the steps, half the error.
     assert errors[1] < 0.04 and errors[1] < 0.6 * errors[0], errors
@@ -100,9 +100,9 @@ def test_invert_and_generate_undo_each_other():
     flat = (x.reshape(8, -1) - MEANS[0]) @ model.network.vectors
     white = flat / np.sqrt(model.network.values) @ model.network.vectors.T
     np.testing.assert_allclose(noise.reshape(8, -1), white, atol=0.1)
-    way = model.interpolate(x[0], x[1], n=5, steps=250)
+    way = model.interpolate(x[0], x[1], n=5, num_steps=250)
     np.testing.assert_allclose(way[[0, -1]], x[:2], atol=0.05)
-    straight = model.interpolate(x[0], x[1], n=3, steps=250, kind="linear")
+    straight = model.interpolate(x[0], x[1], n=3, num_steps=250, kind="linear")
     middle = straight[1] if straight.shape == (3, *SHAPE) else None
     np.testing.assert_allclose(middle, (x[0] + x[1]) / 2, atol=0.05)
 
@@ -115,7 +115,7 @@ def test_inpainting_draws_from_the_conditional():
     images[:, 0, :, 0] = known
     mask = np.array([[False, False], [True, True]])
     x = model.inpaint(
-        images, mask, steps=100, jump_length=5, resamplings=10, batch_size=3000
+        images, mask, num_steps=100, jump_length=5, resamplings=10, batch_size=3000
     )
     np.testing.assert_array_equal(x[:, 0], images[:, 0])
     a, b, c = COVARIANCE[:2, :2], COVARIANCE[2:, :2], COVARIANCE[2:, 2:]
@@ -125,7 +125,7 @@ def test_inpainting_draws_from_the_conditional():
     unconditional = MEANS[0][2:]
     assert np.abs(mean - wanted).max() < 0.25 * np.abs(wanted - unconditional).max()
     np.testing.assert_allclose(covariance, c - gain @ b.T, atol=0.02)
-    other = model.inpaint(images, mask, steps=100, resamplings=1, batch_size=3000)
+    other = model.inpaint(images, mask, num_steps=100, resamplings=1, batch_size=3000)
     assert (
         np.abs(mean - wanted).max() < np.abs(other[:, 1].mean(0)[:, 0] - wanted).max()
     )
@@ -145,12 +145,12 @@ def test_img2img_keeps_more_of_the_image_the_less_it_is_noised():
     model = gaussian()
     x = model.network.draw(64, seed=5)
     distances = [
-        np.abs(model.img2img(x, strength, seed=1, steps=20) - x).mean()
+        np.abs(model.img2img(x, strength, seed=1, num_steps=20) - x).mean()
         for strength in (0.1, 0.4, 1.0)
     ]
     assert distances[0] < 0.7 * distances[1] < 0.7 * distances[2]
-    fresh = model.generate(64, seed=1, steps=20)
-    again = model.img2img(x, 1.0, seed=1, steps=20)
+    fresh = model.generate(64, seed=1, num_steps=20)
+    again = model.img2img(x, 1.0, seed=1, num_steps=20)
     np.testing.assert_allclose(again.std(), fresh.std(), rtol=0.1)
 
 
@@ -160,26 +160,28 @@ def test_img2img_keeps_more_of_the_image_the_less_it_is_noised():
 def test_labels_and_guidance():
     model = gaussian(labels=True)
     labels = np.array([0, 1, 0, 1, 1])
-    one = model.generate(labels=labels, steps=30, seed=4)
+    one = model.generate(labels=labels, num_steps=30, seed=4)
     for label in (0, 1):
-        mean = model.generate(labels=[label] * 500, steps=30).mean(0).ravel()
+        mean = model.generate(labels=[label] * 500, num_steps=30).mean(0).ravel()
         np.testing.assert_allclose(mean, MEANS[label], atol=0.05)
     # A scale of 0 is no condition at all; of 1 is the condition.
-    null = model.generate(labels=[2] * 5, steps=30, seed=4)
-    zero = model.generate(labels=labels, steps=30, seed=4, guidance_scale=0.0)
+    null = model.generate(labels=[2] * 5, num_steps=30, seed=4)
+    zero = model.generate(labels=labels, num_steps=30, seed=4, guidance_scale=0.0)
     np.testing.assert_allclose(zero, null, atol=1e-4)
     for scale in (2.0, np.array([1, 1, 1, 1, 1], "float32")):
-        strong = model.generate(labels=labels, steps=30, seed=4, guidance_scale=scale)
+        strong = model.generate(
+            labels=labels, num_steps=30, seed=4, guidance_scale=scale
+        )
         shown = model.generate(
-            labels=labels, steps=30, seed=4, guidance_scale=scale, verbose=1
+            labels=labels, num_steps=30, seed=4, guidance_scale=scale, verbose=1
         )
         np.testing.assert_allclose(shown, strong, atol=1e-5)
-    beyond = model.generate(labels=labels, steps=30, seed=4, guidance_scale=2.0)
+    beyond = model.generate(labels=labels, num_steps=30, seed=4, guidance_scale=2.0)
     towards = (beyond - one).reshape(5, -1) * MEANS[labels]
     assert np.all(towards.sum(1) > 0)
     away = model.generate(
         labels=labels,
-        steps=30,
+        num_steps=30,
         seed=4,
         guidance_scale=2.0,
         negative={"labels": 1 - labels},
@@ -196,7 +198,7 @@ def test_conditions_of_several_kinds():
         "vector": rng.normal(size=(8, 5)).astype("float32"),
     }
     net = network(num_classes=3, vector_dim=5)
-    model = kg.DDPM(net, num_classes=3, vector_dim=5, steps=3)
+    model = kg.DDPM(net, num_classes=3, vector_dim=5, num_steps=3)
     model.compile()
     model.fit(x, y, batch_size=4, verbose=0)
     images = model.generate(**y, seed=1)
@@ -230,15 +232,15 @@ def test_dropping_a_condition():
         ({"schedule": "quadratic"}, "unknown schedule 'quadratic'; expected one of"),
         ({"parameterization": "noise"}, "unknown parameterization 'noise'"),
         ({"weighting": "snr"}, "unknown weighting 'snr'"),
-        ({"times": "normal"}, "unknown times 'normal'"),
-        ({"times": "logit_normal"}, "of schedule='rectified_flow'"),
-        ({"times": "lognormal"}, "take a continuous one"),
+        ({"time_sampling": "normal"}, "unknown time_sampling 'normal'"),
+        ({"time_sampling": "logit_normal"}, "of schedule='rectified_flow'"),
+        ({"time_sampling": "lognormal"}, "take a continuous one"),
         ({"variance": "fixed"}, "unknown variance 'fixed'"),
         ({"variance": "learned"}, r"must give \(4, 4, 2\)"),
         ({"sampler": "dpm"}, "unknown sampler 'dpm'; expected one of"),
         ({"sampler": "flow_euler"}, "is a sampler of flows"),
-        ({"steps": 0}, "steps must be an integer of at least 1"),
-        ({"steps": 1001}, "at most the 1000 training steps"),
+        ({"num_steps": 0}, "num_steps must be an integer of at least 1"),
+        ({"num_steps": 1001}, "at most the 1000 training steps"),
         ({"clip": 0.0}, "clip must be a finite number over 0"),
         ({"condition_dropout": 1.0}, r"condition_dropout must be in \[0, 1\)"),
         ({"image_shape": (8, 8)}, r"image_shape must be \(height, width, channels\)"),
@@ -258,7 +260,7 @@ def test_arguments_that_do_not_fit(arguments, message):
 
 def test_calls_that_do_not_fit():
     model = kg.DDPM(network(num_classes=3), num_classes=3, condition_dropout=0.0)
-    plain = kg.DDPM(network(), steps=4)
+    plain = kg.DDPM(network(), num_steps=4)
     x = np.zeros((2, 4, 4, 1), "float32")
     model.compile()
     plain.compile()
@@ -270,8 +272,8 @@ def test_calls_that_do_not_fit():
         (lambda: plain.fit(x, np.zeros(2, "int32")), "takes no labels"),
         (lambda: model.fit(x), "Labels are missing"),
         (lambda: plain.fit(2.0 + x), r"Images must lie in \[-1, 1\]"),
-        (lambda: plain.generate(2, steps=0), "steps must be an integer"),
-        (lambda: plain.generate(2, steps=2000), "at most the 1000"),
+        (lambda: plain.generate(2, num_steps=0), "num_steps must be an integer"),
+        (lambda: plain.generate(2, num_steps=2000), "at most the 1000"),
         (lambda: plain.generate(2, sampler="ddimm"), "unknown sampler"),
         (lambda: plain.generate(2, sampler_options={"eta": 3.0}), "eta must be in"),
         (lambda: plain.generate(2, sampler_options={"rate": 3}), "sampler_options"),
@@ -280,7 +282,7 @@ def test_calls_that_do_not_fit():
         (lambda: plain.inpaint(x, np.ones((3, 4), bool)), "mask must be booleans"),
         (lambda: plain.inpaint(x, 0.5 * np.ones((4, 4))), "mask must be booleans"),
         (
-            lambda: plain.inpaint(x, np.ones((4, 4)), steps=5, sampler="heun"),
+            lambda: plain.inpaint(x, np.ones((4, 4)), num_steps=5, sampler="heun"),
             "take 'ddpm' or 'ddim'",
         ),
         (lambda: plain.invert(x, guidance=1), "invert does not take guidance"),
@@ -293,21 +295,21 @@ def test_calls_that_do_not_fit():
 def test_a_sampler_of_ones_own():
     model = gaussian()
     own = functools.partial(samplers.ddim, eta=1.0)
-    x = model.generate(3, sampler=own, steps=10)
-    same = model.generate(3, sampler="ddim", sampler_options={"eta": 1.0}, steps=10)
+    x = model.generate(3, sampler=own, num_steps=10)
+    same = model.generate(3, sampler="ddim", sampler_options={"eta": 1.0}, num_steps=10)
     np.testing.assert_array_equal(x, same)
 
 
 def test_grids_of_guided_samples(tmp_path):
     pytest.importorskip("PIL")
-    model = kg.DDPM(network(num_classes=3), num_classes=3, steps=3)
+    model = kg.DDPM(network(num_classes=3), num_classes=3, num_steps=3)
     model.compile()
     x = np.zeros((4, 4, 4, 1), "float32")
     grid = kg.callbacks.ImageGrid(
-        tmp_path, labels=[0, 1, 2], steps=2, guidance_scale=2.0, animation=False
+        tmp_path, labels=[0, 1, 2], num_steps=2, guidance_scale=2.0, animation=False
     )
     model.fit(x, np.arange(4) % 3, verbose=0, callbacks=[grid])
     assert (grid.run_folder / "epoch-0001.png").exists()
-    wrong = kg.callbacks.ImageGrid(tmp_path, steps=2000)
+    wrong = kg.callbacks.ImageGrid(tmp_path, num_steps=2000)
     with pytest.raises(ValueError, match="at most the 1000"):
         model.fit(x, np.arange(4) % 3, verbose=0, callbacks=[wrong])

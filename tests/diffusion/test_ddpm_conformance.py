@@ -76,7 +76,7 @@ def ddpm():
     unet = kg.UNet(
         (8, 8, 1), **UNET, attention=(False, True), num_classes=CLASSES, seed=1
     )
-    return kg.DDPM(unet, SCHEDULE, steps=4, ema_decay=0.9, seed=1)
+    return kg.DDPM(unet, SCHEDULE, num_steps=4, ema_decay=0.9, seed=1)
 
 
 TestDDPM = conformance.battery("ddpm", ddpm, labelled("ddpm"), compile=fast)
@@ -89,7 +89,7 @@ TestLearnedVariance = conformance.battery(
         variance="learned",
         weighting="min_snr",
         sampler="ddpm",
-        steps=4,
+        num_steps=4,
         seed=2,
     ),
     images("ddpm_learned_variance", (8, 8, 3)),
@@ -111,9 +111,9 @@ TestFlow = conformance.battery(
         ),
         "rectified_flow",
         "flow",
-        times="logit_normal",
+        time_sampling="logit_normal",
         sampler="flow_heun",
-        steps=3,
+        num_steps=3,
         clip=None,
         ema_decay=None,
         seed=3,
@@ -130,9 +130,9 @@ TestEDM = conformance.battery(
         kg.schedules.Karras(0.02, 10.0),
         "edm",
         weighting="edm",
-        times="lognormal",
+        time_sampling="lognormal",
         sampler="heun",
-        steps=3,
+        num_steps=3,
         ema_decay=0.5,
         seed=4,
     ),
@@ -146,7 +146,7 @@ TestDDPMProcesses = processes.battery(
         network((8, 8, 1), num_classes=CLASSES, seed=5),
         SCHEDULE,
         num_classes=CLASSES,
-        steps=4,
+        num_steps=4,
         ema_decay=0.9,
         seed=5,
     ),

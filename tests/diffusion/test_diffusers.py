@@ -34,7 +34,7 @@ def ours(x, t, scale):
     return network(ops, x, ops.reshape(t, (-1, 1, 1)), scale)
 
 
-def reference(scheduler, start, monkeypatch, learned=False, scale=0.01, steps=None):
+def reference(scheduler, start, monkeypatch, learned=False, scale=0.01, num_steps=None):
     """The trajectory of diffusers: x after every step."""
     drawn = iter(NOISES)
     module = sys.modules[type(scheduler).__module__]
@@ -42,7 +42,9 @@ def reference(scheduler, start, monkeypatch, learned=False, scale=0.01, steps=No
         monkeypatch.setattr(
             module, "randn_tensor", lambda *a, **k: torch.from_numpy(next(drawn))
         )
-    arguments = steps if isinstance(steps, dict) else {"num_inference_steps": steps}
+    arguments = (
+        num_steps if isinstance(num_steps, dict) else {"num_inference_steps": num_steps}
+    )
     scheduler.set_timesteps(**arguments)
     x, trajectory = torch.from_numpy(start.astype("float32")), []
     for t in scheduler.timesteps:
@@ -170,18 +172,18 @@ def betas_of(arguments):
 
 @pytest.mark.parametrize("case", CASES)
 def test_trajectory(case, monkeypatch):
-    kind, arguments, steps, name, options, nodes, divided = CASES[case]
+    kind, arguments, num_steps, name, options, nodes, divided = CASES[case]
     scheduler = getattr(diffusers, f"{kind}Scheduler")(**arguments)
     schedule = betas_of(arguments)
     rounded = kind.startswith(("DPM", "UniPC")) and nodes["spacing"] == "linspace"
-    grid = samplers.time_grid(schedule, steps, rounded=rounded, **nodes)
+    grid = samplers.time_grid(schedule, num_steps, rounded=rounded, **nodes)
     sampler = samplers.get(name)(grid, **options)
     predicts = arguments.get("prediction_type", "epsilon").removesuffix("_prediction")
     denoise = Denoiser(
         lambda x, t: ours(x, t, 0.01), schedule, predicts, round_times="2m" in name
     )
     alpha = grid.alphas[0] if divided else 1.0
-    wanted = reference(scheduler, START / alpha, monkeypatch, steps=steps)
+    wanted = reference(scheduler, START / alpha, monkeypatch, num_steps=num_steps)
     got = walk(sampler, denoise, START)
     if divided:
         got = got / grid.alphas[sampler.nodes].reshape(-1, 1, 1, 1)
@@ -193,7 +195,7 @@ def test_ddim_with_noise_and_clipping(eta, monkeypatch):
     scheduler = diffusers.DDIMScheduler(clip_sample=True)
     step = scheduler.step
     scheduler.step = lambda *a: step(*a, eta=eta, use_clipped_model_output=True)
-    wanted = reference(scheduler, START, monkeypatch, steps=10)
+    wanted = reference(scheduler, START, monkeypatch, num_steps=10)
     schedule = schedules.get("linear")
     denoise = Denoiser(lambda x, t: ours(x, t, 0.01), schedule, clip=1.0)
     grid = samplers.time_grid(schedule, 10, "leading")
@@ -205,7 +207,7 @@ def test_learned_variance(monkeypatch):
     scheduler = diffusers.DDPMScheduler(
         variance_type="learned_range", clip_sample=False, beta_schedule="linear"
     )
-    wanted = reference(scheduler, START, monkeypatch, learned=True, steps=8)
+    wanted = reference(scheduler, START, monkeypatch, learned=True, num_steps=8)
     schedule = schedules.get("linear")
 
     def both(x, t):
@@ -221,8 +223,8 @@ def test_learned_variance(monkeypatch):
 
 def test_flow_euler_with_shift(monkeypatch):
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
-    steps = {"sigmas": np.linspace(1.0, 1 / 10, 10)}
-    wanted = reference(scheduler, START, monkeypatch, steps=steps)
+    num_steps = {"sigmas": np.linspace(1.0, 1 / 10, 10)}
+    wanted = reference(scheduler, START, monkeypatch, num_steps=num_steps)
     schedule = schedules.get("rectified_flow", shift=3.0)
     denoise = Denoiser(
         lambda x, t: ours(x, t, 0.01), schedule, "flow", time_scale=1000.0
@@ -233,7 +235,7 @@ def test_flow_euler_with_shift(monkeypatch):
 
 def test_flow_heun(monkeypatch):
     scheduler = diffusers.FlowMatchHeunDiscreteScheduler()
-    wanted = reference(scheduler, START, monkeypatch, steps=7)
+    wanted = reference(scheduler, START, monkeypatch, num_steps=7)
     schedule = schedules.get("rectified_flow")
     denoise = Denoiser(
         lambda x, t: ours(x, t, 0.01), schedule, "flow", time_scale=1000.0
@@ -248,7 +250,7 @@ def test_edm(name, monkeypatch):
     kind = {"euler": "EDMEuler", "dpmpp_2m": "EDMDPMSolverMultistep"}[name]
     scheduler = getattr(diffusers, f"{kind}Scheduler")(sigma_data=0.5)
     start = 80.0 * START
-    wanted = reference(scheduler, start, monkeypatch, scale=1.0, steps=16)
+    wanted = reference(scheduler, start, monkeypatch, scale=1.0, num_steps=16)
     schedule = schedules.get("karras")
     denoise = Denoiser(lambda x, t: ours(x, t, 1.0), schedule, "edm", sigma_data=0.5)
     grid = samplers.time_grid(schedule, 16, "linspace")

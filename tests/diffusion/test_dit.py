@@ -263,7 +263,7 @@ def test_half_precision(policy):
 
 
 def test_a_diffusion_model_trains_it(tmp_path):
-    model = kg.DDPM(make(out_channels=8), variance="learned", steps=3)
+    model = kg.DDPM(make(out_channels=8), variance="learned", num_steps=3)
     model.compile()
     x = np.clip(batch(model.network)[0], -1, 1)
     model.fit(x, np.array([0, 1, 4]), batch_size=3, epochs=2, verbose=0)

@@ -30,7 +30,7 @@ def make():
         seed=6,
     )
     conditions = {"context_shape": (LENGTH, 6), "vector_dim": 3}
-    model = kg.DDPM(unet, **conditions, steps=3, seed=6)
+    model = kg.DDPM(unet, **conditions, num_steps=3, seed=6)
     model.compile(keras.optimizers.Adam(1e-2, global_clipnorm=1.0))
     return model
 

@@ -79,7 +79,7 @@ def trained(cls, x, image_shape):
         vector_dim=5,
         condition_dropout=0.3,
         clip=None,
-        steps=3,
+        num_steps=3,
         ema_decay=0.5,
         seed=1,
     )
@@ -146,7 +146,7 @@ def test_editing(both):
     close(images, model, by_hand.img2img(latents, 0.7, **given))
     mask = np.zeros((4, 4), bool)
     mask[1:3, :2] = True
-    given |= {"steps": 4, "jump_length": 2, "resamplings": 2}
+    given |= {"num_steps": 4, "jump_length": 2, "resamplings": 2}
     pixels = mask.repeat(2, axis=0).repeat(2, axis=1)
     images = model.inpaint(IMAGES, pixels, **given, batch_size=4)
     np.testing.assert_array_equal(images[:, ~pixels], IMAGES[:, ~pixels])
@@ -166,7 +166,7 @@ def test_images_of_another_size():
     def unet(shape):
         model = kg.DDPM(
             kg.UNet(shape, block_channels=(8, 8), groups=4, attention=(False, True)),
-            steps=2,
+            num_steps=2,
             ema_decay=None,
         )
         model.compile()

@@ -30,14 +30,14 @@ def numpy(x):
 def test_exact_trace(schedule, t_range, method):
     """Equal to the closed form on every kind of schedule."""
     low = schedule.t_min if t_range is None else t_range[0]
-    steps = 40 if method == "rk4" else 120
+    num_steps = 40 if method == "rk4" else 120
 
     def whole(x):
         return log_likelihood(
             PLANE.denoise(schedule),
             schedule,
             x,
-            steps=steps,
+            num_steps=num_steps,
             probe="exact",
             method=method,
             t_range=t_range,
@@ -57,7 +57,7 @@ def test_hutchinson(probe):
     many = np.repeat(X, 400, axis=0)
 
     def run(x, first=0, probes=1):
-        options = {"steps": 15, "probe": probe, "key": (1, 2), "probes": probes}
+        options = {"num_steps": 15, "probe": probe, "key": (1, 2), "probes": probes}
 
         def whole(x):
             return log_likelihood(denoise, schedule, x, first=first, **options)[0]
@@ -65,7 +65,7 @@ def test_hutchinson(probe):
         return numpy(backend.jit(whole)(ops.convert_to_tensor(x)))
 
     got = run(many).reshape(4, 400)
-    exact, _ = log_likelihood(denoise, schedule, X, steps=15, probe="exact")
+    exact, _ = log_likelihood(denoise, schedule, X, num_steps=15, probe="exact")
     error = got.std(1) / np.sqrt(400) + 1e-4
     assert np.all(np.abs(got.mean(1) - numpy(exact)) < 5 * error)
     np.testing.assert_allclose(run(many[2:5], first=2), got.ravel()[2:5], atol=1e-4)
@@ -81,7 +81,7 @@ def test_images_and_bits():
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         return alpha * 0.25 / (alpha**2 * 0.25 + sigma**2) * x
 
-    got, _ = log_likelihood(denoise, schedule, x, steps=30)
+    got, _ = log_likelihood(denoise, schedule, x, num_steps=30)
     variance = 0.25 + schedule.noise_level(schedule.t_min) ** 2
     each = -0.5 * x.astype("float64") ** 2 / variance - 0.5 * np.log(
         2 * np.pi * variance
@@ -95,7 +95,7 @@ def test_errors():
     schedule, x = schedules.get("linear"), np.ones((1, 2), "float32")
     flow = schedules.RectifiedFlow()
     for call, message in (
-        (lambda: log_likelihood(None, schedule, x, steps=0), "steps must be"),
+        (lambda: log_likelihood(None, schedule, x, num_steps=0), "steps must be"),
         (lambda: log_likelihood(None, schedule, x, probe="sign"), "one of rademacher"),
         (lambda: log_likelihood(None, schedule, x, method="rk45"), "one of heun, rk4"),
         (lambda: log_likelihood(None, flow, x), "Give another t_range"),

@@ -38,8 +38,8 @@ ORDERS = [
 LOW, HIGH = 0.2, 5.0  # of sigma / alpha: where the order is seen with few steps
 
 
-def smooth_grid(schedule, spacing, steps):
-    u = np.linspace(1.0, 0.0, steps + 1)
+def smooth_grid(schedule, spacing, num_steps):
+    u = np.linspace(1.0, 0.0, num_steps + 1)
     if spacing == "time":
         low, high = schedule.time_at(-2.0 * np.log([LOW, HIGH]))
         return samplers.at(schedule, low + u * (high - low))
@@ -81,8 +81,8 @@ def test_orders():
             errors = []
             # The higher order of lms between its first steps fades late.
             first = 128 if options.get("order") == 4 else 64
-            for steps in (first, 2 * first):
-                grid = smooth_grid(schedule, spacing, steps)
+            for num_steps in (first, 2 * first):
+                grid = smooth_grid(schedule, spacing, num_steps)
                 x = start * np.hypot(grid.alphas[0], grid.sigmas[0])
                 sampler = samplers.get(name)(grid, **options)
                 got = run(sampler, LINE.denoise(schedule), x)
@@ -141,8 +141,8 @@ STOCHASTIC = [
 def test_stochastic_samplers_by_their_moments(name, options, schedule):
     mean, std = 0.7, 0.5
 
-    def sampler(steps):
-        grid = samplers.time_grid(schedule, steps, "exponential", end="least")
+    def sampler(num_steps):
+        grid = samplers.time_grid(schedule, num_steps, "exponential", end="least")
         return samplers.get(name)(grid, **options)
 
     # More steps: nearer to the data, at least at first order.

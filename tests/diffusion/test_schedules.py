@@ -151,8 +151,10 @@ def test_times_of_the_spacings():
     """2305.08891, table 2."""
     schedule = schedules.get("linear")
 
-    def times(steps, spacing, **options):
-        return samplers.time_grid(schedule, steps, spacing, **options).times.tolist()
+    def times(num_steps, spacing, **options):
+        return samplers.time_grid(
+            schedule, num_steps, spacing, **options
+        ).times.tolist()
 
     assert times(4, "leading") == [750, 500, 250, 0, -1]
     assert times(4, "leading", offset=1) == [751, 501, 251, 1, -1]
@@ -177,7 +179,7 @@ def test_times_of_the_spacings():
 def test_parts_of_a_path():
     grid = samplers.time_grid(schedules.get("linear"), 10)
     assert grid.last(0.35).times.tolist() == [299, 199, 99, -1]
-    assert grid[7:].steps == 3 and grid.last(1.0).steps == 10
+    assert grid[7:].num_steps == 3 and grid.last(1.0).num_steps == 10
     back = grid.reversed()
     assert back.times.tolist() == grid.times[:-1][::-1].tolist()
     # Noise added in two parts is the noise added at once.
@@ -199,7 +201,10 @@ def test_errors():
     for call, message in (
         (lambda: schedules.get("quadratic"), "expected one of linear, scaled_linear"),
         (lambda: Discrete("quadratic"), "unknown schedule of betas, name='quadratic'"),
-        (lambda: Discrete(steps=0), "steps must be an integer of at least 1"),
+        (
+            lambda: Discrete(num_train_timesteps=0),
+            "num_train_timesteps must be an integer of at least 1",
+        ),
         (lambda: Discrete("linear", beta_start=0.1, beta_end=0.05), "0 < beta_start"),
         (lambda: Discrete("cosine", beta_start=0.1), "takes no beta_start"),
         (lambda: Continuous("linear", t_min=0.0), r"t_min must be in \(0, 1\)"),

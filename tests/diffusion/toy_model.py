@@ -52,8 +52,8 @@ class ToyDiffusion(kg.GenerativeModel):
             lambda: ops.mean(denoise.loss(x, noise, t, labels, weighting="min_snr")),
         )
 
-    def draw(self, key, count, first, labels=None, guidance_scale=1.0, steps=5):
-        grid = samplers.time_grid(self.schedule, steps)
+    def draw(self, key, count, first, labels=None, guidance_scale=1.0, num_steps=5):
+        grid = samplers.time_grid(self.schedule, num_steps)
         noise = random.normal(random.subkey(key, "x"), (count, 2, 2, 1), offset=first)
         null = ops.full_like(labels, CLASSES)
         guided = guidance.classifier_free(self.denoiser(), labels, null, guidance_scale)

@@ -27,7 +27,9 @@ def gpt():
 
 
 def ddpm():
-    return kg.DDPM(tiny.network(num_classes=3), steps=1, ema_decay=None, num_classes=3)
+    return kg.DDPM(
+        tiny.network(num_classes=3), num_steps=1, ema_decay=None, num_classes=3
+    )
 
 
 # model, signature, inputs that it takes, and for each of them what it refuses

@@ -53,8 +53,12 @@ def published(folder, layout="one folder", **scheduler):
 @pytest.mark.parametrize("layout", ["one folder", "pipeline"])
 def test_images_equal_diffusers(tmp_path, layout):
     pipeline = published(tmp_path, layout, variance_type="fixed_large")
-    model = kg.DDPM.from_pretrained(tmp_path, steps=6)
-    assert (model.variance, model.clip, model.schedule.steps) == ("large", 1.0, 1000)
+    model = kg.DDPM.from_pretrained(tmp_path, num_steps=6)
+    assert (model.variance, model.clip, model.schedule.num_train_timesteps) == (
+        "large",
+        1.0,
+        1000,
+    )
     noise = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
     found = model.generate(noise=noise, sampler="ddim", spacing="leading")
     scheduler = diffusers.DDIMScheduler.from_config(pipeline.scheduler.config)
@@ -98,14 +102,14 @@ def test_diffusers_reads_what_is_written(tmp_path, arguments):
     for key in ("schedule", "parameterization", "variance", "clip"):
         assert getattr(again, key) == getattr(model, key), key
     np.testing.assert_allclose(
-        again.generate(2, steps=3), model.generate(2, steps=3), atol=1e-5
+        again.generate(2, num_steps=3), model.generate(2, num_steps=3), atol=1e-5
     )
     pipeline = diffusers.DDPMPipeline.from_pretrained(tmp_path)
     images = pipeline(batch_size=1, num_inference_steps=2, output_type="np").images
     assert images.shape == (1, 8, 8, 3) and np.all(np.isfinite(images))
     ours = dict(again.schedule.get_config())
     betas = pipeline.scheduler.betas.numpy()
-    assert len(betas) == ours["steps"]
+    assert len(betas) == ours["num_train_timesteps"]
     if not ours["zero_terminal_snr"]:
         np.testing.assert_allclose(again.schedule.betas, betas, rtol=1e-4, atol=1e-7)
 

@@ -112,7 +112,7 @@ STEPS = {
 @on_torch
 @pytest.mark.parametrize("name", ddpm.CLASSES)
 def test_trajectories_of_an_empty_file(name, monkeypatch):
-    steps, sampler, options, nodes, divided = STEPS[name]
+    num_steps, sampler, options, nodes, divided = STEPS[name]
     read = ddpm.from_config({"_class_name": name})
     last = {"set_alpha_to_one": True} if name == "PNDMScheduler" else {}
     scheduler = getattr(diffusers, name)(**last)
@@ -120,10 +120,10 @@ def test_trajectories_of_an_empty_file(name, monkeypatch):
         step = scheduler.step
         scheduler.step = lambda *a: step(*a, use_clipped_model_output=True)
     schedule = schedules.Discrete(**read["schedule"])
-    grid = samplers.time_grid(schedule, steps, **nodes)
+    grid = samplers.time_grid(schedule, num_steps, **nodes)
     alpha = grid.alphas[0] if divided else 1.0
     start = 3.0 * START  # so that what is clipped is seen
-    wanted = reference(scheduler, start / alpha, monkeypatch, steps=steps)
+    wanted = reference(scheduler, start / alpha, monkeypatch, num_steps=num_steps)
     denoise = Denoiser(
         lambda x, t: ours(x, t, 0.01),
         schedule,

@@ -137,7 +137,7 @@ def quality(options):
             labels=labels,
             seed=0,
             sampler="dpmpp_2m",
-            steps=options.steps,
+            num_steps=options.steps,
             guidance_scale=scale,
             batch_size=250,
         )

@@ -32,7 +32,7 @@ CASES = {
         "attention": (False, True, False),
         "layers_per_block": 2,
         "batch": 16,
-        "steps": 50,
+        "num_steps": 50,
         "divide": 20,
     },
 }
@@ -91,7 +91,7 @@ class Bench(beside.Bench):
         unet = kg.UNet(**{name: case[name] for name in names}, mid_attention=False)
         for weight in unet.trainable_variables:  # some begin at zero
             weight.assign(weight + draw.normal(0, 0.02, weight.shape))
-        self.model = kg.DDPM(unet, steps=case["steps"], ema_decay=None)
+        self.model = kg.DDPM(unet, num_steps=case["num_steps"], ema_decay=None)
         self.model.compile(
             keras.optimizers.Adam(RATE, epsilon=1e-8, global_clipnorm=CLIP)
         )
@@ -156,7 +156,7 @@ class Peer(Bench):
         self.x = images.to(self.to).contiguous(memory_format=layout)
         self.noising = diffusers.DDPMScheduler()
         self.scheduler = diffusers.DDIMScheduler()
-        self.scheduler.set_timesteps(case["steps"])
+        self.scheduler.set_timesteps(case["num_steps"])
         self.optimizer = torch.optim.Adam(self.unet.parameters(), lr=RATE)
         self.tasks = {"step": self._train, "sample": self._sample}
 
@@ -222,7 +222,7 @@ class PlainJax(Bench):
             weights, moments = plain.adam(weights, gradients, moments, RATE, clip=CLIP)
             return (weights, moments, key), loss
 
-        times = jnp.arange(case["steps"])[::-1] * (1000 // case["steps"])
+        times = jnp.arange(case["num_steps"])[::-1] * (1000 // case["num_steps"])
         kept = jnp.append(share[times], 1.0)
 
         def sample(weights, key):
@@ -238,7 +238,7 @@ class PlainJax(Bench):
                 ahead = kept[i + 1]
                 return jnp.sqrt(ahead) * clean + jnp.sqrt(1 - ahead) * noise
 
-            return jax.lax.fori_loop(0, case["steps"], walk, x)
+            return jax.lax.fori_loop(0, case["num_steps"], walk, x)
 
         step, sample = jax.jit(step, donate_argnums=0), jax.jit(sample)
         copy = jax.tree.map(jnp.array, weights)
