@@ -357,7 +357,7 @@ show(boots, title="Ankle boots, from the SavedModel")
 # ## On
 #
 # - The transformer in the U-Net's place: `kg.DDPM(kg.DiT((28, 28, 1), patch_size=4,
-#   depth=6, hidden=192, heads=3, num_classes=10), ...)`.
+#   num_layers=6, hidden_dim=192, num_heads=3, num_classes=10), ...)`.
 # - A flow: `kg.DDPM(network, "rectified_flow", "flow", time_sampling="logit_normal")`.
 # - Published weights: `kg.DDPM.from_pretrained("google/ddpm-cifar10-32")`.
 # - What a sampler is, and how fast it converges: tutorial 05.

@@ -776,7 +776,8 @@ def _check_choices(schedule, weighting, time_sampling, variance, clip):
     if time_sampling == "lognormal" and isinstance(schedule, schedules.Discrete):
         raise ValueError(
             "time_sampling='lognormal' draws times between a Discrete schedule's: "
-            "take a continuous one, such as schedule='karras' or kg.schedules.Continuous('linear')."
+            "take a continuous one, such as schedule='karras' or "
+            "kg.schedules.Continuous('linear')."
         )
     if clip is not None and (isinstance(clip, bool) or not clip > 0):
         raise ValueError(f"clip must be a number above 0 or None; got {clip!r}.")

@@ -376,11 +376,11 @@ class UNet(Pretrained, Saving, keras.Model):
         if self.context_dim is None:
             arguments["epsilon"] = self.epsilon
             return self._make(SelfAttention2D, shapes, **arguments)
-        depth = self.transformer_layers
+        layers = self.transformer_layers
         return self._make(
             CrossAttention2D,
             [*shapes, (None, None, self.context_dim)],
-            depth=depth[level] if isinstance(depth, tuple) else depth,
+            num_layers=layers[level] if isinstance(layers, tuple) else layers,
             upcast_attention=self.upcast_attention,
             **arguments,
         )

@@ -150,7 +150,7 @@ def write_by_torch(model, target, signature):
 
     # Sizes of 0 and 1 would be taken for fixed ones; sides may have to be halved, and
     # a text is no longer than its model's context.
-    side = min(16, getattr(model, "context", 16))
+    side = min(16, getattr(model, "max_sequence_length", 16))
     example = tuple(
         torch.full(
             [n or (side if axis else 3) for axis, n in enumerate(shape)],

@@ -21,7 +21,8 @@ class BERTNetwork(CompositeLayer):
     sentence, normalised; then blocks with their normalizations behind.
 
     Args:
-        vocabulary_size, context, depth, hidden, heads, intermediate_dim, token_types,
+        vocabulary_size, max_sequence_length, num_layers, hidden_dim, num_heads,
+        intermediate_dim, token_types,
         dropout, attention_dropout, epsilon, remat: see `BERT`.
         pooler: whether there is the dense layer over the first token.
         masked_lm: whether there is the head of the masked tokens.

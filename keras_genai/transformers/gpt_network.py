@@ -21,9 +21,9 @@ class GPTNetwork(CompositeLayer):
     """A stack of causal transformer blocks between a table of tokens and its logits.
 
     Args:
-        vocabulary_size, context, depth, hidden, heads, intermediate_dim, activation,
-        norm, epsilon, positions, theta, rope_scaling, num_key_value_heads, head_dim,
-        use_bias, tied,
+        vocabulary_size, max_sequence_length, num_layers, hidden_dim, num_heads,
+        intermediate_dim, activation, norm, epsilon, positions, theta, rope_scaling,
+        num_key_value_heads, head_dim, use_bias, tied,
         sliding_window, qk_norm, dropout, attention_dropout, remat: see `GPT`.
         seed: integer, the model's.
         stream: name of the place.

@@ -23,9 +23,9 @@ class Seq2SeqNetwork(CompositeLayer):
     logits (section 3.4).
 
     Args:
-        vocabulary_size, context, depth, decoder_num_layers, hidden, heads,
-        intermediate_dim, activation, norm_first, epsilon, positions, scale_embedding,
-        logits_bias,
+        vocabulary_size, max_sequence_length, num_layers, decoder_num_layers,
+        hidden_dim, num_heads, intermediate_dim, activation, norm_first, epsilon,
+        positions, scale_embedding, logits_bias,
         dropout, attention_dropout, hidden_dropout, remat: see `Translator`.
         seed: integer, the model's.
         stream: name of the place.

@@ -108,7 +108,8 @@ class ViTNetwork(_PatchTransformer):
     """Images to hidden states, to features, to logits (2010.11929, section 3.1).
 
     Args:
-        image_shape, patch_size, depth, hidden, heads, intermediate_dim, class_token,
+        image_shape, patch_size, num_layers, hidden_dim, num_heads, intermediate_dim,
+        class_token,
         positions, dropout, attention_dropout, epsilon, pooler, num_classes, remat: see
             `ViT`.
         seed: integer, the model's.

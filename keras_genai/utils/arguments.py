@@ -110,8 +110,8 @@ USUAL = {
         "mid_attention null_class linear_projection upcast_attention "
         "time_scale_shift flip_sin_to_cos shared_embedding normalize keep_colors "
         "lowercase truncate cross scale_shift zero_out hard from_logits run_eagerly "
-        "auto_scale_loss zero_terminal_snr skip_last rounded runge_kutta dequantize alibi overwrite "
-        "animation pooler masked_lm out_bias",
+        "auto_scale_loss zero_terminal_snr skip_last rounded runge_kutta dequantize "
+        "alibi overwrite animation pooler masked_lm out_bias",
     ),
     "early_stopping": either(flag, one_of("never"), says="True, False or 'never'"),
     # Words, files and objects

@@ -53,7 +53,7 @@ def vqvae_encoder(
     initial = Streams("encoder", seed)
     x = images = keras.Input(image_shape, name="images")
     for stage in range(num_downsamples):
-        x = _strided(initial, f"down_{stage}", filters)(x)  # (B, H / 2, W / 2, hidden)
+        x = _strided(initial, f"down_{stage}", filters)(x)  # (B, H / 2, W / 2, filters)
         if stage + 1 < num_downsamples:
             x = layers.ReLU(name=f"down_{stage}_relu")(x)
     for block in range(blocks):
