@@ -9,7 +9,7 @@ import keras
 import pytest
 
 # So that a failed assertion in the battery shows the values it compared.
-pytest.register_assert_rewrite("tests.conformance", "tests.processes")
+pytest.register_assert_rewrite("tests.support.conformance", "tests.support.processes")
 
 
 def pytest_collection_finish(session):
@@ -27,7 +27,7 @@ def pytest_generate_tests(metafunc):
 
 def pytest_collection_modifyitems(items):
     """What has nothing to do with a backend is run with one."""
-    from tests.conformance import BACKEND, THOROUGH
+    from tests.support.conformance import BACKEND, THOROUGH
 
     skipped = pytest.mark.skip(reason="Run with PyTorch; elsewhere by --thorough.")
     for item in items:
@@ -74,7 +74,7 @@ def _forget_programs():
 @pytest.fixture(scope="session")
 def tensorflow_alone(tmp_path_factory):
     """The worker that runs SavedModels in TensorFlow alone."""
-    from tests.processes import TensorFlowAlone
+    from tests.support.processes import TensorFlowAlone
 
     worker = TensorFlowAlone(tmp_path_factory.mktemp("tensorflow_alone"))
     yield worker
@@ -83,7 +83,7 @@ def tensorflow_alone(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def _tensorflow_writer(tmp_path_factory):
-    from tests.processes import TensorFlowWriter
+    from tests.support.processes import TensorFlowWriter
 
     worker = TensorFlowWriter(tmp_path_factory.mktemp("tensorflow_writer"))
     yield worker

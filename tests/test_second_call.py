@@ -19,7 +19,7 @@ import pytest
 import keras_genai as kg
 from keras_genai.backend import programs
 from keras_genai.training.compiled import CompiledFunctions
-from tests.conformance import BACKEND, THOROUGH
+from tests.support.conformance import BACKEND, THOROUGH
 
 # And `stream`, a method. The last two are of diffusion's `SamplingLoop`.
 ROOTS = {"compiled_once", "run_compiled", "run_in_batches", "batches", "in_batches"}
@@ -68,7 +68,7 @@ def batches(made):
 
 
 def ddpm():
-    from tests.diffusion.tiny import network
+    from tests.support.tiny_ddpm import network
 
     net = network(num_classes=2)
     return kg.DDPM(

@@ -406,7 +406,7 @@ def test_the_same_arrays_give_the_same_bytes():
 
 
 def test_a_golden_file_is_signed_anew_only_where_its_numbers_hold(tmp_path):
-    from tests import conformance
+    from tests.support import conformance
 
     names, numbers = ["hidden_dim"], [1.0, 2.0]
 

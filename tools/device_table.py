@@ -27,7 +27,7 @@ import _environment as environment
 
 sys.path.insert(0, str(environment.ROOT))
 
-from tests.train_on_devices import WAYS, run
+from tests.support.train_on_devices import WAYS, run
 
 JOB = "tests.backend.test_devices:TestTwentySteps"
 LOSSES = ("discriminator_loss", "generator_loss")

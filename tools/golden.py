@@ -59,7 +59,7 @@ def main() -> None:
 def find() -> dict:
     """Every golden file, by name: the test modules announce them when imported."""
     sys.path.insert(0, str(ROOT))
-    from tests import conformance
+    from tests.support import conformance
 
     folder = ROOT / "tests"
     paths = {*folder.rglob("test_*conformance.py"), *folder.rglob("test_golden.py")}

@@ -11,9 +11,9 @@ import keras_genai as kg
 from keras_genai.backend.devices import Devices
 from keras_genai.training import fitting
 from keras_genai.training.data import ArrayDataset
-from tests.conformance import host, policy
 from tests.gans.test_golden import BATCH, GOLDEN, data, make, steps, twenty_steps
-from tests.processes import OnDevices
+from tests.support.conformance import host, policy
+from tests.support.processes import OnDevices
 
 BACKEND = keras.backend.backend()
 

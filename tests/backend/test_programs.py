@@ -13,8 +13,8 @@ import keras_genai as kg
 from keras_genai import backend
 from keras_genai.backend.programs import EXACT, KEPT, Programs, Traits
 from keras_genai.training import GenerativeModel
-from tests.conformance import BACKEND, host
-from tests.diffusion import tiny
+from tests.support import tiny_ddpm as tiny
+from tests.support.conformance import BACKEND, host
 
 ONE = np.ones((2, 1), "float32")
 

@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 
 from keras_genai.backend import primitives, replicas
-from tests.conformance import host
+from tests.support.conformance import host
 
 SIZES = (3, 1, 4)
 BATCH = np.random.default_rng(0).normal(size=(8, 2)).astype("float32")

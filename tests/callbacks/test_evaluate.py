@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import keras_genai as kg
-from tests.callbacks.short_run import build, data, fit
+from tests.support.short_run import build, data, fit
 
 
 class Scripted:

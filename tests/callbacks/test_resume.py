@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import keras_genai as kg
-from tests.conformance import assert_same_state, host, state
+from tests.support.conformance import assert_same_state, host, state
 
 
 def build():

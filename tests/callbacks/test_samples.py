@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import keras_genai as kg
-from tests.callbacks.short_run import build, fit
+from tests.support.short_run import build, fit
 
 
 def names(folder):

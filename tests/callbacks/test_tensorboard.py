@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import keras_genai as kg
-from tests.callbacks.short_run import build, data, fit
+from tests.support.short_run import build, data, fit
 
 loader = pytest.importorskip(
     "tensorboard.backend.event_processing.plugin_event_multiplexer"
@@ -164,7 +164,7 @@ class Without:
 
 sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 import keras_genai as kg
-from tests.callbacks.short_run import fit
+from tests.support.short_run import fit
 
 fit([kg.callbacks.ImageGrid(sys.argv[1]), kg.callbacks.TensorBoard(sys.argv[1],
      every=1, histograms=1)], epochs=1)

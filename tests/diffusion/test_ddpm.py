@@ -10,8 +10,8 @@ from keras import ops
 import keras_genai as kg
 from keras_genai import samplers, schedules
 from keras_genai.diffusion.repaint import resampled
-from tests.diffusion.exact import GaussianNetwork
-from tests.diffusion.tiny import network
+from tests.support.gaussian_network import GaussianNetwork
+from tests.support.tiny_ddpm import network
 
 SHAPE = (2, 2, 1)
 MEANS = 0.4 * np.array([[1, -1, 1, -1], [-1, 1, 1, -1], [0, 0, 0, 0]], "float64")

@@ -5,9 +5,9 @@ from keras import ops
 
 import keras_genai as kg
 from keras_genai.diffusion import variance
-from tests import conformance, processes
-from tests.conformance import host
-from tests.diffusion.tiny import network
+from tests.support import conformance, processes
+from tests.support.conformance import host
+from tests.support.tiny_ddpm import network
 
 CLASSES = 3
 # It ends at alpha = 0.28, so that x_0 = (x - sigma eps) / alpha does not blow up the

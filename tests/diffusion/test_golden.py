@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 import keras_genai as kg
-from tests import conformance
-from tests.conformance import Golden, assert_golden, host
+from tests.support import conformance
+from tests.support.conformance import Golden, assert_golden, host
 
 LENGTH = 5  # of a context
 

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_genai import backend
 from keras_genai.diffusion import Denoiser, guidance, samplers, schedules
-from tests.diffusion.mixture import PLANE
+from tests.support.mixture import PLANE
 
 SCHEDULE = schedules.get("linear")
 RNG = np.random.default_rng(2)

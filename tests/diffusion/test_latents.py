@@ -6,8 +6,8 @@ import pytest
 from keras import ops
 
 import keras_genai as kg
-from tests.conformance import host
-from tests.diffusion.tiny import network
+from tests.support.conformance import host
+from tests.support.tiny_ddpm import network
 
 DRAW = np.random.default_rng(0)
 IMAGES = DRAW.uniform(-1, 1, (6, 8, 8, 1)).astype("float32")

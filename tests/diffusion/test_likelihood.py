@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_genai import backend
 from keras_genai.diffusion import bits_per_dim, likelihood, log_likelihood, schedules
-from tests.diffusion.mixture import PLANE
+from tests.support.mixture import PLANE
 
 RNG = np.random.default_rng(4)
 X = (PLANE.means[[0, 1, 2, 0]] + 0.4 * RNG.normal(size=(4, 2))).astype("float32")

@@ -8,8 +8,8 @@ from scipy.integrate import solve_ivp
 
 from keras_genai import backend
 from keras_genai.diffusion import samplers, schedules
-from tests.conformance import BACKEND, float64
-from tests.diffusion.mixture import LINE, PLANE
+from tests.support.conformance import BACKEND, float64
+from tests.support.mixture import LINE, PLANE
 
 VP = schedules.Continuous("linear")
 FLOW = schedules.RectifiedFlow()
@@ -334,7 +334,7 @@ def test_after_holds_a_part():
 @pytest.mark.usefixtures("kept_child")
 def test_leaves_as_a_savedmodel(tensorflow_alone, tmp_path):
     """Guidance and every step, with labels, scale and seed as inputs."""
-    from tests.diffusion.toy_model import ToyDiffusion
+    from tests.support.toy_diffusion import ToyDiffusion
 
     model = ToyDiffusion(seed=1)
     model.compile(keras.optimizers.Adam(1e-2))

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 import keras_genai as kg
 from keras_genai import backend
 from keras_genai.weights import unet as weights
-from tests.diffusion.tiny_unet import NETWORKS, inputs, make
+from tests.support.tiny_unet import NETWORKS, inputs, make
 
 diffusers = pytest.importorskip("diffusers")
 torch = pytest.importorskip("torch")

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from keras_genai import backend
-from tests.diffusion.tiny_unet import inputs, make
+from tests.support.tiny_unet import inputs, make
 
 PLAIN = {"block_channels": (4, 4), "groups": 2, "attention": False}
 

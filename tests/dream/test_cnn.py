@@ -6,8 +6,8 @@ import pytest
 
 import keras_genai as kg
 from keras_genai import backend, layers
-from tests import conformance
-from tests.conformance import host
+from tests.support import conformance
+from tests.support.conformance import host
 
 FLAT = keras.layers.Flatten()
 RNG = np.random.default_rng(0)

@@ -3,7 +3,7 @@
 import keras
 
 import keras_genai as kg
-from tests import conformance, processes
+from tests.support import conformance, processes
 
 CLASSES = 3
 

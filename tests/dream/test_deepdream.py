@@ -8,8 +8,8 @@ import pytest
 
 import keras_genai as kg
 from keras_genai import dream
-from tests import conformance
-from tests.conformance import BACKEND, host
+from tests.support import conformance
+from tests.support.conformance import BACKEND, host
 
 
 @functools.cache

@@ -4,7 +4,7 @@ import hashlib
 
 import keras_genai as kg
 from keras_genai import dream
-from tests.conformance import Golden, assert_golden
+from tests.support.conformance import Golden, assert_golden
 
 
 def clothes():

@@ -8,7 +8,7 @@ from keras import ops
 from keras_genai import backend, dream
 from keras_genai.dream import ascent, objectives, pictures
 from keras_genai.dream.parametrization import Fourier, Pixels, warped
-from tests.conformance import host
+from tests.support.conformance import host
 
 RNG = np.random.default_rng(0)
 

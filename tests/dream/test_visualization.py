@@ -8,7 +8,7 @@ import pytest
 
 import keras_genai as kg
 from keras_genai import dream
-from tests.conformance import host
+from tests.support.conformance import host
 
 RNG = np.random.default_rng(0)
 

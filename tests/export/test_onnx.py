@@ -1,4 +1,4 @@
-"""Export as ONNX: what is refused. What a file gives: `tests/processes.py`."""
+"""Export as ONNX: what is refused. What a file gives: `tests/support/processes.py`."""
 
 import importlib.util
 

@@ -11,7 +11,7 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from keras_genai.export.refusals import refusing
-from tests.diffusion import tiny
+from tests.support import tiny_ddpm as tiny
 
 INT, FLOAT = np.int32, np.float32
 

@@ -1,4 +1,5 @@
-"""Export as a SavedModel: what is refused. What it gives: `tests/processes.py`."""
+"""Export as a SavedModel: what is refused. What it gives:
+`tests/support/processes.py`."""
 
 import importlib
 import os

@@ -6,7 +6,7 @@ import numpy as np
 import keras_genai as kg
 from keras_genai import layers
 from keras_genai.layers.initializers import VarianceScaling
-from tests import conformance
+from tests.support import conformance
 
 CLASSES = 3
 

@@ -3,8 +3,8 @@
 import keras
 
 import keras_genai as kg
-from tests import processes
 from tests.gans.test_gan_conformance import CLASSES, images, labelled_images
+from tests.support import processes
 
 
 def cgan():

@@ -13,8 +13,8 @@ import numpy as np
 import keras_genai as kg
 from keras_genai import layers
 from keras_genai.layers.initializers import Normal, VarianceScaling
-from tests import conformance
-from tests.conformance import Golden, assert_golden, host
+from tests.support import conformance
+from tests.support.conformance import Golden, assert_golden, host
 
 EPOCHS = 4
 BATCH = 8

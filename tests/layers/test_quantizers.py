@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_genai import backend, layers
 from keras_genai.layers.quantizers import LEVELS, straight_through
-from tests.conformance import host
+from tests.support.conformance import host
 
 
 def latents(name, shape, scale=1.0):

@@ -11,8 +11,8 @@ from keras_genai import backend
 from keras_genai.backend.devices import Devices
 from keras_genai.layers.initializers import VarianceScaling
 from keras_genai.training import fitting
-from tests import conformance
-from tests.processes import OnDevices
+from tests.support import conformance
+from tests.support.processes import OnDevices
 
 BACKEND = keras.backend.backend()
 COUNT, EPOCHS = 24, 3

@@ -8,7 +8,7 @@ from keras import ops
 import keras_genai as kg
 from keras_genai.backend import random
 from keras_genai.transformers import mlm
-from tests.conformance import host
+from tests.support.conformance import host
 
 SMALL = {
     "num_layers": 2,

@@ -3,7 +3,7 @@
 import numpy as np
 
 import keras_genai as kg
-from tests import conformance
+from tests.support import conformance
 
 SMALL = {
     "num_layers": 2,

@@ -3,7 +3,7 @@
 import numpy as np
 
 import keras_genai as kg
-from tests import conformance, processes
+from tests.support import conformance, processes
 
 TOKENS = {
     "tokens": (4, 20),

@@ -7,7 +7,7 @@ from keras import ops
 import keras_genai as kg
 from keras_genai import backend
 from keras_genai.transformers.logits_processors import MINUS, SamplingConfig
-from tests.conformance import BACKEND
+from tests.support.conformance import BACKEND
 
 V = 29
 TINY = {

@@ -5,7 +5,7 @@ import pytest
 
 import keras_genai as kg
 from keras_genai.datasets import _files
-from tests.conformance import host
+from tests.support.conformance import host
 
 RELATED = [
     ("A man is playing a guitar.", "Someone makes music on a string instrument."),

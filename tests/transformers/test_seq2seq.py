@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 import keras_genai as kg
-from tests.conformance import host
+from tests.support.conformance import host
 
 SMALL = {
     "num_layers": 1,

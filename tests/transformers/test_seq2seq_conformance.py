@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 import keras_genai as kg
-from tests import conformance
+from tests.support import conformance
 
 SMALL = {
     "num_layers": 1,

@@ -6,7 +6,7 @@ import pytest
 import keras_genai as kg
 from keras_genai.datasets import _files
 from keras_genai.transformers import llama2c
-from tests.conformance import host
+from tests.support.conformance import host
 from tests.weights.test_gpt import forward
 
 

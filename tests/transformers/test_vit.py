@@ -8,7 +8,7 @@ from keras import ops
 import keras_genai as kg
 from keras_genai.layers.patches import patchify, unpatchify
 from keras_genai.transformers.vit_network import bicubic
-from tests.conformance import host
+from tests.support.conformance import host
 
 SMALL = {"patch_size": 4, "num_layers": 2, "hidden_dim": 16, "num_heads": 2, "seed": 0}
 PAINTER = {

@@ -1,7 +1,7 @@
 """ViT passes the battery, as a classifier and as a masked autoencoder."""
 
 import keras_genai as kg
-from tests import conformance
+from tests.support import conformance
 
 SMALL = {
     "image_shape": (8, 8, 2),

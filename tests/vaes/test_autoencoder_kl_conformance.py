@@ -4,7 +4,7 @@ import keras
 
 import keras_genai as kg
 from keras_genai.layers.initializers import VarianceScaling
-from tests import conformance
+from tests.support import conformance
 
 SMALL = {
     "image_shape": (8, 8, 3),

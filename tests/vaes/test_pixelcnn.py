@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_genai as kg
-from tests.conformance import host
+from tests.support.conformance import host
 
 
 def random_weights(model, scale=0.6):

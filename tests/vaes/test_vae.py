@@ -11,7 +11,7 @@ from scipy import stats
 
 import keras_genai as kg
 from keras_genai import backend
-from tests import conformance
+from tests.support import conformance
 
 SCALE = 0.2
 # Orthogonal columns: the posterior is then diagonal, as the encoder's is.

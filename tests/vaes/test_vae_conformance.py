@@ -1,7 +1,7 @@
 """Every kind of VAE passes the battery, on networks of a few thousand weights."""
 
 import keras_genai as kg
-from tests import conformance
+from tests.support import conformance
 
 CLASSES = 3
 

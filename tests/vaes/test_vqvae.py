@@ -8,7 +8,7 @@ import keras_genai as kg
 from keras_genai import layers, losses
 from keras_genai.losses import reconstruction
 from keras_genai.vaes.codes import Perplexity
-from tests.conformance import host, uniform
+from tests.support.conformance import host, uniform
 
 EAGER = keras.backend.backend() != "jax"
 

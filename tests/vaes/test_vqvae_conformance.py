@@ -9,8 +9,8 @@ from keras import ops
 import keras_genai as kg
 from keras_genai import layers
 from keras_genai.layers import quantizers, vector_quantizers
-from tests import conformance
-from tests.conformance import host
+from tests.support import conformance
+from tests.support.conformance import host
 
 CLASSES = 3
 SIZE = 8

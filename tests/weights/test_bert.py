@@ -8,8 +8,8 @@ from keras import ops
 
 import keras_genai as kg
 from keras_genai.weights import bert as weights
-from tests.conformance import host
-from tests.transformers.parity import gradients_are_equal, same_tensors, shaken
+from tests.support.conformance import host
+from tests.support.parity import gradients_are_equal, same_tensors, shaken
 
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")

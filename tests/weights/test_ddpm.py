@@ -8,7 +8,7 @@ import pytest
 
 import keras_genai as kg
 from keras_genai.weights import ddpm as weights
-from tests.diffusion.tiny import network
+from tests.support.tiny_ddpm import network
 
 diffusers = pytest.importorskip("diffusers")
 torch = pytest.importorskip("torch")

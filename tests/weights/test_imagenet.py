@@ -11,7 +11,7 @@ import pytest
 import keras_genai as kg
 from keras_genai.dream import pretrained
 from keras_genai.weights import imagenet
-from tests.conformance import host
+from tests.support.conformance import host
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional

@@ -16,9 +16,9 @@ from keras import ops
 import keras_genai as kg
 from keras_genai.diffusion import Denoiser, samplers, schedules
 from keras_genai.weights import autoencoder_kl, bert, ddpm, dit, gpt, marian, unet, vit
-from tests.conformance import host
 from tests.diffusion.test_diffusers import NOISES, START, assert_same, ours, reference
-from tests.transformers.parity import shaken
+from tests.support.conformance import host
+from tests.support.parity import shaken
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import traceback
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 WAYS = {
     "jax": {"devices": "4 virtual devices", "processes": "2 processes"},
     "tensorflow": {"mirrored": "2 mirrored replicas", "workers": "2 workers"},

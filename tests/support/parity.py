@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_genai import backend
-from tests.conformance import host
+from tests.support.conformance import host
 
 
 def shaken(network, scale=0.1, seed=0):

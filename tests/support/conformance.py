@@ -32,7 +32,7 @@ import keras_genai as kg
 from keras_genai import backend
 
 BACKEND = keras.backend.backend()
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 # What every run does on one backend or once, `tools/test.py --thorough` does on all.
 THOROUGH = bool(os.environ.get("KG_THOROUGH"))
 TOLERANCE = 1e-4  # |difference| <= 1e-4 max(1, |reference|)

@@ -6,8 +6,8 @@ A run is killed again and again and resumed; several devices or processes train 
 does; every signature leaves as a SavedModel that TensorFlow runs alone, and as an ONNX
 file that ONNX Runtime runs. All of it starts from one training in this process.
 
-`factory` and `batch` are as in `tests/conformance.py`; child processes import the
-module that makes the call. What is dear is started once in a test run, when a test
+`factory` and `batch` are as in `tests/support/conformance.py`; child processes import
+the module that makes the call. What is dear is started once in a test run, when a test
 first needs it: the TensorFlow worker, and the processes of each way to divide a
 training, which do the jobs of all batteries.
 """
@@ -32,9 +32,9 @@ import pytest
 
 from keras_genai import backend
 from keras_genai.export import child
-from tests import conformance
-from tests.conformance import BACKEND, THOROUGH, assert_golden, host, release
-from tests.train_on_devices import ROOT, WAYS, run
+from tests.support import conformance
+from tests.support.conformance import BACKEND, THOROUGH, assert_golden, host, release
+from tests.support.train_on_devices import ROOT, WAYS, run
 
 # Twenty by `tools/test.py --thorough`; every test run does one.
 KILLS = 20 if THOROUGH else 1
@@ -355,7 +355,7 @@ class Battery(OnDevices):
         epochs = max(EPOCHS, KILLS)
         choose = random.Random(0)
         path, result = tmp_path / "run.npz", tmp_path / "result.npz"
-        command = [sys.executable, "-m", "tests.killed_run", job(request.node)]
+        command = [sys.executable, "-m", "tests.support.killed_run", job(request.node)]
         command += [str(path), str(result), str(epochs)]
 
         def start():
@@ -472,7 +472,7 @@ def battery(
             condition.
         compile: function -> the arguments of `compile`, with new optimizers.
         weighted: whether the model trains with sample weights.
-        sample: as in `tests/conformance.py`.
+        sample: as in `tests/support/conformance.py`.
         ranges: dict name of a signature's input -> `(low, high)`, high excluded, of
             the numbers that it takes; by default (-1, 1) for floats, and for integers
             what `seed` and `n` take.

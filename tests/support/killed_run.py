@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 import keras_genai as kg
-from tests import processes
-from tests.train_on_devices import find
+from tests.support import processes
+from tests.support.train_on_devices import find
 
 
 class Report(keras.callbacks.Callback):
