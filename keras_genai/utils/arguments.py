@@ -169,13 +169,14 @@ def _wrapped(function, checks):
             table[argument.name] = entry
         if argument.kind != argument.KEYWORD_ONLY:
             places.append(entry)
-    open_ended = inspect.Parameter.VAR_KEYWORD in kinds
-    return _runner(function, signature, places, table, open_ended)
+    return _runner(function, signature, places, table)
 
 
-def _runner(function, signature, places, table, open_ended):
+def _runner(function, signature, places, table):
     count = len(places)
-    constructor = function.__name__ == "__init__"
+    rest = [p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD]
+    # A constructor hands `**kwargs` on to its bases. What else is open is its own.
+    looks = not rest or (rest == ["kwargs"] and function.__name__ == "__init__")
 
     def converted(entry, value):
         name, check, default = entry
@@ -190,8 +191,8 @@ def _runner(function, signature, places, table, open_ended):
             for value, entry in zip(args, places, strict=False)
         ]
         for name in kwargs:
-            if name not in signature.parameters and (constructor or not open_ended):
-                _check_unknown(function, name, args, open_ended)
+            if looks and name not in signature.parameters:
+                _check_unknown(function, name, args, bases=bool(rest))
             if name in table:
                 kwargs[name] = converted(table[name], kwargs[name])
         try:
@@ -226,12 +227,12 @@ def check_known(name, known, called):
     raise TypeError(f"{called} has no argument {name}; {says}")
 
 
-def _check_unknown(function, name, args, open_ended):
+def _check_unknown(function, name, args, bases):
     """The same for a keyword of a function that `checked` is at."""
     known, called = names_of(function), function.__qualname__
     if function.__name__ == "__init__":
         called = type(args[0]).__name__
-        if open_ended:  # it hands on what it does not know to its bases
+        if bases:
             for base in type(args[0]).__mro__:
                 known += names_of(base.__init__)
             known.append("input_shape")  # of Keras's layers
