@@ -15,7 +15,19 @@ from keras_genai.backend import interface
 
 PACKAGE = Path(__file__).resolve().parent.parent / "keras_genai"
 BACKENDS = {"tensorflow", "jax", "torch"}
-FAMILIES = {"gans", "vaes", "diffusion", "transformers", "dream"}
+# Family -> those that it may compose, by their public names alone. Those to come stand
+# here already: a family above others is made of networks and functions, not trainers.
+COMPOSES = {
+    "gans": set(),
+    "vaes": set(),
+    "diffusion": set(),
+    "transformers": set(),
+    "dream": set(),
+    "clip": {"transformers"},
+    "tables": {"gans", "vaes", "diffusion", "transformers"},
+    "text_to_image": {"clip", "diffusion", "vaes", "transformers"},
+}
+FAMILIES = set(COMPOSES)
 MODULES = sorted(PACKAGE.rglob("*.py"))
 PRIMITIVES = [
     name
@@ -149,15 +161,58 @@ def test_a_backend_keeps_to_the_interface(name):
     assert own.__module__.startswith("keras_genai.backend")
 
 
+def wrong_imports(family, tree):
+    """What a module of a family imports of other families and may not."""
+    for node in ast.walk(tree):
+        for module in imported_names(node):
+            package, _, name = module.partition(".")
+            other, _, inside = name.partition(".")
+            names = [alias.name for alias in getattr(node, "names", [])]
+            if package == PACKAGE.name and not name:  # from keras_genai import vaes
+                yield from (
+                    n for n in names if n in FAMILIES - {family} - COMPOSES[family]
+                )
+            elif package == PACKAGE.name and other in FAMILIES - {family}:
+                private = [n for n in names if n.startswith("_")]
+                if other not in COMPOSES[family] or inside or private:
+                    yield module
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "source, found",
+    [
+        ("from keras_genai.transformers import GPT", []),
+        ("from keras_genai import transformers", []),
+        (
+            "from keras_genai.transformers.gpt import GPT",
+            ["keras_genai.transformers.gpt"],
+        ),
+        ("from keras_genai.transformers import _x", ["keras_genai.transformers"]),
+        ("from keras_genai.vaes import VAE", ["keras_genai.vaes"]),
+        ("from keras_genai import vaes", ["vaes"]),
+        ("from keras_genai.layers.attention import Attention", []),
+    ],
+)
+def test_the_search_sees_what_clip_may_import(source, found):
+    assert list(wrong_imports("clip", ast.parse(source))) == found
+
+
 @pytest.mark.once
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.name))
-def test_no_family_imports_another(path):
+def test_a_family_composes_only_those_of_the_table(path):
     part, *rest = path.relative_to(PACKAGE).parts
     if part in FAMILIES and rest:
-        others = {f"keras_genai.{name}" for name in FAMILIES - {part}}
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            for name in imported_names(node):
-                assert ".".join(name.split(".")[:2]) not in others, f"{path}: {name}"
+        wrong = list(wrong_imports(part, ast.parse(path.read_text("utf-8"))))
+        assert not wrong, f"{path} imports {wrong}: see COMPOSES"
+
+
+def test_the_table_has_no_circle():
+    order = []
+    while len(order) < len(COMPOSES):
+        free = {f for f, of in COMPOSES.items() if f not in order and of <= {*order}}
+        assert free, f"a circle among {sorted(FAMILIES - {*order})}"
+        order += sorted(free)
 
 
 @pytest.mark.once

@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 
-from keras_genai.datasets._files import written_beside
 from keras_genai.metrics import inception
+from keras_genai.utils.files import written_beside
 
 EPSILON = 1e-3  # of every normalization in the graph
 

@@ -28,8 +28,8 @@ import keras  # noqa: E402
 import numpy as np  # noqa: E402
 
 import keras_genai as kg  # noqa: E402
-from keras_genai.datasets._files import written_beside  # noqa: E402
 from keras_genai.metrics import fashion_mnist  # noqa: E402
+from keras_genai.utils.files import written_beside  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "metrics" / "fashion_mnist.json"
 GOLDEN_IMAGES = 20  # the first of the test images

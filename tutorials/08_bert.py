@@ -148,7 +148,7 @@ one = tokenizer.batch([example])
 masked, chosen = kg.transformers.mlm.mask_tokens(
     *(keras.ops.convert_to_tensor(one[name]) for name in ("tokens", "words")),
     kg.backend.random.key(2),
-    tokenizer.mask_id,
+    tokenizer.mask_token_id,
     tokenizer.vocabulary_size,
     MASK_RATE,
 )
@@ -199,7 +199,7 @@ def probabilities(data):
 def fill(prompts, top=6):
     """The most probable tokens for the blank of each prompt: (token, probability)."""
     data = tokenizer.batch(prompts)
-    places = (data["tokens"] == tokenizer.mask_id).argmax(1)
+    places = (data["tokens"] == tokenizer.mask_token_id).argmax(1)
     rows = probabilities(data)[np.arange(len(prompts)), places]
     best = np.argsort(-rows, axis=1)[:, :top]
     return [
@@ -292,7 +292,7 @@ def certainty(text):
     words, tokens = one["words"][0], one["tokens"][0]
     count = words.max() + 1
     rows = {name: np.repeat(part, count, axis=0) for name, part in one.items()}
-    rows["tokens"][words == np.arange(count)[:, None]] = tokenizer.mask_id
+    rows["tokens"][words == np.arange(count)[:, None]] = tokenizer.mask_token_id
     p = probabilities(rows)
     found = []
     for i in range(count):

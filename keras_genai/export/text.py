@@ -20,7 +20,7 @@ class Characters:
             pieces[i] = token
         special = set(tokenizer.special_ids())
         known = [i for i, piece in enumerate(pieces) if piece and i not in special]
-        self.unknown = -1 if tokenizer.unk_id is None else tokenizer.unk_id
+        self.unknown = -1 if tokenizer.unk_token_id is None else tokenizer.unk_token_id
         initial = tf.lookup.KeyValueTensorInitializer(
             tf.constant([pieces[i] for i in known]), tf.constant(known, tf.int32)
         )

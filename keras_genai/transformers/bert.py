@@ -242,7 +242,7 @@ class BERT(Tuning, Pretrained, Model):
         if tokenizer is not None:
             tokenizer.check_fits(size, "this BERT")
             mask_token_id = (
-                tokenizer.mask_id if mask_token_id is None else mask_token_id
+                tokenizer.mask_token_id if mask_token_id is None else mask_token_id
             )
             pad_token_id = tokenizer.fill_id if pad_token_id is None else pad_token_id
             known = tokenizer.special_ids()
@@ -307,7 +307,7 @@ class BERT(Tuning, Pretrained, Model):
     def seen(self, tokens):
         """Where tokens are no padding: bool `(B, T)`, of a tensor or NumPy array."""
         one = self.tokenizer
-        ends = () if one is None else (one.eos_id, one.sep_id)
+        ends = () if one is None else (one.eos_token_id, one.sep_token_id)
         return not_padding(
             tokens, self.pad_token_id, [i for i in ends if i is not None]
         )

@@ -233,8 +233,12 @@ class GPT(Tuning, Pretrained, Model):
         tokenizer = self.tokenizer
         if tokenizer is not None:
             tokenizer.check_fits(self.vocabulary_size, "the model")
-            pad_token_id = tokenizer.pad_id if pad_token_id is None else pad_token_id
-            eos_token_id = tokenizer.eos_id if eos_token_id is None else eos_token_id
+            pad_token_id = (
+                tokenizer.pad_token_id if pad_token_id is None else pad_token_id
+            )
+            eos_token_id = (
+                tokenizer.eos_token_id if eos_token_id is None else eos_token_id
+            )
         elif eos_token_id is None and self.vocabulary_size == VOCABULARY:
             eos_token_id = STOP
         if isinstance(eos_token_id, (list, tuple)):

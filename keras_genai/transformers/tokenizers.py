@@ -43,8 +43,8 @@ class Tokenizer:
         vocabulary: dict token -> id.
         vocabulary_size: the least number of rows that a model's table needs: the
             largest id and one.
-        pad_id, unk_id, bos_id, eos_id, cls_id, sep_id, mask_id: ids of the special
-            tokens, or None.
+        pad_token_id, unk_token_id, bos_token_id, eos_token_id, cls_token_id,
+            sep_token_id, mask_token_id: ids of the special tokens, or None.
 
     Example:
 
@@ -71,7 +71,9 @@ class Tokenizer:
         self._tokens = None
         self.special = self._roles(special or {})
         for role in ROLES:
-            setattr(self, f"{role}_id", self.vocabulary.get(self.special.get(role)))
+            setattr(
+                self, f"{role}_token_id", self.vocabulary.get(self.special.get(role))
+            )
 
     def _roles(self, given):
         unknown = sorted(set(given) - set(ROLES))
@@ -317,7 +319,9 @@ class Tokenizer:
     @property
     def fill_id(self):
         """What fills a row: the padding token, else the end token, else 0."""
-        return next((i for i in (self.pad_id, self.eos_id) if i is not None), 0)
+        return next(
+            (i for i in (self.pad_token_id, self.eos_token_id) if i is not None), 0
+        )
 
     @checked(sequences=token_rows, length=integer(1, 10**6))
     def pad(self, sequences, length=None, *, truncate=False):

@@ -240,9 +240,9 @@ class Translator(Tuning, Pretrained, Model):
         tokenizer, size = self.tokenizer, self.vocabulary_size
         if tokenizer is not None:
             tokenizer.check_fits(size, "this Translator")
-            pad = tokenizer.pad_id if pad is None else pad
-            start = tokenizer.bos_id if start is None else start
-            stop = tokenizer.eos_id if stop is None else stop
+            pad = tokenizer.pad_token_id if pad is None else pad
+            start = tokenizer.bos_token_id if start is None else start
+            stop = tokenizer.eos_token_id if stop is None else stop
             if pad is None or stop is None:
                 raise ValueError(
                     "A translator's tokenizer must have a token for padding and one "

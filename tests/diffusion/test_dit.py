@@ -379,7 +379,7 @@ def test_networks_that_diffusers_has_not(tmp_path, arguments, message):
         ({"image_shape": 8}, "image_shape must be"),
         ({"hidden_dim": 15}, "hidden_dim must be divisible by num_heads; 2"),
         ({"hidden_dim": 18}, "divisible by 4"),
-        ({"num_layers": 0}, "depth must be"),
+        ({"num_layers": 0}, "num_layers must be"),
         ({"out_channels": 0}, "out_channels must be"),
         ({"num_classes": 0}, "num_classes must be"),
         ({"seed": -1}, "seed"),

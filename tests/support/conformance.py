@@ -813,7 +813,7 @@ class Battery:
             reference = self.runs.trained.losses[loss]
             assert np.all(np.isfinite(array)), f"{loss} {array}"
             # An accuracy jumps by a sample where two logits are near each other.
-            if not loss.endswith("accuracy"):
+            if not loss.endswith(("accuracy", *self.choices)):
                 assert_golden(array, reference, loss, tolerance=0.05)
         for variable in model.trainable_variables:
             assert variable.dtype == "float32", variable.path
@@ -886,6 +886,7 @@ def battery(
     value_range=(-1.0, 1.0),
     sample_dtype="float32",
     sample=None,
+    choices=(),
     variant=False,
 ):
     """The class of checks of one model, for pytest to collect.
@@ -904,6 +905,8 @@ def battery(
         sample_dtype: type of a sample.
         sample: function (model, seed) -> array: what stands for `generate` with that
             seed, for a model that reads and makes nothing by itself.
+        choices: metrics that jump, as an accuracy does, where a choice is a near one:
+            half precision may then choose another.
         variant: whether another battery is of the same class: where steps are
             compiled, an ordinary run then checks what needs one compiled step.
 
@@ -943,5 +946,6 @@ def battery(
             else None,
             "value_range": value_range,
             "sample_dtype": sample_dtype,
+            "choices": choices,
         },
     )

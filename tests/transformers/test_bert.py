@@ -178,7 +178,10 @@ def test_texts_and_a_saved_tokenizer(tokenizer, tmp_path):
         tokenizer=tokenizer,
         max_sequence_length=20,
     )
-    assert (model.vocabulary_size, model.mask_token_id) == (300, tokenizer.mask_id)
+    assert (model.vocabulary_size, model.mask_token_id) == (
+        300,
+        tokenizer.mask_token_id,
+    )
     texts = ["my lord", "to be or not to be, that is the question"]
     vectors = model.embed(texts)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=-1), 1.0, atol=1e-5)

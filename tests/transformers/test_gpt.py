@@ -186,7 +186,7 @@ def test_a_tokenizer_is_kept_with_the_model(tmp_path):
     [
         ({"size": "huge"}, "size must be one of small, medium, large, xl"),
         ({"num_heads": 5}, "5 does not divide 32"),
-        ({"num_layers": 0}, "depth must be"),
+        ({"num_layers": 0}, "num_layers must be"),
         ({"num_key_value_heads": 3}, "num_key_value_heads must divide num_heads"),
         ({"positions": "absolute"}, "positions must be one of"),
         ({"norm": "batch"}, 'norm must be "layer" or "rms"'),

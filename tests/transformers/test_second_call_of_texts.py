@@ -281,11 +281,11 @@ def test_lora_takes_layers_by_path_and_by_a_function():
             b = layer.lora_kernel_b
             b.assign(rng.normal(size=b.shape).astype("float32"))
     x = rng.normal(size=(1, 4, 4, 1)).astype("float32")
-    max_sequence_length = rng.normal(size=(1, 2, 3)).astype("float32")
+    context = rng.normal(size=(1, 2, 3)).astype("float32")
     inputs = {
         "x": x,
         "t": np.zeros(1, "int32"),
-        "max_sequence_length": max_sequence_length,
+        "context": context,
     }
     before = host(unet(**inputs))
     lora.merge(unet)

@@ -76,7 +76,7 @@ def test_byte_pairs_equal_gpt2s(byte_pairs, tmp_path):
     byte_pairs.save(tmp_path)
     theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
     same(byte_pairs, theirs)
-    assert byte_pairs.eos_id == theirs.eos_token_id == 0
+    assert byte_pairs.eos_token_id == theirs.eos_token_id == 0
     assert [byte_pairs.decode(byte_pairs.encode(s)) for s in SENTENCES] == SENTENCES
     # The two files of GPT-2.
     model = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))["model"]
@@ -200,13 +200,16 @@ def test_words_are_whole(word_pieces):
             last = word
     short = word_pieces.batch(["unquestionably tall tall tall"], length=5)
     assert short["tokens"].shape == (1, 5)
-    assert short["tokens"][0, -1] == word_pieces.sep_id and short["words"][0, -1] == -1
+    assert (
+        short["tokens"][0, -1] == word_pieces.sep_token_id
+        and short["words"][0, -1] == -1
+    )
 
 
 def test_marian_equals_marians(marian):
     theirs = transformers.MarianTokenizer.from_pretrained(marian)
     ours = Tokenizer.load(marian)
-    assert ours.kind == "marian" and ours.pad_id == theirs.pad_token_id
+    assert ours.kind == "marian" and ours.pad_token_id == theirs.pad_token_id
     for sentence in [*SENTENCES, ">>fra<< to be", ">>no code", "\u4f60"]:
         wanted = theirs(sentence)["input_ids"]
         assert ours.encode(sentence) == wanted
@@ -221,7 +224,7 @@ def test_marian_equals_marians(marian):
 def test_one_sentencepiece_model(marian, tmp_path):
     model = sentencepiece.SentencePieceProcessor(str(marian / "source.spm"))
     ours = Tokenizer.load(marian / "source.spm")
-    assert (ours.bos_id, ours.eos_id, ours.unk_id) == (1, 2, 0)
+    assert (ours.bos_token_id, ours.eos_token_id, ours.unk_token_id) == (1, 2, 0)
     for sentence in SENTENCES:
         ids = ours.encode(sentence)
         assert ids == model.encode(sentence) and ours.decode(ids) == model.decode(ids)
@@ -242,7 +245,7 @@ def test_characters():
     with pytest.raises(ValueError, match=r"lacks \['x'\] and has no <unk>"):
         ours.encode("tox")
     ours = Tokenizer.characters([text], ["<pad>", "<unk>"])
-    assert (ours.pad_id, ours.unk_id, ours.encode("ox")) == (
+    assert (ours.pad_token_id, ours.unk_token_id, ours.encode("ox")) == (
         0,
         1,
         [ours.vocabulary["o"], 1],

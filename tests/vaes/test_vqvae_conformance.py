@@ -96,6 +96,7 @@ TestVector = conformance.battery(
     "vqvae",
     lambda: kg.VQVAE((8, 8, 2), "vector", **TINY, prior=prior(1), seed=1),
     images("vqvae"),
+    choices=("perplexity",),  # of 64 codes
     prepare_gradients=frozen_codes(images("vqvae")),
 )
 
@@ -111,6 +112,7 @@ TestResidual = conformance.battery(
         seed=2,
     ),
     images("vqvae_residual"),
+    choices=("perplexity",),  # of 64 codes
     compile=lambda: {"optimizer": keras.optimizers.Adam(1e-3)},
     prepare_gradients=frozen_codes(images("vqvae_residual")),
     variant=True,

@@ -425,7 +425,7 @@ def test_the_tokenizer_of_llama2_c(tmp_path):
     tokens, scores = tokenizer_file(path)
     tokenizer = llama2c.load_tokenizer(path, len(tokens), offset=7)
     assert tokenizer.vocabulary_size == len(tokens)
-    assert (tokenizer.bos_id, tokenizer.eos_id) == (1, 2)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (1, 2)
     for text in ("the cat", "a the thee", "ca t\u00e9", "  he", "x\u20acy", "cat\nthe"):
         ids = tokenizer.encode(text)
         assert ids == encoded(text, tokens, scores), text
