@@ -189,7 +189,7 @@ def test_what_does_not_fit_is_named():
         model.translate("hello")
     for arguments, match in (
         ({"num_heads": 3}, "divisible by num_heads; got hidden_dim=16, num_heads=3"),
-        ({"eos_token_id": 0}, "another than pad_token_id and decoder_start_token_id"),
+        ({"eos_token_id": 0}, "differ from pad_token_id and decoder_start_token_id"),
         ({"eos_token_id": 14}, r"eos_token_id must be an id in \[0, 14\); got 14"),
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\)"),
         ({"size": "small"}, "size must be one of base, big; got 'small'"),
