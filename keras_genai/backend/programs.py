@@ -299,7 +299,7 @@ def compiled_once(owner, name, fn, variables, eager=False):
         owner: the model, network or other object that it is a function of; it keeps
             what was compiled, and its attributes are part of the name.
         name: hashable: what the function closes over beside the owner, and what tells
-            it from others.
+            it from others; layers and models in it count as the owner does.
         fn: the function; it reads `variables`.
         variables: list of Keras variables.
         eager: run it as it is.
@@ -309,7 +309,8 @@ def compiled_once(owner, name, fn, variables, eager=False):
         now.
     """
     programs = of(owner)
-    variables, traits = list(variables), Traits(owner)
+    others = [x for x in keras.tree.flatten(name) if isinstance(x, keras.layers.Layer)]
+    variables, traits = list(variables), Traits(owner, *others)
     key = (name, eager, surroundings(), traits.key, tuple(map(id, variables)))
     held = (traits.held, variables)
 

@@ -62,6 +62,18 @@ def test_the_last_used_are_kept_and_the_others_are_freed():
     assert not any(ref() for ref in functions)
 
 
+def test_another_model_in_the_name_counts_by_its_attributes():
+    model, other, x = Line(), Line(), ops.convert_to_tensor(ONE)
+
+    def call():
+        name = ("both", ("other", other))
+        return model.run_compiled(name, lambda x: model(x) + other(x), [], x)
+
+    np.testing.assert_array_equal(call(), 4 * ONE)
+    other.factor = 3.0
+    np.testing.assert_array_equal(call(), 5 * ONE)
+
+
 def executables():
     """How many programs JAX has compiled and holds, those of single operations too."""
     gc.collect()

@@ -145,6 +145,21 @@ def test_a_text_is_the_same_alone_and_among_others(models, way):
         np.testing.assert_array_equal([*PROMPTS[0], *pieces], wanted[0])
 
 
+@pytest.mark.once
+def test_an_attribute_of_the_draft_model_that_changes_is_heeded():
+    def draw(model, draft):
+        prompts, options = [[3, 4, 5, 6], [7, 8, 9, 3]], {"draft_tokens": 3}
+        options |= {"max_new_tokens": 12, "seed": 4, "temperature": 1.5}
+        texts = model.generate(prompts, draft_model=draft, **options)
+        return [list(row) for row in texts]
+
+    model, draft, other = gpt(), gpt(seed=9), gpt(seed=9)
+    before = draw(model, draft)
+    draft.network.norm_last.epsilon = other.network.norm_last.epsilon = 1e4
+    after = draw(model, draft)
+    assert after == draw(gpt(), other) and after != before
+
+
 def test_calls_of_many_shapes_share_a_few_programs(monkeypatch):
     made, jit = [], programs.primitives.jit
 

@@ -112,7 +112,8 @@ def test_word_pieces_equal_berts(word_pieces, tmp_path):
             np.testing.assert_array_equal(batch[name], wanted[key])
             assert batch[name].dtype == np.int32
     roles = {
-        r: getattr(loaded, f"{r}_token_id") for r in ("pad", "unk", "cls", "sep", "mask")
+        r: getattr(loaded, f"{r}_token_id")
+        for r in ("pad", "unk", "cls", "sep", "mask")
     }
     assert roles == dict(zip(roles, range(5), strict=True))
     assert loaded.special_ids() == [0, 1, 2, 3, 4]
