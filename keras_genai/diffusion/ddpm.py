@@ -698,7 +698,7 @@ class DDPM(Pretrained, GenerativeModel):
         return self.denoiser(training).predict(ops.convert_to_tensor(x), t, given)[0]
 
     def input_ranges(self):
-        ranges = {**super().input_ranges(), "guidance_scale": Range()}
+        ranges = {**super().input_ranges(), "guidance_scale": Range(default=1.0)}
         if self.num_classes and self.conditions.dropout:  # K is that of no label
             ranges["labels"] = Range(least=0, most=self.num_classes)
         return ranges

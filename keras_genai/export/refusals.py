@@ -1,6 +1,7 @@
 """What a SavedModel refuses: the values that the Python model refuses, by name."""
 
 import functools
+import inspect
 
 
 def refusing(fn, inputs, ranges):
@@ -19,14 +20,29 @@ def refusing(fn, inputs, ranges):
 
     @functools.wraps(fn)
     def run(*args):
-        args, left_out = args[: len(inputs)], args[len(inputs) :]  # None by default
         given = dict(zip([name for name, _, _ in inputs], args, strict=True))
         batched = [name for name, shape, _ in inputs if shape and shape[0] is None]
         checks = [*_rows(given, batched), *_values(given, ranges)]
         with tf.control_dependencies(checks):
-            return fn(*map(tf.identity, args), *left_out)
+            return fn(*map(tf.identity, args))
 
+    run.__signature__ = _signature(inputs, ranges)  # read by tf.function
     return run
+
+
+def _signature(inputs, ranges):
+    """The inputs, those with a default as such."""
+    import tensorflow as tf
+
+    parameters = []
+    for name, _, dtype in inputs:
+        default = ranges[name].default if name in ranges else None
+        default = inspect.Parameter.empty if default is None else default
+        if default is not inspect.Parameter.empty:
+            default = tf.constant(default, dtype)
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        parameters.append(inspect.Parameter(name, kind, default=default))
+    return inspect.Signature(parameters)
 
 
 def _rows(given, batched):

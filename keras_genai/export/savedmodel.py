@@ -81,7 +81,7 @@ def write(model, target):
         fn = refusing(fn, inputs, model.input_ranges())
         traced = tf.function(fn, input_signature=specs, autograph=False)
         setattr(module, name, traced)
-        signatures[name] = traced.get_concrete_function()
+        signatures[name] = traced  # with its defaults, which TensorFlow Serving reads
         signatures.setdefault("serving_default", signatures[name])
     logger = logging.getLogger("tensorflow")
     level = logger.level

@@ -232,10 +232,10 @@ class CGAN(GAN):
             image_shape=image_shape,
             latent_dim=latent_dim,
             num_classes=num_classes,
-            own=own,
             seed=seed,
             **kwargs,
         )
+        self._own = [name for name, network in own.items() if network]
         self.base_filters = base_filters
         self.discriminator_filters = discriminator_filters
         self.generator_conditioning = (
@@ -250,7 +250,6 @@ class CGAN(GAN):
     def get_config(self):
         return {
             **super().get_config(),
-            "num_classes": self.num_classes,
             "base_filters": self.base_filters,
             "discriminator_filters": self.discriminator_filters,
             "generator_conditioning": self.generator_conditioning,

@@ -276,10 +276,10 @@ class DCGAN(GAN):
             discriminator,
             image_shape=image_shape,
             latent_dim=latent_dim,
-            own=own,
             seed=seed,
             **kwargs,
         )
+        self._own = [name for name, network in own.items() if network]
         self.base_filters = base_filters
         self.discriminator_filters = discriminator_filters
         self.discriminator_normalization = discriminator_normalization

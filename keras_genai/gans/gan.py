@@ -21,10 +21,11 @@ from keras_genai.utils.checks import (
     check_labels,
     check_sample_weight,
 )
-from keras_genai.utils.serialization import configuration
+from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import either, having, number, refuse, text
 
 
+@keras.saving.register_keras_serializable(PACKAGE)
 class GAN(GenerativeModel):
     """A generator and a discriminator that train against each other with `fit()`.
 
@@ -59,8 +60,6 @@ class GAN(GenerativeModel):
         ema_decay: decay of the average of the generator that `generate` uses, or
             None for no average.
         num_classes: K of the labels, or None for a model without labels.
-        own: dict name -> the network that the user handed in, or None: those are
-            saved with the configuration, the others are made anew from it.
         seed: integer >= 0.
     """
 
@@ -87,12 +86,13 @@ class GAN(GenerativeModel):
         augment=None,
         ema_decay=None,
         num_classes=None,
-        own=None,
         seed=0,
         **kwargs,
     ):
         super().__init__(seed=seed, **kwargs)
-        self._own = [name for name, network in (own or {}).items() if network]
+        # Saved with the configuration; a subclass makes its own anew from its
+        # arguments.
+        self._own = ["generator", "discriminator"]
         self.image_shape = tuple(image_shape)
         self.latent_dim = latent_dim
         self.num_classes = num_classes
@@ -346,6 +346,8 @@ class GAN(GenerativeModel):
             "label_smoothing",
             "ema_decay",
         )
+        if self.num_classes is not None:
+            names = (*names, "num_classes")
         return {
             **configuration(self, names, self._own),
             "loss": self.loss_name,

@@ -20,11 +20,13 @@ class Range:
         least: of them; None for no bound.
         most: of them, likewise.
         above: what they are over, likewise.
+        default: the value where a SavedModel is given none; None for no default.
     """
 
     least: int | None = None
     most: int | None = None
     above: int | None = None
+    default: float | None = None
 
     def words(self, finite=False):
         """What it says of a value: "finite and at least 0"."""

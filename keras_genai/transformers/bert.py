@@ -99,7 +99,7 @@ class BERT(Tuning, Pretrained, Model):
         dropout: rate in training, in [0, 1), of embeddings and shortcuts.
         attention_dropout: that of the attention's probabilities; by default as
             `dropout`.
-        epsilon: of the normalizations.
+        layer_norm_epsilon: of the normalizations.
         masked_lm: whether there is the head that predicts masked tokens; by default
             where there is no classifier.
         next_sentence: whether there is the head of the next sentence. `fit` then takes
@@ -143,7 +143,7 @@ class BERT(Tuning, Pretrained, Model):
         "token_types",
         "dropout",
         "attention_dropout",
-        "epsilon",
+        "layer_norm_epsilon",
         "masked_lm",
         "next_sentence",
         "num_classes",
@@ -176,7 +176,7 @@ class BERT(Tuning, Pretrained, Model):
         token_types=2,
         dropout=0.1,
         attention_dropout=None,
-        epsilon=1e-12,
+        layer_norm_epsilon=1e-12,
         masked_lm=None,
         next_sentence=False,
         num_classes=None,
@@ -212,7 +212,7 @@ class BERT(Tuning, Pretrained, Model):
         self.attention_dropout = (
             dropout if attention_dropout is None else attention_dropout
         )
-        self.epsilon = epsilon
+        self.layer_norm_epsilon = layer_norm_epsilon
         self.masked_lm = not num_classes if masked_lm is None else masked_lm
         self.next_sentence = next_sentence
         self.num_classes = num_classes

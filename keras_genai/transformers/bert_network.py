@@ -23,7 +23,7 @@ class BERTNetwork(CompositeLayer):
     Args:
         vocabulary_size, max_sequence_length, num_layers, hidden_dim, num_heads,
         intermediate_dim, token_types,
-        dropout, attention_dropout, epsilon, remat: see `BERT`.
+        dropout, attention_dropout, layer_norm_epsilon, remat: see `BERT`.
         pooler: whether there is the dense layer over the first token.
         masked_lm: whether there is the head of the masked tokens.
         next_sentence: whether there is that of the next sentence.
@@ -42,7 +42,7 @@ class BERTNetwork(CompositeLayer):
         "token_types",
         "dropout",
         "attention_dropout",
-        "epsilon",
+        "layer_norm_epsilon",
         "remat",
         "pooler",
         "masked_lm",
@@ -61,7 +61,7 @@ class BERTNetwork(CompositeLayer):
         token_types=2,
         dropout=0.1,
         attention_dropout=0.1,
-        epsilon=1e-12,
+        layer_norm_epsilon=1e-12,
         remat=False,
         pooler=True,
         masked_lm=True,
@@ -79,7 +79,7 @@ class BERTNetwork(CompositeLayer):
         self.token_types = token_types
         self.dropout = dropout
         self.attention_dropout = attention_dropout
-        self.epsilon = epsilon
+        self.layer_norm_epsilon = layer_norm_epsilon
         self.remat = remat
         self.pooler = pooler
         self.masked_lm = masked_lm
@@ -90,7 +90,7 @@ class BERTNetwork(CompositeLayer):
             "positions", max_sequence_length, hidden_dim, "Positions"
         )
         self.types = self._table("types", token_types, hidden_dim, "token_types")
-        self.norm = self._layer_norm("norm", hidden_dim, epsilon)
+        self.norm = self._layer_norm("norm", hidden_dim, layer_norm_epsilon)
         self.drop = Dropout(dropout, **self._place("dropout")) if dropout else None
         self.blocks = []
         for i in range(num_layers):
@@ -99,7 +99,7 @@ class BERTNetwork(CompositeLayer):
                 intermediate_dim,
                 "gelu",
                 norm_first=False,
-                epsilon=epsilon,
+                epsilon=layer_norm_epsilon,
                 dropout=dropout,
                 attention={"dropout": attention_dropout},
                 remat=remat,
@@ -114,7 +114,7 @@ class BERTNetwork(CompositeLayer):
         if masked_lm:
             self.transform = self._built_dense("transform", hidden_dim, hidden_dim)
             self.transform_norm = self._layer_norm(
-                "transform_norm", hidden_dim, epsilon
+                "transform_norm", hidden_dim, layer_norm_epsilon
             )
             self.bias = self.add_weight(
                 name="bias", shape=(vocabulary_size,), initializer="zeros"

@@ -85,7 +85,7 @@ class GPT(Tuning, Pretrained, Model):
         max_sequence_length: most tokens that it sees.
         activation: see `kg.layers.FeedForward`: `"gelu_tanh"`, or `"swiglu"`.
         norm: `"layer"` or `"rms"`.
-        epsilon: of the normalizations.
+        layer_norm_epsilon: of the normalizations.
         positions: `"learned"`, `"rotary"`, `"alibi"`, `"sinusoidal"` or `"none"`.
         rope_theta: base of the rotary frequencies.
         rope_scaling: None, or how these change for texts longer than those learned, as
@@ -162,7 +162,7 @@ class GPT(Tuning, Pretrained, Model):
         max_sequence_length=1024,
         activation="gelu_tanh",
         norm="layer",
-        epsilon=1e-5,
+        layer_norm_epsilon=1e-5,
         positions="learned",
         rope_theta=10_000.0,
         rope_scaling=None,
@@ -201,7 +201,7 @@ class GPT(Tuning, Pretrained, Model):
         self.max_sequence_length = max_sequence_length
         self.activation = activation
         self.norm = norm
-        self.epsilon = epsilon
+        self.layer_norm_epsilon = layer_norm_epsilon
         self.positions = positions
         self.rope_theta = rope_theta
         self.rope_scaling = rope_scaling

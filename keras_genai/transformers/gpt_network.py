@@ -22,8 +22,8 @@ class GPTNetwork(CompositeLayer):
 
     Args:
         vocabulary_size, max_sequence_length, num_layers, hidden_dim, num_heads,
-        intermediate_dim, activation, norm, epsilon, positions, theta, rope_scaling,
-        num_key_value_heads, head_dim, use_bias, tied,
+        intermediate_dim, activation, norm, layer_norm_epsilon, positions, rope_theta,
+        rope_scaling, num_key_value_heads, head_dim, use_bias, tie_word_embeddings,
         sliding_window, qk_norm, dropout, attention_dropout, remat: see `GPT`.
         seed: integer, the model's.
         stream: name of the place.
@@ -38,7 +38,7 @@ class GPTNetwork(CompositeLayer):
         "intermediate_dim",
         "activation",
         "norm",
-        "epsilon",
+        "layer_norm_epsilon",
         "positions",
         "rope_theta",
         "num_key_value_heads",
@@ -63,7 +63,7 @@ class GPTNetwork(CompositeLayer):
         intermediate_dim,
         activation,
         norm,
-        epsilon,
+        layer_norm_epsilon,
         positions,
         rope_theta,
         num_key_value_heads,
@@ -88,7 +88,7 @@ class GPTNetwork(CompositeLayer):
         self.intermediate_dim = intermediate_dim
         self.activation = activation
         self.norm = norm
-        self.epsilon = epsilon
+        self.layer_norm_epsilon = layer_norm_epsilon
         self.positions = positions
         self.rope_theta = rope_theta
         self.num_key_value_heads = num_key_value_heads
@@ -140,7 +140,7 @@ class GPTNetwork(CompositeLayer):
                 intermediate_dim,
                 activation,
                 norm=norm,
-                epsilon=epsilon,
+                epsilon=layer_norm_epsilon,
                 use_bias=use_bias,
                 dropout=dropout,
                 attention={
@@ -161,7 +161,9 @@ class GPTNetwork(CompositeLayer):
             )
             for i in range(num_layers)
         ]
-        self.norm_last = normalization(norm, epsilon, self.dtype_policy, "norm")
+        self.norm_last = normalization(
+            norm, layer_norm_epsilon, self.dtype_policy, "norm"
+        )
         self.head = None
         if not tie_word_embeddings:
             self.head = self._dense("head", vocabulary_size, use_bias=False)

@@ -141,7 +141,7 @@ def load(path, **arguments):
     ```
     """
     sizes, arrays, _ = read(path)
-    given = {**GPT.LLAMA, **sizes, "epsilon": 1e-5, "eos_token_id": 1}
+    given = {**GPT.LLAMA, **sizes, "layer_norm_epsilon": 1e-5, "eos_token_id": 1}
     model = GPT(**{**given, **arguments})
     network, each = model.network, sizes["hidden_dim"] // sizes["num_heads"]
 

@@ -24,8 +24,8 @@ class Seq2SeqNetwork(CompositeLayer):
 
     Args:
         vocabulary_size, max_sequence_length, num_layers, decoder_num_layers,
-        hidden_dim, num_heads, intermediate_dim, activation, norm_first, epsilon,
-        positions, scale_embedding, logits_bias,
+        hidden_dim, num_heads, intermediate_dim, activation, norm_first,
+        layer_norm_epsilon, positions, scale_embedding, logits_bias,
         dropout, attention_dropout, hidden_dropout, remat: see `Translator`.
         seed: integer, the model's.
         stream: name of the place.
@@ -41,7 +41,7 @@ class Seq2SeqNetwork(CompositeLayer):
         "intermediate_dim",
         "activation",
         "norm_first",
-        "epsilon",
+        "layer_norm_epsilon",
         "positions",
         "scale_embedding",
         "logits_bias",
@@ -62,7 +62,7 @@ class Seq2SeqNetwork(CompositeLayer):
         intermediate_dim,
         activation="relu",
         norm_first=False,
-        epsilon=1e-5,
+        layer_norm_epsilon=1e-5,
         positions="sinusoidal",
         scale_embedding=True,
         logits_bias=False,
@@ -83,7 +83,7 @@ class Seq2SeqNetwork(CompositeLayer):
         self.intermediate_dim = intermediate_dim
         self.activation = activation
         self.norm_first = norm_first
-        self.epsilon = epsilon
+        self.layer_norm_epsilon = layer_norm_epsilon
         self.positions = positions
         self.scale_embedding = scale_embedding
         self.logits_bias = logits_bias
@@ -106,8 +106,12 @@ class Seq2SeqNetwork(CompositeLayer):
         ]
         self.encoder_norm = self.decoder_norm = None
         if norm_first:
-            self.encoder_norm = self._layer_norm("encoder_norm", hidden_dim, epsilon)
-            self.decoder_norm = self._layer_norm("decoder_norm", hidden_dim, epsilon)
+            self.encoder_norm = self._layer_norm(
+                "encoder_norm", hidden_dim, layer_norm_epsilon
+            )
+            self.decoder_norm = self._layer_norm(
+                "decoder_norm", hidden_dim, layer_norm_epsilon
+            )
         self.bias = None
         if logits_bias:
             # Published networks hold one that was never trained here or there.
@@ -125,7 +129,7 @@ class Seq2SeqNetwork(CompositeLayer):
             self.intermediate_dim,
             self.activation,
             norm_first=self.norm_first,
-            epsilon=self.epsilon,
+            epsilon=self.layer_norm_epsilon,
             cross=cross,
             dropout=self.dropout,
             hidden_dropout=self.hidden_dropout,

@@ -97,7 +97,7 @@ class Translator(Tuning, Pretrained, Model):
         activation: of the feed-forward: see `kg.layers.FeedForward`.
         norm_first: whether the normalizations come first (2002.04745), with one more
             at each end, rather than behind.
-        epsilon: of the normalizations.
+        layer_norm_epsilon: of the normalizations.
         positions: `"sinusoidal"`, `"sinusoidal_halves"` (Marian's order) or
             `"learned"`.
         scale_embedding: whether the tokens' vectors are times the root of C.
@@ -169,7 +169,7 @@ class Translator(Tuning, Pretrained, Model):
         max_sequence_length=512,
         activation="relu",
         norm_first=False,
-        epsilon=1e-5,
+        layer_norm_epsilon=1e-5,
         positions="sinusoidal",
         scale_embedding=True,
         logits_bias=False,
@@ -206,7 +206,7 @@ class Translator(Tuning, Pretrained, Model):
         self.max_sequence_length = max_sequence_length
         self.activation = activation
         self.norm_first = norm_first
-        self.epsilon = epsilon
+        self.layer_norm_epsilon = layer_norm_epsilon
         self.positions = positions
         self.scale_embedding = scale_embedding
         self.logits_bias = logits_bias

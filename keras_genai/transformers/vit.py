@@ -73,7 +73,7 @@ class ViT(Tuning, Pretrained, Model):
         pooler: a dense layer and tanh over the vector.
         dropout: rate in training, in [0, 1).
         attention_dropout: that of the attention's probabilities.
-        epsilon: of the normalizations.
+        layer_norm_epsilon: of the normalizations.
         label_smoothing: share of the target spread over all classes, in [0, 1).
         mae: whether it is a masked autoencoder.
         mask_ratio: share of the patches that are masked.
@@ -118,7 +118,7 @@ class ViT(Tuning, Pretrained, Model):
         "pooler",
         "dropout",
         "attention_dropout",
-        "epsilon",
+        "layer_norm_epsilon",
         "label_smoothing",
         "mae",
         "mask_ratio",
@@ -153,7 +153,7 @@ class ViT(Tuning, Pretrained, Model):
         pooler=False,
         dropout=0.0,
         attention_dropout=0.0,
-        epsilon=1e-6,
+        layer_norm_epsilon=1e-6,
         label_smoothing=0.0,
         mae=False,
         mask_ratio=0.75,
@@ -181,7 +181,7 @@ class ViT(Tuning, Pretrained, Model):
         self.pooler = pooler
         self.dropout = dropout
         self.attention_dropout = attention_dropout
-        self.epsilon = epsilon
+        self.layer_norm_epsilon = layer_norm_epsilon
         self.label_smoothing = label_smoothing
         self.mae = mae
         self.mask_ratio = mask_ratio
@@ -265,7 +265,7 @@ class ViT(Tuning, Pretrained, Model):
                 self.class_token,
                 self.dropout,
                 self.attention_dropout,
-                self.epsilon,
+                self.layer_norm_epsilon,
                 self.remat,
                 seed=self.seed,
                 stream="mae",

@@ -92,7 +92,7 @@ class _PatchTransformer(CompositeLayer):
             num_heads,
             intermediate_dim,
             "gelu",
-            epsilon=self.epsilon,
+            epsilon=self.layer_norm_epsilon,
             dropout=self.dropout,
             attention={"dropout": self.attention_dropout, **(attention or {})},
             remat=self.remat,
@@ -110,8 +110,8 @@ class ViTNetwork(_PatchTransformer):
     Args:
         image_shape, patch_size, num_layers, hidden_dim, num_heads, intermediate_dim,
         class_token,
-        positions, dropout, attention_dropout, epsilon, pooler, num_classes, remat: see
-            `ViT`.
+        positions, dropout, attention_dropout, layer_norm_epsilon, pooler, num_classes,
+            remat: see `ViT`.
         seed: integer, the model's.
         stream: name of its weights.
     """
@@ -128,7 +128,7 @@ class ViTNetwork(_PatchTransformer):
         positions="learned",
         dropout=0.0,
         attention_dropout=0.0,
-        epsilon=1e-6,
+        layer_norm_epsilon=1e-6,
         pooler=False,
         num_classes=None,
         remat=False,
@@ -145,7 +145,7 @@ class ViTNetwork(_PatchTransformer):
         self.positions = positions
         self.dropout = dropout
         self.attention_dropout = attention_dropout
-        self.epsilon = epsilon
+        self.layer_norm_epsilon = layer_norm_epsilon
         self.pooler = pooler
         self.num_classes = num_classes
         self.remat = remat
@@ -176,7 +176,7 @@ class ViTNetwork(_PatchTransformer):
             )
             for i in range(num_layers)
         ]
-        self.norm = self._layer_norm("norm", hidden_dim, epsilon)
+        self.norm = self._layer_norm("norm", hidden_dim, layer_norm_epsilon)
         self.pool = self.head = None
         if pooler:
             self.pool = self._built_dense("pool", hidden_dim, hidden_dim)
@@ -274,7 +274,7 @@ class MAEDecoder(_PatchTransformer):
         inputs: channels of the hidden states.
         num_layers, hidden_dim, num_heads, intermediate_dim: of its blocks.
         class_token: whether the hidden states begin with the class token's.
-        dropout, attention_dropout, epsilon, remat: see `ViT`.
+        dropout, attention_dropout, layer_norm_epsilon, remat: see `ViT`.
         seed: integer, the model's.
         stream: name of its weights.
     """
@@ -291,7 +291,7 @@ class MAEDecoder(_PatchTransformer):
         class_token=True,
         dropout=0.0,
         attention_dropout=0.0,
-        epsilon=1e-6,
+        layer_norm_epsilon=1e-6,
         remat=False,
         **kwargs,
     ):
@@ -306,7 +306,7 @@ class MAEDecoder(_PatchTransformer):
         self.class_token = class_token
         self.dropout = dropout
         self.attention_dropout = attention_dropout
-        self.epsilon = epsilon
+        self.layer_norm_epsilon = layer_norm_epsilon
         self.remat = remat
         tokens = grid[0] * grid[1] + class_token
         self.embed = self._built_dense("embed", inputs, hidden_dim)
@@ -318,7 +318,7 @@ class MAEDecoder(_PatchTransformer):
             self._block(f"block_{i}", num_heads, hidden_dim, intermediate_dim)
             for i in range(num_layers)
         ]
-        self.norm = self._layer_norm("norm", hidden_dim, epsilon)
+        self.norm = self._layer_norm("norm", hidden_dim, layer_norm_epsilon)
         self.predict = self._built_dense("predict", hidden_dim, pixels)
         self.built = True
 

@@ -100,7 +100,7 @@ USUAL = {
         number("[0, 1)"), "dropout attention_dropout hidden_dropout label_smoothing"
     ),
     "ema_decay": optional(number("[0, 1)")),
-    "epsilon": number(">= 0"),
+    **_same(number(">= 0"), "epsilon layer_norm_epsilon"),
     **_same(number("> 0"), "initial_std out_std sigma_data rope_theta"),
     # Yes or no
     **_same(

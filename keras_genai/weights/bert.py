@@ -97,7 +97,7 @@ def from_config(config, path, names):
         **{own: config[key] for key, own in SIZES.items()},
         "dropout": config["hidden_dropout_prob"],
         "attention_dropout": config["attention_probs_dropout_prob"],
-        "epsilon": config["layer_norm_eps"],
+        "layer_norm_epsilon": config["layer_norm_eps"],
         "masked_lm": kind in MLM or there("cls.predictions.transform"),
         "next_sentence": kind in NSP or there("cls.seq_relationship"),
         "num_classes": _transformers.labels(config) if kind == CLASSIFIER else None,
@@ -135,7 +135,7 @@ def to_config(model):
         "type_vocab_size": model.token_types,
         "hidden_dropout_prob": model.dropout,
         "attention_probs_dropout_prob": model.attention_dropout,
-        "layer_norm_eps": model.epsilon,
+        "layer_norm_eps": model.layer_norm_epsilon,
         "pad_token_id": model.pad_token_id,
     }
     if model.num_classes:

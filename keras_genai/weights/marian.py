@@ -100,7 +100,7 @@ def from_config(config, path, kinds=None):
     return {
         **{own: config[key] for key, own in SIZES.items()},
         "activation": ACTIVATIONS[config["activation_function"]],
-        "epsilon": 1e-5,
+        "layer_norm_epsilon": 1e-5,
         "positions": "sinusoidal_halves",
         "scale_embedding": config["scale_embedding"],
         "logits_bias": True,
@@ -125,8 +125,8 @@ def to_config(model):
         wrong.append("its normalizations come behind; norm_first is True")
     if model.positions != "sinusoidal_halves":
         wrong.append(f"its positions are 'sinusoidal_halves', not {model.positions!r}")
-    if model.epsilon != 1e-5:
-        wrong.append(f"its epsilon is 1e-5, not {model.epsilon}")
+    if model.layer_norm_epsilon != 1e-5:
+        wrong.append(f"its layer_norm_epsilon is 1e-5, not {model.layer_norm_epsilon}")
     if model.activation not in known:
         wrong.append(f"it has no {model.activation!r}")
     if wrong:

@@ -82,7 +82,7 @@ def from_config(config, path, names):
         "image_shape": (*sides_of(config["image_size"]), config["num_channels"]),
         "dropout": config["hidden_dropout_prob"],
         "attention_dropout": config["attention_probs_dropout_prob"],
-        "epsilon": config["layer_norm_eps"],
+        "layer_norm_epsilon": config["layer_norm_eps"],
         "pooler": any(name.removeprefix("vit.").startswith("pooler") for name in names),
     }
     if kind == CLASSIFIER:
@@ -141,7 +141,7 @@ def to_config(model):
         "image_size": height,
         "hidden_dropout_prob": model.dropout,
         "attention_probs_dropout_prob": model.attention_dropout,
-        "layer_norm_eps": model.epsilon,
+        "layer_norm_eps": model.layer_norm_epsilon,
     }
     if model.num_classes:
         classes = range(model.num_classes)

@@ -97,3 +97,13 @@ def test_bad_inputs_are_named(make, name, good, bad):
                 tf.errors.InvalidArgumentError, match=f"{argument} must"
             ):
                 call(**{argument: value})
+
+
+def test_guidance_has_a_default(tmp_path):
+    from keras_genai.export import savedmodel
+
+    savedmodel.write(ddpm(), tmp_path / "served")
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    given = {"seed": tf.constant(3), "labels": tf.constant([0, 2])}
+    wanted = served.signatures["generate"](**given, guidance_scale=tf.constant(1.0))
+    np.testing.assert_array_equal(served.generate(**given)["images"], wanted["images"])

@@ -273,3 +273,14 @@ def test_a_frozen_player_stays_and_the_other_trains(when):
         for a, each in zip(before, kernels, strict=True)
     ]
     assert same == [True, False]
+
+
+def test_networks_of_ones_own_are_saved_with_the_model(tmp_path):
+    generator = kg.gans.cgan_generator((8, 8, 1), 3, 4, base_filters=2)
+    discriminator = kg.gans.cgan_discriminator((8, 8, 1), 3, base_filters=2)
+    sizes = {"image_shape": (8, 8, 1), "latent_dim": 4, "num_classes": 3}
+    model = kg.gans.GAN(generator, discriminator, **sizes)
+    model.save(tmp_path / "gan.keras")
+    loaded = kg.load_model(tmp_path / "gan.keras")
+    images = [m.generate(labels=[0, 2], seed=1) for m in (model, loaded)]
+    np.testing.assert_array_equal(*images)
