@@ -100,14 +100,17 @@ def targets():
     translator = kg.Translator(**text, **tokens, decoder_start_token_id=0)
     gaussians = {"mean1": np.zeros(2), "cov1": np.eye(2)}
     gaussians |= {"mean2": np.zeros(2), "cov2": np.eye(2)}
-    block = {"num_heads": 2, "hidden_units": 8}
+    block = {"num_heads": 2, "intermediate_dim": 8}
     codes = {"codebook_size": 8, "latent_dim": 4}
     made = [
         (kg.DCGAN, gan),
         (kg.CGAN, {**gan, "num_classes": 3}),
         (kg.VAE, {**small, "latent_dim": 2, "hidden_units": (8,)}),
-        (kg.VQVAE, {**small, **codes, "hidden_dim": 8}),
-        (kg.PixelCNN, {"shape": (2, 2), "num_values": 8, "filters": 4, "blocks": 1}),
+        (kg.VQVAE, {**small, **codes, "filters": 8}),
+        (
+            kg.PixelCNN,
+            {"shape": (2, 2), "vocabulary_size": 8, "filters": 4, "blocks": 1},
+        ),
         (kg.GPT, {**text, **tokens}),
         (
             kg.BERT,

@@ -17,7 +17,7 @@ from tests.test_tools import TOOLS, tool
 
 pytestmark = pytest.mark.once
 
-sys.modules.setdefault("_sources", tool("_sources"))
+sys.modules.setdefault("_sources", tool("data/_sources"))
 fetch_data = tool("fetch_data")
 sources = fetch_data.sources
 files = fetch_data.files
@@ -307,7 +307,7 @@ def test_a_voice_in_sixteenths():
 @pytest.mark.parametrize("name", ["quickdraw", "emoji", "shakespeare", "verses"])
 def test_the_makers_write_where_the_package_reads(name):
     pytest.importorskip("PIL")
-    maker = tool(f"make_{name}")
+    maker = tool(f"data/make_{name}")
     assert sources.FOLDER == TOOLS.parent / "keras_genai" / "datasets"
     if name != "emoji":
         assert maker.TARGET.name in files.PACKAGED
@@ -328,7 +328,7 @@ def test_a_maker_replaces_its_file_in_one_step(tmp_path, monkeypatch, capsys):
 
 
 def test_verses_that_are_not_numbered_alike_are_left_out():
-    verses = tool("make_verses")
+    verses = tool("data/make_verses")
     chapters = {
         ("A", 1): [("one word", "una palabra")] * 2,
         ("A", 2): [("one word", "una palabra"), ("more", "")],

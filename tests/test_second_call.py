@@ -196,7 +196,7 @@ def vae_rows():
 
 def vqvae():
     model = kg.VQVAE(
-        (4, 4, 1), "vector", 4, 3, hidden_dim=4, residual_filters=4, num_downsamples=1
+        (4, 4, 1), "vector", 4, 3, filters=4, residual_filters=4, num_downsamples=1
     )
     model.prior = kg.PixelCNN(model.code_shape, 4, 2, filters=4, blocks=1)
     return model
@@ -387,7 +387,7 @@ def vit_rows():
 
 
 def translator():
-    sizes = {**SIZES, "hidden_units": 8}
+    sizes = {**SIZES, "intermediate_dim": 8}
     return kg.Translator(
         **sizes, decoder_start_token_id=0, eos_token_id=1, pad_token_id=2
     )

@@ -16,24 +16,29 @@ TOOLS = Path(__file__).resolve().parent.parent / "tools"
 
 
 def tool(name):
-    """A tool as a module. They are no package, and `test` is a standard module too."""
-    sys.path.insert(0, str(TOOLS))
+    """A tool as a module. They are no package, and `test` is a standard module too.
+
+    Args:
+        name: path below `tools`, without its ending.
+    """
+    path = TOOLS / f"{name}.py"
+    sys.path.insert(0, str(path.parent))
     try:
         spec = importlib.util.spec_from_file_location(
-            f"keras_genai_tool_{name}", TOOLS / f"{name}.py"
+            f"keras_genai_tool_{path.stem}", path
         )
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module
         spec.loader.exec_module(module)
     finally:
-        sys.path.remove(str(TOOLS))
+        sys.path.remove(str(path.parent))
     return module
 
 
 environment = tool("_environment")
 runner = tool("test")
 quickstart = tool("quickstart")
-make_fashion_mnist = tool("make_fashion_mnist")
+make_fashion_mnist = tool("data/make_fashion_mnist")
 
 
 # Counts -------------------------------------------------------------------------
@@ -383,7 +388,7 @@ def test_hidden_packages_cannot_be_imported():
         "except ModuleNotFoundError:\n    print('hidden')\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True)
-    assert done.stdout.strip() == b"hidden_dim", done.stderr
+    assert done.stdout.strip() == b"hidden", done.stderr
 
 
 # The data's maker ---------------------------------------------------------------
@@ -420,11 +425,11 @@ def test_a_golden_file_is_signed_anew_only_where_its_numbers_hold(tmp_path):
     golden.write()
     written = golden.path.read_text()
     assert not golden.sign() and golden.path.read_text() == written
-    names[0] = "hidden_dim"
+    names[0] = "width"
     numbers[0] += 5e-5  # another backend's rounding
     assert golden.sign()
     np.testing.assert_array_equal(golden.read()["y"], [1.0, 2.0])
-    names[0], numbers[0] = "width", 1.1
+    names[0], numbers[0] = "depth", 1.1
     written = golden.path.read_text()
     with pytest.raises(AssertionError, match="line: y: off by 0.1"):
         golden.sign()

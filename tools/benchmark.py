@@ -10,9 +10,9 @@ A comparison is one file of `tools/benchmarks/`. Each of its contenders runs in 
 process of its own, which stays up; the contenders take turns, `--steps` training
 steps each, `--repeats` rounds, and a ratio is the median over rounds of the ratio
 within a round, so that whatever else the machine does meets both sides. Compilation
-happens before and is shown apart. Rows that miss DESIGN.md's speed rule are printed
-once more with their cause. Memory is the highest that the process held: resident
-memory on a CPU, the device's on a GPU.
+happens before and is shown apart. Rows that miss the speed rule of
+`docs/architecture.md` are printed once more with their cause. Memory is the highest
+that the process held: resident memory on a CPU, the device's on a GPU.
 
 Makes or reuses `.venv`; `--python` names another environment's Python instead (one
 with GPU builds, say).

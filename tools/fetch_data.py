@@ -30,10 +30,13 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / "data"))
+
 import _networks
 import _sources as sources
 import make_fashion_mnist
-import numpy as np
 
 files = sources.files_module()
 Arrays = dict[str, np.ndarray]

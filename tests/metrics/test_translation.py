@@ -36,7 +36,7 @@ def test_the_callback(capsys):
         num_layers=1,
         hidden_dim=32,
         num_heads=2,
-        hidden_units=32,
+        intermediate_dim=32,
         max_sequence_length=40,
         dropout=0.0,
         tokenizer=tokenizer,

@@ -60,7 +60,7 @@ def write_folder(folder, text):
 def write_mounted(folder, text):
     """As onto a mount point, which cannot be renamed."""
     (folder / "whole").mkdir(exist_ok=True)
-    with pytest.MonkeyPatch.max_sequence_length() as patch:
+    with pytest.MonkeyPatch.context() as patch:
 
         def refuse(*paths):
             raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
@@ -265,7 +265,7 @@ def test_a_cut_off_save_that_cannot_be_finished_is_refused(tmp_path, monkeypatch
     def refuse(*paths, **options):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    with monkeypatch.max_sequence_length() as patch:
+    with monkeypatch.context() as patch:
         patch.setattr(files.shutil, "rmtree", refuse)
         with pytest.raises(ValueError, match="into holds a save that was cut off"):
             with files.reading(into):
@@ -289,7 +289,7 @@ def test_export_leaves_the_served_model_when_it_fails(tmp_path, monkeypatch):
     monkeypatch.setattr(savedmodel, "write_in_child", fill)
     monkeypatch.setattr(savedmodel, "check_installed", lambda *arguments: None)
     network = kg.DCGAN((8, 8, 1), 2, base_filters=4)
-    with monkeypatch.max_sequence_length() as patch:
+    with monkeypatch.context() as patch:
         patch.setattr(files, "_take_place", fail)
         patch.setattr(files.os, "rename", fail)
         with pytest.raises(OSError, match="served could not be written"):

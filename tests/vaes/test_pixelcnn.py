@@ -118,7 +118,7 @@ def test_own_networks_are_kept(tmp_path):
     [
         (((4,), 3), "shape must be"),
         (((4, 0), 3), "shape must be"),
-        (((4, 4), 1), "num_values must be at least 2"),
+        (((4, 4), 1), "vocabulary_size must be at least 2"),
         (((4, 4), 3, 0), "num_classes must be"),
     ],
 )

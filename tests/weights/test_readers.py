@@ -248,7 +248,7 @@ def image_answers(name, made, model):
     elif name == "UNet2DConditionModel":
         words = draw.normal(size=(2, 5, 6)).astype("float32")
         wanted = made(image, t, torch.from_numpy(words)).sample
-        got = model(x, t.numpy(), max_sequence_length=words)
+        got = model(x, t.numpy(), context=words)
     elif name.startswith("ViTMAE"):
         noise = draw.uniform(size=(2, 4)).astype("float32")
         wanted = made(image, noise=torch.from_numpy(noise)).logits
@@ -272,12 +272,12 @@ def text_answers(name, made, model):
     if name == "MarianMTModel":
         found = made(input_ids=theirs, decoder_input_ids=theirs)
         return found.logits, model(tokens, tokens)
-    found, hidden_dim = made(theirs).logits, model(tokens)
+    found, states = made(theirs).logits, model(tokens)
     if name == "BertForMaskedLM":
-        return found, model.mlm(hidden_dim)
+        return found, model.mlm(states)
     if name.startswith("Bert"):
-        return found, model.network.classify(hidden_dim)
-    return found, hidden_dim
+        return found, model.network.classify(states)
+    return found, states
 
 
 @on_torch
@@ -348,7 +348,7 @@ def test_sizes_are_compared_before_anything_is_made(tmp_path):
     # Nor is a weight drawn that the file then replaces.
     path.write_text(json.dumps(config), "utf-8")
     draw = kg.layers.initializers.VarianceScaling.draw
-    with pytest.MonkeyPatch.max_sequence_length() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         drawn = []
         patch.setattr(
             kg.layers.initializers.VarianceScaling,

@@ -33,7 +33,7 @@ def contenders(backends):
 
 
 def rows(tasks, backends, gpu):
-    """The lines of the table, with what DESIGN.md's speed rule wants."""
+    """The lines of the table, with what the speed rule wants."""
     limits = {"tensorflow": 1.2, "torch": 1.2, "jax": None}
     if gpu:
         limits = dict.fromkeys(limits, 1.0)

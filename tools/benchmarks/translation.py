@@ -29,7 +29,7 @@ SIZES = {
     "num_layers": 2,
     "hidden_dim": 128,
     "num_heads": 4,
-    "hidden_units": 512,
+    "intermediate_dim": 512,
     "max_sequence_length": 64,
 }
 QUALITY_BACKEND = "tensorflow"
@@ -81,7 +81,7 @@ def network_in_torch(model):
                 SIZES["num_heads"],
                 SIZES["num_layers"],
                 SIZES["num_layers"],
-                SIZES["hidden_units"],
+                SIZES["intermediate_dim"],
                 dropout=0.1,
                 norm_first=True,
                 batch_first=True,

