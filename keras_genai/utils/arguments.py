@@ -220,8 +220,9 @@ def check_known(name, known, called):
     """
     if name in known:
         return
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    near += [each for each in known if each not in near and _share(name, each)][:3]
+    near = [each for each in known if _share(name, each)]
+    near += difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near = list(dict.fromkeys(near))[:3]
     says = f"did you mean {' or '.join(near)}?" if near else ""
     says = says or f"it takes {', '.join(known)}."
     raise TypeError(f"{called} has no argument {name}; {says}")

@@ -145,9 +145,9 @@ def _other_version(config):
     Every byte of it was checked: what this version has not, another had.
 
     Args:
-        config: the content of config.json.
+        config: the content of config.json; bytes where it could not be read.
     """
-    if f"{PACKAGE}>" not in json.dumps(config):
+    if not isinstance(config, dict) or f"{PACKAGE}>" not in json.dumps(config):
         return ""
     unknown = sorted(_unknown(config))
     return (

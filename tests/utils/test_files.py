@@ -89,7 +89,7 @@ def small(text):
         num_heads=1,
         max_sequence_length=4,
         tokenizer=tokenizer(text),
-        epsilon={"old": 1e-5, "new": 1e-3}[text],
+        layer_norm_epsilon={"old": 1e-5, "new": 1e-3}[text],
         seed={"old": 1, "new": 2}[text],
     )
 
@@ -111,7 +111,7 @@ def read_pretrained(folder):
     (text,) = (
         text
         for text in ("old", "new")
-        if made.epsilon == model(text).epsilon
+        if made.layer_norm_epsilon == model(text).epsilon
         and made.tokenizer.vocabulary == model(text).tokenizer.vocabulary
     )
     for one, other in zip(made.weights, model(text).weights, strict=True):
@@ -125,7 +125,7 @@ def write_model(folder, text):
 
 def read_model(folder):
     made = kg.load_model(folder / "model.keras")
-    return next(t for t in ("old", "new") if made.epsilon == model(t).epsilon)
+    return next(t for t in ("old", "new") if made.layer_norm_epsilon == model(t).epsilon)
 
 
 WRITERS = {
