@@ -111,7 +111,7 @@ def read_pretrained(folder):
     (text,) = (
         text
         for text in ("old", "new")
-        if made.layer_norm_epsilon == model(text).epsilon
+        if made.layer_norm_epsilon == model(text).layer_norm_epsilon
         and made.tokenizer.vocabulary == model(text).tokenizer.vocabulary
     )
     for one, other in zip(made.weights, model(text).weights, strict=True):
@@ -125,7 +125,7 @@ def write_model(folder, text):
 
 def read_model(folder):
     made = kg.load_model(folder / "model.keras")
-    return next(t for t in ("old", "new") if made.layer_norm_epsilon == model(t).epsilon)
+    return next(t for t in ("old", "new") if made.layer_norm_epsilon == model(t).layer_norm_epsilon)
 
 
 WRITERS = {
