@@ -75,7 +75,7 @@ TEXTS = np.random.default_rng(0).integers(0, 11, (4, 9))
         (gpt, TEXTS, 10),
         (vae, (IMAGES + 1) / 2, 8),
         (dcgan, IMAGES, 10),
-        (ddpm, IMAGES, 15),
+        (ddpm, IMAGES, 14),
     ],
     ids=["GPT", "VAE", "DCGAN", "DDPM"],
 )

@@ -99,10 +99,6 @@ class CompositeLayer(keras.layers.Layer):
         _, *parameters = inspect.signature(cls.__init__).parameters.values()
         return [p.name for p in parameters if p.kind != p.VAR_KEYWORD]
 
-    def _keep(self, given):
-        for name in self.arguments():
-            setattr(self, name, given[name])
-
     def get_config(self):
         names = (*self.arguments(), "seed", "stream")
         own = {name: getattr(self, name) for name in names}

@@ -99,3 +99,15 @@ def check_decay(decay):
             f"ema_decay must be a float in [0, 1), such as 0.999; got {decay!r}. "
             "Give None for no average."
         )
+
+
+def updates(optimizer):
+    """How often an optimizer has moved its weights, an integer scalar tensor.
+
+    None where every step is known to move them: the average then moves without asking.
+    A copy: what a variable holds may be written over.
+    """
+    scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    if not scaled and (optimizer.gradient_accumulation_steps or 1) == 1:
+        return None
+    return optimizer.iterations + 0

@@ -10,7 +10,7 @@ from keras_genai.backend.precision import widen
 from keras_genai.training import data as data_lib
 from keras_genai.training import fitting, gradient_accumulation
 from keras_genai.training.compiled import CompiledFunctions
-from keras_genai.training.ema import EMA
+from keras_genai.training.ema import EMA, updates
 from keras_genai.training.optimizer import (
     PlayersOptimizer,
     accumulation,
@@ -18,7 +18,6 @@ from keras_genai.training.optimizer import (
     inner,
     not_decayed,
     schedule_by_updates,
-    updates,
     with_loss_scaling,
 )
 from keras_genai.utils.arguments import checked

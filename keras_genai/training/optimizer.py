@@ -32,17 +32,6 @@ def accumulation(optimizer):
     return inner(optimizer).gradient_accumulation_steps or 1
 
 
-def updates(optimizer):
-    """How often it has moved its weights, an integer scalar tensor.
-
-    None where every step is known to move them. A copy: what a variable holds may be
-    written over.
-    """
-    if inner(optimizer) is optimizer and accumulation(optimizer) == 1:
-        return None
-    return optimizer.iterations + 0
-
-
 def schedule_by_updates(optimizer):
     """Lets an optimizer's schedule count updates of the weights, as all else does.
 

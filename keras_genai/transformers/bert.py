@@ -223,7 +223,7 @@ class BERT(Tuning, Pretrained, Model):
         self.mask_rate = mask_rate
         self.remat = remat
         self._set_tokens(mask_token_id, pad_token_id, special_tokens)
-        names = BERTNetwork._ARGUMENTS
+        names = BERTNetwork.arguments()
         with dtype_policy(kwargs.get("dtype")):
             self.network = BERTNetwork(
                 **{name: getattr(self, name) for name in names},

@@ -32,24 +32,6 @@ class BERTNetwork(CompositeLayer):
         stream: name of the place.
     """
 
-    _ARGUMENTS = (
-        "vocabulary_size",
-        "max_sequence_length",
-        "num_layers",
-        "hidden_dim",
-        "num_heads",
-        "intermediate_dim",
-        "token_types",
-        "dropout",
-        "attention_dropout",
-        "layer_norm_epsilon",
-        "remat",
-        "pooler",
-        "masked_lm",
-        "next_sentence",
-        "num_classes",
-    )
-
     def __init__(
         self,
         vocabulary_size,

@@ -138,7 +138,7 @@ class GPT(Tuning, Pretrained, Model):
         "use_bias": False,
         "tie_word_embeddings": False,
     }
-    _ARGUMENTS = (*GPTNetwork._ARGUMENTS, "pad_token_id", "eos_token_id", "ema_decay")
+    _ARGUMENTS = (*GPTNetwork.arguments(), "pad_token_id", "eos_token_id", "ema_decay")
 
     @checked(
         size=text,
@@ -221,7 +221,7 @@ class GPT(Tuning, Pretrained, Model):
         self.ema_decay = ema_decay
         with dtype_policy(kwargs.get("dtype")):
             self.network = GPTNetwork(
-                **{name: getattr(self, name) for name in GPTNetwork._ARGUMENTS},
+                **{name: getattr(self, name) for name in GPTNetwork.arguments()},
                 seed=self.seed,
                 stream="gpt",
                 name="network",

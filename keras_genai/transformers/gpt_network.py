@@ -29,30 +29,6 @@ class GPTNetwork(CompositeLayer):
         stream: name of the place.
     """
 
-    _ARGUMENTS = (
-        "vocabulary_size",
-        "max_sequence_length",
-        "num_layers",
-        "hidden_dim",
-        "num_heads",
-        "intermediate_dim",
-        "activation",
-        "norm",
-        "layer_norm_epsilon",
-        "positions",
-        "rope_theta",
-        "num_key_value_heads",
-        "head_dim",
-        "use_bias",
-        "tie_word_embeddings",
-        "sliding_window",
-        "qk_norm",
-        "dropout",
-        "attention_dropout",
-        "remat",
-        "rope_scaling",
-    )
-
     def __init__(
         self,
         vocabulary_size,

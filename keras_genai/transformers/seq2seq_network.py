@@ -31,26 +31,6 @@ class Seq2SeqNetwork(CompositeLayer):
         stream: name of the place.
     """
 
-    _ARGUMENTS = (
-        "vocabulary_size",
-        "max_sequence_length",
-        "num_layers",
-        "decoder_num_layers",
-        "hidden_dim",
-        "num_heads",
-        "intermediate_dim",
-        "activation",
-        "norm_first",
-        "layer_norm_epsilon",
-        "positions",
-        "scale_embedding",
-        "logits_bias",
-        "dropout",
-        "attention_dropout",
-        "hidden_dropout",
-        "remat",
-    )
-
     def __init__(
         self,
         vocabulary_size,

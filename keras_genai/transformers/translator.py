@@ -142,7 +142,7 @@ class Translator(Tuning, Pretrained, Model):
     max_shard_size = "50GB"
 
     _ARGUMENTS = (
-        *Seq2SeqNetwork._ARGUMENTS,
+        *Seq2SeqNetwork.arguments(),
         "label_smoothing",
         "pad_token_id",
         "decoder_start_token_id",
@@ -222,7 +222,7 @@ class Translator(Tuning, Pretrained, Model):
         self.generation.check_tokens(self.vocabulary_size)
         with dtype_policy(kwargs.get("dtype")):
             self.network = Seq2SeqNetwork(
-                **{name: getattr(self, name) for name in Seq2SeqNetwork._ARGUMENTS},
+                **{name: getattr(self, name) for name in Seq2SeqNetwork.arguments()},
                 seed=seed,
                 stream="translator",
                 name="translator",

@@ -125,7 +125,11 @@ def write_model(folder, text):
 
 def read_model(folder):
     made = kg.load_model(folder / "model.keras")
-    return next(t for t in ("old", "new") if made.layer_norm_epsilon == model(t).layer_norm_epsilon)
+    return next(
+        t
+        for t in ("old", "new")
+        if made.layer_norm_epsilon == model(t).layer_norm_epsilon
+    )
 
 
 WRITERS = {
