@@ -5,6 +5,8 @@ import pytest
 
 import keras_genai as kg
 
+pytestmark = pytest.mark.once
+
 
 def test_places_and_values():
     images = np.linspace(-1, 1, 5 * 2 * 3, dtype="float32").reshape(5, 2, 3, 1)

@@ -14,6 +14,9 @@ from keras import ops
 import keras_genai as kg
 from keras_genai.diffusion import Denoiser, samplers, schedules
 
+# The samplers' tables are NumPy's, and the loop is held across the backends elsewhere.
+pytestmark = pytest.mark.once
+
 diffusers = pytest.importorskip("diffusers")
 torch = pytest.importorskip("torch")
 

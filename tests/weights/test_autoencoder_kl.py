@@ -11,6 +11,10 @@ from safetensors.numpy import load_file, save_file
 import keras_genai as kg
 from keras_genai.weights import _safetensors, autoencoder_kl
 
+# Reading and writing of files, in NumPy: the networks that they fill are held equal to
+# their references and across the backends elsewhere.
+pytestmark = pytest.mark.once
+
 FILE = "diffusion_pytorch_model.safetensors"
 ARGUMENTS = {
     "image_shape": (8, 12, 3),

@@ -10,6 +10,10 @@ import keras_genai as kg
 from keras_genai.weights import ddpm as weights
 from tests.support.tiny_ddpm import network
 
+# Reading and writing of files, in NumPy: the networks that they fill are held equal to
+# their references and across the backends elsewhere.
+pytestmark = pytest.mark.once
+
 diffusers = pytest.importorskip("diffusers")
 torch = pytest.importorskip("torch")
 

@@ -14,6 +14,10 @@ from keras_genai import backend
 from keras_genai.transformers import llama2c
 from keras_genai.weights import gpt as weights
 
+# Reading and writing of files, in NumPy: the networks that they fill are held equal to
+# their references and across the backends elsewhere.
+pytestmark = pytest.mark.once
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 torch.set_num_threads(1)  # beside TensorFlow's or JAX's own

@@ -20,6 +20,10 @@ from tests.diffusion.test_diffusers import NOISES, START, assert_same, ours, ref
 from tests.support.conformance import host
 from tests.support.parity import shaken
 
+# Reading and writing of files, in NumPy: the networks that they fill are held equal to
+# their references and across the backends elsewhere.
+pytestmark = pytest.mark.once
+
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")

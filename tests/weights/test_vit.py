@@ -9,6 +9,10 @@ from keras_genai.weights import vit as weights
 from tests.support.conformance import host
 from tests.support.parity import gradients_are_equal, same_tensors, shaken
 
+# Reading and writing of files, in NumPy: the networks that they fill are held equal to
+# their references and across the backends elsewhere.
+pytestmark = pytest.mark.once
+
 transformers = pytest.importorskip("transformers")
 torch = pytest.importorskip("torch")
 
