@@ -54,7 +54,7 @@ def generate(
     if stream and not single:
         raise ValueError(
             "stream=True is of one prompt, drawn token by token: a string or a "
-            "list of ids, without beams, contrastive or draft."
+            "list of ids, without num_beams, penalty_alpha or draft_model."
         )
     if stream or (verbose and single):
         pieces = TokenStream(prompts, _states(model, prompts, config, seed), stop)
@@ -82,7 +82,7 @@ def check_search(**searches):
     """Refuses more than one of the searches, those that are not None."""
     names = [name for name, value in searches.items() if value is not None]
     if len(names) > 1:
-        raise ValueError(f"{' and '.join(names)} are different ways to write.")
+        raise ValueError(f"{' and '.join(names)} are different ways to generate.")
 
 
 def check_beams(config):
@@ -98,12 +98,12 @@ def check_contrastive(config):
     """Refuses what contrastive search does not have."""
     if config.top_k is None:
         raise ValueError(
-            "contrastive chooses among the top_k most probable tokens: give top_k, "
+            "penalty_alpha chooses among the top_k most probable tokens: give top_k, "
             "such as 4."
         )
     if config.temperature != 1.0 or not (config.top_p is config.min_p is None):
         raise ValueError(
-            "contrastive draws nothing: it contradicts temperature, top_p and min_p."
+            "penalty_alpha draws nothing: it contradicts temperature, top_p and min_p."
         )
 
 
@@ -113,12 +113,12 @@ def check_draft(draft_model, model, config, draft_tokens):
     size = getattr(draft_model, "vocabulary_size", None)
     if size != model.vocabulary_size:
         raise ValueError(
-            f"The draft must be a GPT of the same {model.vocabulary_size} tokens; got "
-            f"{type(draft_model).__name__} of {size}."
+            f"draft_model must be a GPT of the same {model.vocabulary_size} tokens; "
+            f"got {type(draft_model).__name__} of {size}."
         )
     if config.repetition_penalty != 1.0 or config.no_repeat_ngram_size is not None:
         raise ValueError(
-            "A draft proposes several tokens at once: it contradicts "
+            "draft_model proposes several tokens at once: it contradicts "
             "repetition_penalty and no_repeat_ngram_size."
         )
 
