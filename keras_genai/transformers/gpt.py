@@ -117,12 +117,16 @@ class GPT(Tuning, Pretrained, Model):
 
     ```python
     tokenizer = kg.Tokenizer.characters([text])
-    model = kg.GPT(num_layers=4, hidden_dim=128, num_heads=4, max_sequence_length=64,
-    tokenizer=tokenizer) model.compile()                                     #
-    AdamW(6e-4), clipped model.fit(rows, batch_size=12, epochs=1)            # (N, 65)
-    of token ids model.generate("ROMEO:", max_new_tokens=200, temperature=0.8, seed=0)
-    llama = kg.GPT(num_layers=6, hidden_dim=288, num_heads=6, vocabulary_size=32000,
-    **kg.GPT.LLAMA)
+    model = kg.GPT(
+        num_layers=4, hidden_dim=128, num_heads=4, max_sequence_length=64,
+        tokenizer=tokenizer,
+    )
+    model.compile()                                     # AdamW(6e-4), clipped
+    model.fit(rows, batch_size=12, epochs=1)            # (N, 65) of token ids
+    model.generate("ROMEO:", max_new_tokens=200, temperature=0.8, seed=0)
+    llama = kg.GPT(
+        num_layers=6, hidden_dim=288, num_heads=6, vocabulary_size=32000, **kg.GPT.LLAMA
+    )
     ```
     """
 

@@ -3,6 +3,7 @@
 ```python
 @checked(guidance_scale=number(), spacing=one_of("trailing", "leading"))
 def generate(self, n=None, seed=0, *, guidance_scale=1.0, spacing=None, batch_size=64):
+    ...
 ```
 
 Names that mean the same everywhere (`seed`, `batch_size`, `dropout`) are declared once,
