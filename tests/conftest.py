@@ -8,8 +8,8 @@ import time
 # As the package sets it where it is imported first, as in the processes of the tests.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-import keras  # noqa: E402
-import pytest  # noqa: E402
+import keras
+import pytest
 
 # So that a failed assertion in the battery shows the values it compared.
 pytest.register_assert_rewrite("tests.support.conformance", "tests.support.processes")
