@@ -5,8 +5,18 @@ import os
 import platform
 
 PACKAGES = (
-    *("keras", "tensorflow", "tensorflow-cpu", "jax", "torch", "keras-cv", "numpy"),
-    *("pillow", "matplotlib", "tensorboard", "onnxruntime", "safetensors"),
+    "keras",
+    "tensorflow",
+    "tensorflow-cpu",
+    "jax",
+    "torch",
+    "keras-cv",
+    "numpy",
+    "pillow",
+    "matplotlib",
+    "tensorboard",
+    "onnxruntime",
+    "safetensors",
 )
 
 

@@ -45,8 +45,19 @@ from keras_genai.utils.validation import either, function, text
 _SAMPLERS = {
     f.__name__: f
     for f in (
-        *(ddpm, ddim, euler, euler_ancestral, heun, lms, pndm),
-        *(dpmpp_2m, dpmpp_2m_sde, unipc, flow_euler, flow_heun, lcm),
+        ddpm,
+        ddim,
+        euler,
+        euler_ancestral,
+        heun,
+        lms,
+        pndm,
+        dpmpp_2m,
+        dpmpp_2m_sde,
+        unipc,
+        flow_euler,
+        flow_heun,
+        lcm,
     )
 }
 

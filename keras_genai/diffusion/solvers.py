@@ -328,7 +328,11 @@ def pndm(grid, runge_kutta=False):
         if kind == "again":
             return (
                 transfer(base, start, stop, 0.5 * (eps + e1)),
-                *(base, mean, e1, e2, e3),
+                base,
+                mean,
+                e1,
+                e2,
+                e3,
             )
         past = {
             1: eps,

@@ -118,7 +118,9 @@ class PositionEmbedding(CompositeLayer):
 SCALINGS = {
     "linear": ("factor",),
     "llama3": (
-        *("factor", "low_freq_factor", "high_freq_factor"),
+        "factor",
+        "low_freq_factor",
+        "high_freq_factor",
         "original_max_position_embeddings",
     ),
 }

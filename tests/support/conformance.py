@@ -193,9 +193,17 @@ def describe(model, *arrays):
 
 
 _NOT_DESCRIBED = {
-    *("name", "inbound_nodes", "input_layers", "output_layers"),
-    *("module", "registered_name", "build_config", "dtype"),
-    *("jit_compile", "run_eagerly", "steps_per_execution"),
+    "name",
+    "inbound_nodes",
+    "input_layers",
+    "output_layers",
+    "module",
+    "registered_name",
+    "build_config",
+    "dtype",
+    "jit_compile",
+    "run_eagerly",
+    "steps_per_execution",
 }
 
 

@@ -99,16 +99,26 @@ STEPS = {
     "LMSDiscreteScheduler": (8, "lms", {}, {"spacing": "linspace"}, True),
     "EulerDiscreteScheduler": (8, "euler", {}, {"spacing": "linspace"}, True),
     "EulerAncestralDiscreteScheduler": (
-        *(8, "euler_ancestral", {}, {"spacing": "linspace"}, True),
+        8,
+        "euler_ancestral",
+        {},
+        {"spacing": "linspace"},
+        True,
     ),
     "HeunDiscreteScheduler": (6, "heun", {}, {"spacing": "linspace"}, True),
     "DPMSolverMultistepScheduler": (
-        *(8, "dpmpp_2m", {}),
-        *({"spacing": "linspace", "skip_last": True, "rounded": True}, False),
+        8,
+        "dpmpp_2m",
+        {},
+        {"spacing": "linspace", "skip_last": True, "rounded": True},
+        False,
     ),
     "UniPCMultistepScheduler": (
-        *(8, "unipc", {}),
-        *({"spacing": "linspace", "skip_last": True, "rounded": True}, False),
+        8,
+        "unipc",
+        {},
+        {"spacing": "linspace", "skip_last": True, "rounded": True},
+        False,
     ),
 }
 
