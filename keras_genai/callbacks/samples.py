@@ -49,7 +49,7 @@ class ImageGrid(keras.callbacks.Callback):
         inline: `"auto"` shows the grid in a notebook, False does not.
         batch_size: images that the model makes in one pass.
         **options: of the model's own `generate`, such as a diffusion model's
-            `steps=20, guidance_scale=2.0`.
+            `num_steps=20, guidance_scale=2.0`.
 
     Attributes:
         run_folder: the folder of the present run, once `fit` has begun.

@@ -454,8 +454,8 @@ class DDPM(Pretrained, GenerativeModel):
             guidance_interval: `(t_low, t_high)`: guidance at these times alone
                 (2404.07724).
             guidance_rescale: in [0, 1] (2305.08891, section 3.4).
-            negative: dict of conditions to be led away from, in the place of none:
-                `{"labels": ...}`, as many as there are samples.
+            negative: dict of conditions to guide away from, in place of the null
+                condition: `{"labels": ...}`, as many as there are samples.
             noise: floats `(n, H, W, C)` to begin with, such as `invert` gives; by
                 default drawn from the seed.
             size: `(H, W)` of the images, for a network that takes other sizes than its

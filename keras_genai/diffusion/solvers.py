@@ -395,6 +395,15 @@ def _lower(grid, i):
     return i == 0 or last and (grid.sigmas[-1] == 0 or grid.num_steps < 15)
 
 
+def _second_order(grid, half_snr, i, D, last):
+    """`(h, mean)`: the step in half log-SNR, and the D extrapolated over it."""
+    h = half_snr[i + 1] - half_snr[i]
+    if _lower(grid, i):
+        return h, D
+    h_last = half_snr[i] - half_snr[i - 1]
+    return h, D + 0.5 * (h / h_last) * (D - last)
+
+
 @checked(grid=GRID)
 def dpmpp_2m(grid):
     """DPM-Solver++(2M): second order, multistep (2211.01095, algorithm 2).
@@ -406,11 +415,7 @@ def dpmpp_2m(grid):
     half_snr = grid.half_log_snrs
 
     def update(i, state, y, D, z):
-        h = half_snr[i + 1] - half_snr[i]
-        mean = D
-        if not _lower(grid, i):
-            h_last = half_snr[i] - half_snr[i - 1]
-            mean = D + 0.5 * (h / h_last) * (D - state[1])
+        h, mean = _second_order(grid, half_snr, i, D, state[1])
         x = sigma[i + 1] / sigma[i] * y - alpha[i + 1] * np.expm1(-h) * mean
         return x, D
 
@@ -429,11 +434,7 @@ def dpmpp_2m_sde(grid):
     half_snr = grid.half_log_snrs
 
     def update(i, state, y, D, z):
-        h = half_snr[i + 1] - half_snr[i]
-        mean = D
-        if not _lower(grid, i):
-            h_last = half_snr[i] - half_snr[i - 1]
-            mean = D + 0.5 * (h / h_last) * (D - state[1])
+        h, mean = _second_order(grid, half_snr, i, D, state[1])
         share = -np.expm1(-2.0 * h)
         x = sigma[i + 1] / sigma[i] * np.exp(-h) * y + alpha[i + 1] * share * mean
         return x + sigma[i + 1] * math.sqrt(share) * z, D

@@ -84,8 +84,8 @@ class Sampling(CompiledFunctions):
             Iterator of NumPy float32 arrays `(b, H, W, C)`, b at most `batch_size`.
         """
         seed = random.check_seed(seed)
-        known = names_of(self.generate) + names_of(self.draw)
         for name in options:
+            known = names_of(self.generate) + names_of(self.draw)
             check_known(name, known, f"{type(self).__name__}.generate")
         labels, n = self._labels_to_draw(n, seed, labels)
         check_positive("batch_size", batch_size)

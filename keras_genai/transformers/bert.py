@@ -23,10 +23,11 @@ from keras_genai.transformers.tokenizers import Tokenizer
 from keras_genai.transformers.tuning import Tuning
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import (
+    check_heads,
     check_labels,
     check_sample_weight,
     check_tokens,
-    row_of,
+    sizes_of,
 )
 from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import (
@@ -191,10 +192,16 @@ class BERT(Tuning, Pretrained, Model):
         **kwargs,
     ):
         super().__init__(seed=seed, **kwargs)
-        sizes = row_of(size, SIZES, ("num_layers", "hidden_dim", "num_heads"))
-        self.num_layers = sizes["num_layers"] if num_layers is None else num_layers
-        self.hidden_dim = sizes["hidden_dim"] if hidden_dim is None else hidden_dim
-        self.num_heads = sizes["num_heads"] if num_heads is None else num_heads
+        sizes = sizes_of(
+            size,
+            SIZES,
+            num_layers=num_layers,
+            hidden_dim=hidden_dim,
+            num_heads=num_heads,
+        )
+        self.num_layers = sizes["num_layers"]
+        self.hidden_dim = sizes["hidden_dim"]
+        self.num_heads = sizes["num_heads"]
         self.intermediate_dim = intermediate_dim or 4 * self.hidden_dim
         self.tokenizer = tokenizer
         if vocabulary_size is None:
@@ -203,11 +210,7 @@ class BERT(Tuning, Pretrained, Model):
         self.vocabulary_size = vocabulary_size
         self.max_sequence_length = max_sequence_length
         self.token_types = token_types
-        if self.hidden_dim % self.num_heads:
-            raise ValueError(
-                f"num_heads must divide hidden_dim: {self.num_heads} does not divide "
-                f"{self.hidden_dim}."
-            )
+        check_heads(self.num_heads, self.hidden_dim)
         self.dropout = dropout
         self.attention_dropout = (
             dropout if attention_dropout is None else attention_dropout

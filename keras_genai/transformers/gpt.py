@@ -27,7 +27,7 @@ from keras_genai.transformers.prompts import Prompts
 from keras_genai.transformers.tokenizers import Tokenizer
 from keras_genai.transformers.tuning import Tuning
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.checks import check_tokens, row_of
+from keras_genai.utils.checks import check_tokens, sizes_of
 from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import (
     either,
@@ -188,10 +188,16 @@ class GPT(Tuning, Pretrained, Model):
     ):
         super().__init__(seed=seed, **kwargs)
         self.supports_masking = True  # see compute_mask
-        sizes = row_of(size, SIZES, ("num_layers", "hidden_dim", "num_heads"))
-        self.num_layers = sizes["num_layers"] if num_layers is None else num_layers
-        self.hidden_dim = sizes["hidden_dim"] if hidden_dim is None else hidden_dim
-        self.num_heads = sizes["num_heads"] if num_heads is None else num_heads
+        sizes = sizes_of(
+            size,
+            SIZES,
+            num_layers=num_layers,
+            hidden_dim=hidden_dim,
+            num_heads=num_heads,
+        )
+        self.num_layers = sizes["num_layers"]
+        self.hidden_dim = sizes["hidden_dim"]
+        self.num_heads = sizes["num_heads"]
         if intermediate_dim is None:
             gated = activation in GATED
             intermediate_dim = (

@@ -10,7 +10,7 @@ from keras_genai.layers.dropout import Dropout
 from keras_genai.layers.initializers import normal_or_uniform
 from keras_genai.layers.positions import PositionEmbedding
 from keras_genai.layers.transformer_block import TransformerBlock, tied_logits
-from keras_genai.utils.checks import check_length, check_positive
+from keras_genai.utils.checks import check_heads, check_length, check_positive
 from keras_genai.utils.serialization import PACKAGE
 
 POSITIONS = ("learned", "sinusoidal", "rotary", "alibi", "none")
@@ -93,11 +93,8 @@ class GPTNetwork(CompositeLayer):
             raise ValueError(
                 f"rope_scaling is of rotary positions; positions is {positions!r}."
             )
-        if head_dim is None and hidden_dim % num_heads:
-            raise ValueError(
-                f"num_heads must divide hidden_dim: {num_heads} does not divide "
-                f"{hidden_dim}."
-            )
+        if head_dim is None:
+            check_heads(num_heads, hidden_dim)
         std = INITIAL_STD  # smaller where many shortcuts add up
         self.embedding = self._table("embedding", vocabulary_size, hidden_dim)
         self.position = None

@@ -19,7 +19,7 @@ from keras_genai.transformers.tokenizers import Tokenizer
 from keras_genai.transformers.translation_config import TranslationConfig
 from keras_genai.transformers.tuning import Tuning
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.checks import check_sample_weight, check_tokens, row_of
+from keras_genai.utils.checks import check_sample_weight, check_tokens, sizes_of
 from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import (
     integer,
@@ -187,18 +187,20 @@ class Translator(Tuning, Pretrained, Model):
         **kwargs,
     ):
         super().__init__(seed=seed, **kwargs)
-        sizes = row_of(
+        sizes = sizes_of(
             size,
             SIZES,
-            ("num_layers", "hidden_dim", "num_heads", "intermediate_dim", "dropout"),
+            num_layers=num_layers,
+            hidden_dim=hidden_dim,
+            num_heads=num_heads,
+            intermediate_dim=intermediate_dim,
+            dropout=dropout,
         )
-        self.num_layers = sizes["num_layers"] if num_layers is None else num_layers
+        self.num_layers = sizes["num_layers"]
         self.decoder_num_layers = decoder_num_layers or self.num_layers
-        self.hidden_dim = sizes["hidden_dim"] if hidden_dim is None else hidden_dim
-        self.num_heads = sizes["num_heads"] if num_heads is None else num_heads
-        if intermediate_dim is None:
-            intermediate_dim = sizes["intermediate_dim"]
-        self.intermediate_dim = intermediate_dim
+        self.hidden_dim = sizes["hidden_dim"]
+        self.num_heads = sizes["num_heads"]
+        self.intermediate_dim = sizes["intermediate_dim"]
         if vocabulary_size is None:
             known = 32_000 if tokenizer is None else tokenizer.vocabulary_size
             vocabulary_size = known
@@ -210,7 +212,7 @@ class Translator(Tuning, Pretrained, Model):
         self.positions = positions
         self.scale_embedding = scale_embedding
         self.logits_bias = logits_bias
-        self.dropout = sizes["dropout"] if dropout is None else dropout
+        self.dropout = sizes["dropout"]
         self.attention_dropout = attention_dropout
         self.hidden_dropout = hidden_dropout
         self.label_smoothing = label_smoothing

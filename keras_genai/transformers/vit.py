@@ -21,6 +21,7 @@ from keras_genai.transformers.vit_network import (
 )
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import (
+    check_heads,
     check_image_shape,
     check_labels,
     check_positive,
@@ -203,11 +204,7 @@ class ViT(Tuning, Pretrained, Model):
         )
 
     def _check_arguments(self):
-        if self.hidden_dim % self.num_heads:
-            raise ValueError(
-                f"num_heads must divide hidden_dim: {self.num_heads} does not divide "
-                f"{self.hidden_dim}."
-            )
+        check_heads(self.num_heads, self.hidden_dim)
         if self.pooling not in ("token", "mean"):
             raise ValueError(
                 f"pooling must be 'token' or 'mean'; got {self.pooling!r}."

@@ -235,9 +235,10 @@ def _check_unknown(function, name, args, bases):
     if function.__name__ == "__init__":
         called = type(args[0]).__name__
         if bases:
-            for base in type(args[0]).__mro__:
-                known += names_of(base.__init__)
-            known.append("input_shape")  # of Keras's layers
+            known += [
+                *names_of_class(type(args[0])),
+                "input_shape",
+            ]  # of Keras's layers
     check_known(name, list(dict.fromkeys(known)), called)
 
 
@@ -246,6 +247,11 @@ def names_of(function):
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     found = inspect.signature(function).parameters.values()
     return [each.name for each in found if each.kind in kinds and each.name != "self"]
+
+
+def names_of_class(cls):
+    """The arguments of a class's constructor and of its bases'."""
+    return [name for base in cls.__mro__ for name in names_of(base.__init__)]
 
 
 def _share(one, other):

@@ -148,13 +148,37 @@ def row_of(size, table, names):
     return dict(zip(names, table[size], strict=True))
 
 
+def sizes_of(size, table, **given):
+    """The arguments given, and in the place of None what a size's name stands for.
+
+    Args:
+        size, table: see `row_of`.
+        **given: in the order of a row.
+
+    Returns:
+        Dict of arguments.
+    """
+    row = row_of(size, table, given)
+    return {name: row[name] if x is None else x for name, x in given.items()}
+
+
+def check_heads(num_heads, hidden_dim):
+    """Refuses a number of heads that does not divide the channels."""
+    if hidden_dim % num_heads:
+        raise ValueError(
+            f"num_heads must divide hidden_dim: {num_heads} does not divide "
+            f"{hidden_dim}."
+        )
+
+
 def check_length(tokens, context):
     """Refuses tokens `(B, T)` longer than a table of positions, also in a graph."""
     length = tokens.shape[1]  # no integer in a graph for any length
     if isinstance(length, int) and length > context:
         raise ValueError(
             f"Tokens may be at most {context} for each text, the model's context; got "
-            f"{length}. Cut the texts, or make a model with context={length}."
+            f"{length}. Cut the texts, or make a model with "
+            f"max_sequence_length={length}."
         )
 
 
@@ -184,5 +208,6 @@ def check_tokens(tokens, vocabulary_size, context=None, name="Tokens"):
     if context is not None and shape[1] > context:
         raise ValueError(
             f"{name} may be at most {context} for each text, the model's context; got "
-            f"{shape[1]}. Cut the texts, or make a model with context={shape[1]}."
+            f"{shape[1]}. Cut the texts, or make a model with "
+            f"max_sequence_length={shape[1]}."
         )

@@ -1,7 +1,6 @@
 """Saving and loading `.keras` files, whole or with a clear word; configurations."""
 
 import contextlib
-import inspect
 import json
 import pathlib
 import warnings
@@ -10,7 +9,7 @@ import zipfile
 import keras
 
 from keras_genai.utils.archives import DAMAGED, check_sizes
-from keras_genai.utils.arguments import checked
+from keras_genai.utils.arguments import checked, names_of_class
 from keras_genai.utils.files import written_beside
 from keras_genai.utils.hdf5 import WEIGHTS, check_weights
 from keras_genai.utils.validation import flag, number, path
@@ -172,12 +171,7 @@ def _unknown(value):
     known = keras.saving.get_registered_object(f"{PACKAGE}>{name}")
     if known is None:
         return found | {f"the class {name}"}
-    arguments = {
-        argument
-        for base in known.__mro__
-        for argument in inspect.signature(base.__init__).parameters
-    }
-    extra = set(config) - arguments
+    extra = set(config) - {*names_of_class(known)}
     return found | {f"the argument {argument} of {name}" for argument in extra}
 
 
