@@ -292,13 +292,15 @@ def float64():
     # Keras promotes float64 to float64 on TensorFlow alone: elsewhere its means and
     # products would pass through float32.
     rounded, old = dtypes.BIT64_TO_BIT32_DTYPE, keras.config.floatx()
-    keras.config.set_floatx("float64")
-    try:
-        with pytest.MonkeyPatch.context() as patch, policy("float64"), _jax_float64():
+    # The policy first: the default one, where nobody has asked for it yet, is of the
+    # floatx at that moment.
+    with policy("float64"), pytest.MonkeyPatch.context() as patch, _jax_float64():
+        keras.config.set_floatx("float64")
+        try:
             patch.setitem(rounded, "float64", "float64")
             yield
-    finally:
-        keras.config.set_floatx(old)
+        finally:
+            keras.config.set_floatx(old)
 
 
 def rows(data, start, stop):
