@@ -13,4 +13,5 @@ from keras_genai.backend.tensorflow.kernels import (
     leaky_relu,
     write,
 )
+from keras_genai.backend.tensorflow.optimizers import apply_gradients
 from keras_genai.backend.tensorflow.trainer import Trainer, feed

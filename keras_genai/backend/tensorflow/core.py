@@ -7,7 +7,6 @@ import threading
 
 import keras
 import tensorflow as tf
-from keras.src.optimizers.base_optimizer import BaseOptimizer
 
 from keras_genai.backend.scope import rematerialized
 
@@ -93,58 +92,6 @@ def _convolves(graph):
     inner = (node for f in definition.library.function for node in f.node_def)
     kinds = {node.op for node in (*definition.node, *inner)}
     return not kinds.isdisjoint(("Conv2D", "Conv3D", "DepthwiseConv2dNative"))
-
-
-def apply_gradients(optimizer, gradients_, variables):
-    if replica() is None:
-        optimizer.apply(gradients_, variables)
-        return
-    tf.distribute.get_replica_context().merge_call(
-        lambda strategy, *parts: _apply_once(strategy, optimizer, parts, variables),
-        args=gradients_,
-    )
-
-
-def _apply_once(strategy, optimizer, parts, variables):
-    """One step on all replicas together, from gradients that are summed already.
-
-    Keras would sum them again, after clipping each replica's own, and could not
-    accumulate them: that is a branch around a point where replicas meet. So is the
-    branch of a `LossScaleOptimizer` over gradients that are not finite.
-    """
-
-    def update(gradients_, variables, rate):
-        pairs = zip(
-            gradients_, [getattr(v, "value", v) for v in variables], strict=True
-        )
-        inner._distributed_tf_update_step(strategy, pairs, rate)
-
-    plain = BaseOptimizer
-    scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    inner = optimizer.inner_optimizer if scaled else optimizer
-    with _replaced(
-        inner,
-        _backend_update_step=update,
-        _apply_weight_decay=functools.partial(plain._apply_weight_decay, inner),
-        _backend_increment_gradient_accumulators=functools.partial(
-            plain._backend_increment_gradient_accumulators, inner
-        ),
-    ):
-        first = [strategy.experimental_local_results(part)[0] for part in parts]
-        apply = optimizer._common_apply if scaled else optimizer.apply
-        apply(first, variables)
-
-
-@contextlib.contextmanager
-def _replaced(optimizer, **methods):
-    """Other methods in an optimizer while a step is traced."""
-    for name, method in methods.items():
-        object.__setattr__(optimizer, name, method)
-    try:
-        yield
-    finally:
-        for name in methods:
-            object.__delattr__(optimizer, name)
 
 
 def remat(fn, *args):

@@ -1,4 +1,4 @@
-"""Adam in one kernel is Keras's Adam."""
+"""Adam with a step of our own is Keras's Adam."""
 
 import keras
 import numpy as np
@@ -8,8 +8,13 @@ from keras import ops
 from keras_genai import backend
 
 pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="Keras's own is one kernel elsewhere"
+    keras.backend.backend() == "jax", reason="JAX takes Keras's own step."
 )
+# On TensorFlow the operations are Keras's: to the bit.
+TOLERANCES = {
+    "torch": {"float32": 2e-6, "float64": 1e-14},
+    "tensorflow": {"float32": 0.0, "float64": 0.0},
+}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -38,14 +43,14 @@ def test_it_is_kerass(make, dtype):
         with backend.without_gradients():
             optimizers[0].apply(gradients, sides[0])
         backend.apply_gradients(optimizers[1], gradients, sides[1])
-    tolerance = 2e-6 if dtype == "float32" else 1e-14
+    tolerance = TOLERANCES[keras.backend.backend()][dtype]
     for a, b in zip(
         sides[0] + optimizers[0].variables,
         sides[1] + optimizers[1].variables,
         strict=True,
     ):
         a, b = ops.convert_to_numpy(a), ops.convert_to_numpy(b)
-        np.testing.assert_allclose(b, a, atol=tolerance)
+        np.testing.assert_allclose(b, a, rtol=0, atol=tolerance)
 
 
 def test_the_optimizer_is_left_as_it_was():
@@ -53,4 +58,5 @@ def test_the_optimizer_is_left_as_it_was():
     before = set(vars(optimizer))
     variable = keras.Variable(np.ones(3, "float32"))
     backend.apply_gradients(optimizer, [ops.ones(3)], [variable])
-    assert "_parallel_update_step" not in set(vars(optimizer)) - before
+    methods = {"_parallel_update_step", "_distributed_tf_update_step"}
+    assert not methods & (set(vars(optimizer)) - before)
