@@ -29,13 +29,28 @@ def pytest_generate_tests(metafunc):
 
 
 def pytest_collection_modifyitems(items):
-    """What has nothing to do with a backend is run with one."""
-    from tests.support.conformance import BACKEND, THOROUGH
+    """What has nothing to do with a backend is run with one, or with two in turn."""
+    from tests.support.conformance import BACKEND, THOROUGH, in_turn
 
-    skipped = pytest.mark.skip(reason="Run with PyTorch; elsewhere by --thorough.")
+    if BACKEND == "torch" or THOROUGH:
+        return
+    once = pytest.mark.skip(reason="Run with PyTorch; elsewhere by --thorough.")
+    turn = pytest.mark.skip(
+        reason="Run with PyTorch and the other backend that compiles; here by "
+        "--thorough."
+    )
     for item in items:
-        if item.get_closest_marker("once") and BACKEND != "torch" and not THOROUGH:
-            item.add_marker(skipped)
+        if item.get_closest_marker("once"):
+            item.add_marker(once)
+        elif item.get_closest_marker("in_turn") and not _chosen(item):
+            name = f"{item.path.stem} {item.name}"
+            if in_turn(name, ("tensorflow", "jax")) != BACKEND:
+                item.add_marker(turn)
+
+
+def _chosen(item):
+    """Whether a test says by itself which backends run it."""
+    return "way" in item.fixturenames or item.get_closest_marker("skipif") is not None
 
 
 def _process_seconds():

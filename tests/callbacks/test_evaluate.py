@@ -11,6 +11,8 @@ import pytest
 import keras_genai as kg
 from tests.support.short_run import build, data, fit
 
+pytestmark = pytest.mark.in_turn
+
 
 class Scripted:
     """A metric whose results are given."""

@@ -6,6 +6,8 @@ import pytest
 
 import keras_genai as kg
 
+pytestmark = pytest.mark.in_turn
+
 
 def fit(callback):
     model = kg.DCGAN((8, 8, 1), 4, base_filters=4)

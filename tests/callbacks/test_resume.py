@@ -10,6 +10,8 @@ import pytest
 import keras_genai as kg
 from tests.support.conformance import assert_same_state, host, state
 
+pytestmark = pytest.mark.in_turn
+
 
 def build():
     model = kg.CGAN(

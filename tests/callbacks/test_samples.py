@@ -12,6 +12,8 @@ from PIL import Image
 import keras_genai as kg
 from tests.support.short_run import build, fit
 
+pytestmark = pytest.mark.in_turn
+
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())

@@ -13,6 +13,8 @@ import pytest
 import keras_genai as kg
 from tests.support.short_run import build, data, fit
 
+pytestmark = pytest.mark.in_turn
+
 loader = pytest.importorskip(
     "tensorboard.backend.event_processing.plugin_event_multiplexer"
 )

@@ -9,6 +9,8 @@ from keras_genai import backend, layers
 from tests.support import conformance
 from tests.support.conformance import host
 
+pytestmark = pytest.mark.in_turn
+
 FLAT = keras.layers.Flatten()
 RNG = np.random.default_rng(0)
 

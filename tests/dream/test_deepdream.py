@@ -11,6 +11,8 @@ from keras_genai import dream
 from tests.support import conformance
 from tests.support.conformance import BACKEND, host
 
+pytestmark = pytest.mark.in_turn
+
 
 @functools.cache
 def cnn():

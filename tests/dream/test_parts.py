@@ -10,6 +10,8 @@ from keras_genai.dream import ascent, objectives, pictures
 from keras_genai.dream.parametrization import Fourier, Pixels, warped
 from tests.support.conformance import host
 
+pytestmark = pytest.mark.in_turn
+
 RNG = np.random.default_rng(0)
 
 

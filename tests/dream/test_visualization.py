@@ -10,6 +10,8 @@ import keras_genai as kg
 from keras_genai import dream
 from tests.support.conformance import host
 
+pytestmark = pytest.mark.in_turn
+
 RNG = np.random.default_rng(0)
 
 

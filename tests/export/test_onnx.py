@@ -6,6 +6,8 @@ import pytest
 
 import keras_genai as kg
 
+pytestmark = pytest.mark.in_turn
+
 
 def test_what_stands_there_is_not_replaced(tmp_path):
     model = kg.DCGAN((8, 8, 1), 4, base_filters=4)

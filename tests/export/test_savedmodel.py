@@ -12,6 +12,8 @@ import pytest
 import keras_genai as kg
 from keras_genai.export.child import check_importable
 
+pytestmark = pytest.mark.in_turn
+
 
 @pytest.fixture(scope="module")
 def model():

@@ -5,6 +5,8 @@ import pytest
 
 import keras_genai as kg
 
+pytestmark = pytest.mark.in_turn
+
 TEXT = "To be, or not to be: that is the question. ¿Ser o no ser? Ésa es la cuestión."
 SPECIAL = ["<pad>", "</s>"]
 

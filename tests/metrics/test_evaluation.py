@@ -8,6 +8,8 @@ from keras import ops
 import keras_genai as kg
 from keras_genai import metrics
 
+pytestmark = pytest.mark.in_turn
+
 
 def extractor(shape=(8, 8, 1), features=3, seed=0):
     """A small network with a layer that behaves otherwise in training."""

@@ -10,6 +10,8 @@ import keras_genai as kg
 from keras_genai import metrics
 from keras_genai.metrics import fashion_mnist
 
+pytestmark = pytest.mark.in_turn
+
 GOLDEN = json.loads(Path(__file__).with_name("fashion_mnist.json").read_text())
 
 

@@ -9,6 +9,8 @@ import scipy.linalg
 from keras_genai import metrics
 from keras_genai.metrics.frechet import Moments
 
+pytestmark = pytest.mark.in_turn
+
 
 def features(n, size, seed=0, scale=1.0):
     rng = np.random.default_rng(seed)

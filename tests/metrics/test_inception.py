@@ -18,6 +18,8 @@ from keras import ops
 from keras_genai import metrics
 from keras_genai.metrics import inception
 
+pytestmark = pytest.mark.in_turn
+
 GOLDEN = Path(__file__).with_name("inception_v3.json")
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "data" / "make_inception.py"
 

@@ -8,6 +8,8 @@ import pytest
 from keras_genai import metrics
 from keras_genai.metrics.metric import Sample
 
+pytestmark = pytest.mark.in_turn
+
 
 def brute(x, y):
     """1801.01401, section 4, pair by pair."""

@@ -6,6 +6,8 @@ import pytest
 from keras_genai import metrics
 from keras_genai.metrics import manifold
 
+pytestmark = pytest.mark.in_turn
+
 
 def brute(real, generated, k):
     def distance(a, b):

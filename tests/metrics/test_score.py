@@ -5,6 +5,8 @@ import pytest
 
 from keras_genai import metrics
 
+pytestmark = pytest.mark.in_turn
+
 
 def test_closed_forms():
     # One class each, all classes: the number of classes.

@@ -6,6 +6,8 @@ import pytest
 
 import keras_genai as kg
 
+pytestmark = pytest.mark.in_turn
+
 pytest.importorskip("sacrebleu")
 
 WANTED = ["the cat sat on the mat", "there is a tavern in the town"]

@@ -21,6 +21,7 @@ import os
 import pathlib
 import tempfile
 import types
+import zlib
 from collections.abc import Callable
 
 import keras
@@ -46,32 +47,47 @@ SAMPLES = 2
 # what compiled steps do is held by the golden losses and under float16.
 RESUMES_EAGERLY = BACKEND == "tensorflow" and not THOROUGH
 
+
 _UNCOMPILED = "Runs without a compiler, on PyTorch; elsewhere by --thorough."
 BACKEND_EXCEPTIONS = {
     "torch": {
         "no_retrace": "PyTorch runs the step eagerly: there is nothing to retrace."
     }
 }
-# Of a variant of a model with a battery of its own, where a step is compiled: what
-# would compile it once more.
-_VARIANT = "The family's first battery compiles it; of this one by --thorough."
-VARIANT_EXCEPTIONS = {}
-if not THOROUGH:
-    for _name in ("jax", "tensorflow"):
-        BACKEND_EXCEPTIONS[_name] = {"phases": _UNCOMPILED, "gradients": _UNCOMPILED}
-    if BACKEND != "torch":
-        VARIANT_EXCEPTIONS = dict.fromkeys(
-            (
-                "run_eagerly",
-                "no_retrace",
-                "generate_does_not_retrace",
-                "optimizer_settings",
-                "evaluate",
-                "mixed_float16",
-                "mixed_bfloat16",
-            ),
-            _VARIANT,
-        )
+
+
+def in_turn(name, choices):
+    """One of the choices, another for another name, the same in every run."""
+    return choices[zlib.crc32(name.encode()) % len(choices)]
+
+
+# What compiles a step once more. Of a family's first battery PyTorch checks all of it,
+# and of the two backends that compile each one half, the other half for another name;
+# of a variant PyTorch alone.
+_HALVES = (
+    ("evaluate", "mixed_float16"),
+    (
+        "run_eagerly",
+        "no_retrace",
+        "generate_does_not_retrace",
+        "optimizer_settings",
+        "mixed_bfloat16",
+    ),
+)
+_OTHER = "Run on PyTorch and the other backend that compiles; here by --thorough."
+_VARIANT = "Run on PyTorch, and of the family's first battery; here by --thorough."
+
+
+def _left_out(name, variant):
+    """dict check -> reason: what an ordinary run leaves to another backend."""
+    if THOROUGH or BACKEND == "torch":
+        return {}
+    halves = _HALVES if in_turn(name, (True, False)) else _HALVES[::-1]
+    half = halves[BACKEND == "jax"]
+    reasons = dict.fromkeys(half, _OTHER)
+    if variant:
+        reasons = dict.fromkeys((*_HALVES[0], *_HALVES[1]), _VARIANT)
+    return {**reasons, "phases": _UNCOMPILED, "gradients": _UNCOMPILED}
 
 
 # Golden files
@@ -947,7 +963,7 @@ def battery(
             "runs": runs,
             "golden": golden,
             "exceptions": {
-                **(VARIANT_EXCEPTIONS if variant else {}),
+                **_left_out(name, variant),
                 **BACKEND_EXCEPTIONS.get(BACKEND, {}),
                 **exceptions,
             },

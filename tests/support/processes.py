@@ -23,7 +23,6 @@ import subprocess
 import sys
 import time
 import types
-import zlib
 from collections.abc import Callable
 
 import keras
@@ -33,7 +32,14 @@ import pytest
 from keras_genai import backend
 from keras_genai.export import child
 from tests.support import conformance
-from tests.support.conformance import BACKEND, THOROUGH, assert_golden, host, release
+from tests.support.conformance import (
+    BACKEND,
+    THOROUGH,
+    assert_golden,
+    host,
+    in_turn,
+    release,
+)
 from tests.support.train_on_devices import ROOT, WAYS, run
 
 # Twenty by `tools/test.py --thorough`; every test run does one.
@@ -138,11 +144,6 @@ def divided(request, way, folder):
     result = results[job(request.node)]
     assert isinstance(result, dict), result
     return {name: np.reshape(data, shape) for name, (shape, data) in result.items()}
-
-
-def in_turn(name, choices):
-    """One of the choices, another for another name, the same in every run."""
-    return choices[zlib.crc32(name.encode()) % len(choices)]
 
 
 class OnDevices:

@@ -14,6 +14,8 @@ from keras_genai.training import fitting
 from tests.support import conformance
 from tests.support.processes import OnDevices
 
+pytestmark = pytest.mark.in_turn
+
 BACKEND = keras.backend.backend()
 COUNT, EPOCHS = 24, 3
 IMAGES = conformance.uniform("accumulation", (COUNT, 4, 4, 1))

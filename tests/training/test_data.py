@@ -8,6 +8,8 @@ from keras import ops
 from keras_genai import backend
 from keras_genai.training import GenerativeModel, data
 
+pytestmark = pytest.mark.in_turn
+
 
 def dataset(size=10, batch=4, **kwargs):
     arrays = (np.arange(size), np.arange(size) * 10, None)

@@ -7,6 +7,8 @@ from keras import ops
 
 from keras_genai.training import EMA
 
+pytestmark = pytest.mark.in_turn
+
 
 def network():
     inputs = keras.Input((2,))

@@ -13,6 +13,8 @@ import pytest
 
 import keras_genai as kg
 
+pytestmark = pytest.mark.in_turn
+
 X = np.random.default_rng(0).uniform(-1, 1, (20, 4, 4, 1)).astype("float32")
 STEPS, EPOCHS = 5, 2
 

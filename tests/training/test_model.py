@@ -9,6 +9,8 @@ import keras_genai as kg
 from keras_genai.training import GenerativeModel
 from keras_genai.training.optimizer import PlayersOptimizer
 
+pytestmark = pytest.mark.in_turn
+
 
 def data(n=24):
     rng = np.random.default_rng(0)

@@ -13,6 +13,8 @@ from keras_genai.dream import pretrained
 from keras_genai.weights import imagenet
 from tests.support.conformance import host
 
+pytestmark = pytest.mark.in_turn
+
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
 DRAW = np.random.default_rng(0)

@@ -9,6 +9,8 @@ import pytest
 import keras_genai as kg
 from keras_genai.weights._writing import bytes_of
 
+pytestmark = pytest.mark.in_turn
+
 TINY = {
     "num_layers": 2,
     "hidden_dim": 16,
