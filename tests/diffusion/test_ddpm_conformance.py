@@ -13,7 +13,6 @@ CLASSES = 3
 # It ends at alpha = 0.28, so that x_0 = (x - sigma eps) / alpha does not blow up the
 # rounding of a batch of another size.
 SCHEDULE = kg.schedules.Discrete("linear", beta_end=0.005)
-UNET = {"block_channels": (8, 16), "layers_per_block": 1, "groups": 4}
 
 
 def images(name, shape=(8, 8, 1)):
@@ -72,9 +71,18 @@ def frozen_mean(batch):
 
 
 def ddpm():
-    """The default loss and sampler, with labels: a U-Net that attends below."""
+    """The default loss and sampler, with labels: a U-Net of one level that attends.
+
+    `test_golden.py` trains one of two levels.
+    """
     unet = kg.UNet(
-        (8, 8, 1), **UNET, attention=(False, True), num_classes=CLASSES, seed=1
+        (8, 8, 1),
+        block_channels=(8,),
+        layers_per_block=1,
+        groups=4,
+        attention=True,
+        num_classes=CLASSES,
+        seed=1,
     )
     return kg.DDPM(unet, SCHEDULE, num_steps=4, ema_decay=0.9, seed=1)
 
