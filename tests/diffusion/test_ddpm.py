@@ -13,6 +13,8 @@ from keras_genai.diffusion.repaint import resampled
 from tests.support.gaussian_network import GaussianNetwork
 from tests.support.tiny_ddpm import network
 
+pytestmark = pytest.mark.in_turn
+
 SHAPE = (2, 2, 1)
 MEANS = 0.4 * np.array([[1, -1, 1, -1], [-1, 1, 1, -1], [0, 0, 0, 0]], "float64")
 COVARIANCE = 0.09 * (0.3 * np.eye(4) + 0.7 * np.ones((4, 4)))

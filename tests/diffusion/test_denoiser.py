@@ -21,6 +21,8 @@ from keras_genai.diffusion import (
     variance,
 )
 
+pytestmark = pytest.mark.in_turn
+
 RNG = np.random.default_rng(5)
 X_0, EPS = RNG.normal(size=(2, 4, 3))
 LEVELS = [(0.9, np.sqrt(1 - 0.81)), (0.1, np.sqrt(1 - 0.01)), (1.0, 7.0), (0.3, 0.7)]

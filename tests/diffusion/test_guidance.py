@@ -9,6 +9,8 @@ from keras_genai import backend
 from keras_genai.diffusion import Denoiser, guidance, samplers, schedules
 from tests.support.mixture import PLANE
 
+pytestmark = pytest.mark.in_turn
+
 SCHEDULE = schedules.get("linear")
 RNG = np.random.default_rng(2)
 X = RNG.normal(size=(3, 2)).astype("float32")

@@ -9,6 +9,8 @@ import keras_genai as kg
 from tests.support.conformance import host
 from tests.support.tiny_ddpm import network
 
+pytestmark = pytest.mark.in_turn
+
 DRAW = np.random.default_rng(0)
 IMAGES = DRAW.uniform(-1, 1, (6, 8, 8, 1)).astype("float32")
 NAMES = np.array([0, 1, 2, 2, 1, 0])

@@ -8,6 +8,8 @@ from keras_genai import backend
 from keras_genai.diffusion import bits_per_dim, likelihood, log_likelihood, schedules
 from tests.support.mixture import PLANE
 
+pytestmark = pytest.mark.in_turn
+
 RNG = np.random.default_rng(4)
 X = (PLANE.means[[0, 1, 2, 0]] + 0.4 * RNG.normal(size=(4, 2))).astype("float32")
 

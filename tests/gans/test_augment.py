@@ -11,6 +11,8 @@ from keras_genai import backend
 from keras_genai.gans import augment
 from keras_genai.gans.augment import DiffAugment
 
+pytestmark = pytest.mark.in_turn
+
 ALL = "color,translation,cutout"
 
 

@@ -6,6 +6,8 @@ from keras import ops
 
 import keras_genai as kg
 
+pytestmark = pytest.mark.in_turn
+
 
 def host(x):
     return ops.convert_to_numpy(x)

@@ -8,6 +8,8 @@ from keras import ops
 import keras_genai as kg
 from keras_genai.layers.convolution import stages_of
 
+pytestmark = pytest.mark.in_turn
+
 
 @pytest.mark.parametrize(
     ("shape", "stages"),

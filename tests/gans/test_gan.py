@@ -7,6 +7,8 @@ from keras import ops
 
 import keras_genai as kg
 
+pytestmark = pytest.mark.in_turn
+
 # A few steps each: tracing costs more than it saves but on JAX, where every
 # operation of an eager step is compiled by itself.
 EAGER = keras.backend.backend() != "jax"

@@ -10,6 +10,8 @@ from keras_genai.backend import random
 from keras_genai.transformers import mlm
 from tests.support.conformance import host
 
+pytestmark = pytest.mark.in_turn
+
 SMALL = {
     "num_layers": 2,
     "hidden_dim": 16,

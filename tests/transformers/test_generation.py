@@ -9,6 +9,8 @@ from keras_genai import backend
 from keras_genai.transformers.logits_processors import MINUS, SamplingConfig
 from tests.support.conformance import BACKEND
 
+pytestmark = pytest.mark.in_turn
+
 V = 29
 TINY = {
     "num_layers": 2,

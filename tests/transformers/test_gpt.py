@@ -7,6 +7,8 @@ from keras import ops
 
 import keras_genai as kg
 
+pytestmark = pytest.mark.in_turn
+
 TINY = {
     "num_layers": 2,
     "hidden_dim": 32,

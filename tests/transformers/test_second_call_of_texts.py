@@ -10,6 +10,8 @@ from keras_genai.layers import lora
 from keras_genai.transformers.logits_processors import SamplingConfig
 from keras_genai.transformers.padding import not_padding
 
+pytestmark = pytest.mark.in_turn
+
 SIZES = {
     "num_layers": 1,
     "hidden_dim": 8,

@@ -8,6 +8,8 @@ from keras import ops
 import keras_genai as kg
 from tests.support.conformance import host
 
+pytestmark = pytest.mark.in_turn
+
 SMALL = {
     "num_layers": 1,
     "hidden_dim": 16,

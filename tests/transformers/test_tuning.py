@@ -6,6 +6,8 @@ import pytest
 
 import keras_genai as kg
 
+pytestmark = pytest.mark.in_turn
+
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(4, 20, (8, 7)).astype("int32")
 TINY = {"num_layers": 1, "hidden_dim": 16, "num_heads": 2}

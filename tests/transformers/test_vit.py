@@ -10,6 +10,8 @@ from keras_genai.layers.patches import patchify, unpatchify
 from keras_genai.transformers.vit_network import bicubic
 from tests.support.conformance import host
 
+pytestmark = pytest.mark.in_turn
+
 SMALL = {"patch_size": 4, "num_layers": 2, "hidden_dim": 16, "num_heads": 2, "seed": 0}
 PAINTER = {
     "mae": True,

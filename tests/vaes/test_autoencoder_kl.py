@@ -15,6 +15,8 @@ from keras_genai.losses import adversarial
 from keras_genai.vaes.kl_networks import patch_discriminator
 from keras_genai.weights import autoencoder_kl as weights
 
+pytestmark = pytest.mark.in_turn
+
 SERVER = pathlib.Path(__file__).parents[1] / "export" / "tensorflow_alone.py"
 torch.set_num_threads(1)  # beside TensorFlow's or JAX's own
 

@@ -14,6 +14,8 @@ import keras_genai as kg
 from keras_genai import backend
 from keras_genai.losses import elbo
 
+pytestmark = pytest.mark.in_turn
+
 K, SCALE = 6, 0.4
 W, B, A, C, LOG_D = 0.9, 0.2, 0.5, -0.1, -0.7  # decoder, encoder
 

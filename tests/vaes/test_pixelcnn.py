@@ -9,6 +9,8 @@ import pytest
 import keras_genai as kg
 from tests.support.conformance import host
 
+pytestmark = pytest.mark.in_turn
+
 
 def random_weights(model, scale=0.6):
     """Weights with which everything that can have an influence has one."""

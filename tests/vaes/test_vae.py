@@ -13,6 +13,8 @@ import keras_genai as kg
 from keras_genai import backend
 from tests.support import conformance
 
+pytestmark = pytest.mark.in_turn
+
 SCALE = 0.2
 # Orthogonal columns: the posterior is then diagonal, as the encoder's is.
 W = np.array([[0.3, 0.2], [0.3, -0.2], [-0.3, 0.2], [-0.3, -0.2]])

@@ -10,6 +10,8 @@ from keras_genai.losses import reconstruction
 from keras_genai.vaes.codes import Perplexity
 from tests.support.conformance import host, uniform
 
+pytestmark = pytest.mark.in_turn
+
 EAGER = keras.backend.backend() != "jax"
 
 
