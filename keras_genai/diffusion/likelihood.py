@@ -275,6 +275,13 @@ def _range(schedule):
 
 def bits_of_images(model, images, seed, levels, options):
     """See `DDPM.bits_per_dim`."""
+    latents = tuple(model.latent_shape(model.image_shape))
+    if latents != tuple(model.image_shape):
+        raise ValueError(
+            f"bits_per_dim is of images; {type(model).__name__} models latents "
+            f"{latents}, whose density says nothing of bits of images. Its "
+            "log_likelihood is that of the latents."
+        )
     images = checked_images(images, len(images), model.image_shape, "images")
     key = random.key(seed, "dequantize")
     u = random.uniform(key, images.shape, host=True)

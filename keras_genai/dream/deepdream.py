@@ -14,7 +14,7 @@ from keras_genai import backend
 from keras_genai.backend import random
 from keras_genai.backend.precision import widen
 from keras_genai.dream import ascent
-from keras_genai.dream.features import Features, find, network_of, preprocessed
+from keras_genai.dream.features import features_of, find, network_of, preprocessed
 from keras_genai.dream.objectives import Layer, Objective
 from keras_genai.dream.pictures import check_pictures, resize, with_colours_of
 from keras_genai.dream.tiles import check_tiles, parts
@@ -157,7 +157,7 @@ class DeepDream(Sampling, Saving, keras.Model):
             objective.check(tuple(output.shape))
             found.append(output)
         # Not tracked: its layers are the network's own.
-        self.__dict__["__features"] = Features(self.network, found)
+        self.__dict__["__features"] = features_of(self.network, found)
         self.built = True
         if self.keep_colors and self.channels != 3:
             raise ValueError(

@@ -7,7 +7,7 @@ from keras import ops
 from keras_genai import backend
 from keras_genai.backend import programs
 from keras_genai.backend.precision import widen
-from keras_genai.dream.features import Features, find, network_of, preprocessed
+from keras_genai.dream.features import features_of, find, network_of, preprocessed
 from keras_genai.dream.pictures import check_pictures, resize
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_integer, check_labels, check_positive
@@ -164,7 +164,7 @@ class _Judge:
 
     def __init__(self, model, preprocess):
         self.network = network_of(model)
-        self.features = Features(self.network, [find(self.network, None, False)])
+        self.features = features_of(self.network, [find(self.network, None, False)])
         self.classes = self.network.outputs[0].shape[-1]
         self.preprocess = preprocess
         self.variables = list(self.network.variables)
@@ -214,7 +214,7 @@ class _Judge:
                 f"{name!r} another way leads to the logits. Choose a layer after which "
                 "the ways have met."
             ) from error
-        return Features(self.network, [output]), upper
+        return features_of(self.network, [output]), upper
 
 
 def _of_class(logits, labels):

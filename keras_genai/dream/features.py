@@ -1,5 +1,8 @@
 """Layers of a network by name, for pictures of any size."""
 
+import threading
+import weakref
+
 import keras
 from keras import ops
 
@@ -99,8 +102,27 @@ def find(network, name, spatial=True):
     return output
 
 
+_MADE = weakref.WeakKeyDictionary()  # network -> {ids of outputs: (Features, outputs)}
+_LOCK = threading.Lock()
+
+
+def features_of(network, outputs):
+    """`Features` of a network, made once: each making adds to its layers' history.
+
+    Args:
+        network: `keras.Model` of images.
+        outputs: list of what `find` gave.
+    """
+    with _LOCK:
+        made = _MADE.setdefault(network, {})
+        key = tuple(map(id, outputs))
+        if key not in made:
+            made[key] = Features(network, outputs), outputs
+        return made[key][0]
+
+
 class Features:
-    """A network up to some of its layers.
+    """A network up to some of its layers; `features_of` gives one.
 
     Args:
         network: `keras.Model` of images.

@@ -13,7 +13,7 @@ from keras_genai.backend.precision import widen
 from keras_genai.callbacks import image_grid
 from keras_genai.dream import ascent
 from keras_genai.dream.deepdream import STEPS, DeepDream
-from keras_genai.dream.features import Features, find, network_of, preprocessed
+from keras_genai.dream.features import features_of, find, network_of, preprocessed
 from keras_genai.dream.objectives import Channel
 from keras_genai.dream.parametrization import PARAMETRIZATIONS, warped
 from keras_genai.dream.pictures import check_pictures
@@ -139,7 +139,7 @@ def feature_maps(model, layer, images, preprocess=None):
         NumPy float32 `(B, h, w, K)`, or `(h, w, K)` of one picture.
     """
     network = network_of(model)
-    features = Features(network, [find(network, layer)])
+    features = features_of(network, [find(network, layer)])
     x, one = check_pictures(images, features.channels)
     features.check_size(*x.shape[1:3])
 

@@ -120,6 +120,11 @@ def test_fit_and_evaluate(both):
     np.testing.assert_allclose([*logs.values()], [*others.values()], rtol=1e-5)
 
 
+def test_bits_of_images_are_not_those_of_latents(both):
+    with pytest.raises(ValueError, match=r"models latents \(4, 4, 4\)"):
+        both[0].bits_per_dim(IMAGES, vector=TABLE[NAMES])
+
+
 @pytest.mark.parametrize("verbose", [0, 1])
 def test_generate(both, verbose):
     model, by_hand, _ = both

@@ -59,6 +59,17 @@ def test_a_visualization_is_what_its_channel_looks_for(parametrization):
     assert np.abs(made[0] - made[1]).max() > 0.1
 
 
+def test_a_second_call_adds_nothing_to_the_layers():
+    network = cnn().network
+    images = np.zeros((1, 28, 28, 1), "float32")
+    dream.feature_maps(network, "conv_1", images)
+    before = [len(layer._inbound_nodes) for layer in network.layers]
+    dream.feature_maps(network, "conv_1", images)
+    dream.visualize(network, dream.Channel("conv_1", 0), (28, 28), steps=1, verbose=0)
+    dream.visualize(network, dream.Channel("conv_1", 1), (28, 28), steps=1, verbose=0)
+    assert [len(layer._inbound_nodes) for layer in network.layers] == before
+
+
 def test_feature_maps_and_their_ranking():
     images, _ = clothes()
     maps = dream.feature_maps(cnn(), "conv_1", images)
