@@ -150,6 +150,7 @@ def test_the_places_are_diffusers():
 # The paper's
 
 
+@pytest.mark.once
 def test_the_sizes_are_those_of_table_1():
     def parameters(
         num_layers, hidden_dim, num_heads, patch, channels=4, out=8, rows=1001
@@ -214,6 +215,7 @@ def test_time_and_labels():
 # As a network
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("arguments", [{}, {"shared_embedding": False}])
 def test_it_is_saved_and_made_again(tmp_path, arguments):
     dit = randomised(make(image_shape=(4, 8, 3), seed=3, name="dit", **arguments))
@@ -243,6 +245,7 @@ def test_it_is_a_layer_of_a_graph():
         np.testing.assert_allclose(host(y), wanted, atol=1e-5)
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_half_precision(policy):
     dit = randomised(make(), 0.1)
@@ -262,6 +265,7 @@ def test_half_precision(policy):
     assert all(np.all(np.isfinite(host(ops.convert_to_tensor(g)))) for g in gradients)
 
 
+@pytest.mark.in_turn
 def test_a_diffusion_model_trains_it(tmp_path):
     model = kg.DDPM(make(out_channels=8), variance="learned", num_steps=3)
     model.compile()
@@ -279,6 +283,7 @@ def test_a_diffusion_model_trains_it(tmp_path):
 # Folders
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_round_trip_keeps_every_bit(tmp_path, shared):
     _, dit = pair(tmp_path / "theirs", "patch 4, one head", shared)
@@ -315,6 +320,7 @@ def configure(folder, change):
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
 
 
+@pytest.mark.once
 def test_the_published_configuration(folder):
     """facebook/DiT-XL-2-256's keys: the class of its time held other networks too."""
     general = {
@@ -330,6 +336,7 @@ def test_the_published_configuration(folder):
     assert dit.get_config() == {**make().get_config(), "name": dit.name}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -351,6 +358,7 @@ def test_configurations_of_other_networks(folder, change, message):
         kg.DiT.from_pretrained(folder)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -369,6 +377,7 @@ def test_networks_that_diffusers_has_not(tmp_path, arguments, message):
 # Errors
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

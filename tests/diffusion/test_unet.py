@@ -96,6 +96,7 @@ def test_equals_diffusers_with_its_gradients(tmp_path, name):
 # Published files
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", NETWORKS)
 def test_from_diffusers_and_back_without_loss(tmp_path, name):
     reference, model = pair(tmp_path / "theirs", name)
@@ -169,6 +170,7 @@ STABLE_2 = {  # that of Stable Diffusion 2.1
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("config", [CIFAR, STABLE_1, STABLE_2])
 def test_the_tensors_of_the_published_networks(config):
     arguments = weights.from_config(config)
@@ -184,6 +186,7 @@ def test_the_tensors_of_the_published_networks(config):
         assert key == "_diffusers_version" or written[key] == value, key
 
 
+@pytest.mark.once
 def test_diffusers_reads_shards(tmp_path):
     model = make()
     model.save_pretrained(tmp_path, max_shard_size="20KB")
@@ -199,6 +202,7 @@ def test_diffusers_reads_shards(tmp_path):
         np.testing.assert_array_equal(old, new)
 
 
+@pytest.mark.once
 def test_the_class_for_no_label(tmp_path):
     model = make(num_classes=3)
     assert model.class_embedding.embeddings.shape[0] == 4
@@ -215,6 +219,7 @@ def test_the_class_for_no_label(tmp_path):
     assert again.num_classes == 3
 
 
+@pytest.mark.once
 def test_missing_extra_and_misshapen_tensors_are_listed(tmp_path):
     make().save_pretrained(tmp_path)
     tensors = load_file(tmp_path / FILE)
@@ -233,6 +238,7 @@ def test_missing_extra_and_misshapen_tensors_are_listed(tmp_path):
         assert part in str(caught.value)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("config", "change", "message"),
     [
@@ -275,6 +281,7 @@ def test_configurations_of_other_networks(config, change, message):
         weights.from_config({**config, **change})
 
 
+@pytest.mark.once
 def test_lists_that_say_one_thing():
     lists = {
         "layers_per_block": [2] * 4,
@@ -287,6 +294,7 @@ def test_lists_that_say_one_thing():
     assert weights.from_config({**STABLE_1, **lists}) == weights.from_config(STABLE_1)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

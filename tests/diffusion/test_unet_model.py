@@ -8,6 +8,8 @@ from keras import ops
 from keras_genai import backend
 from tests.support.tiny_unet import inputs, make
 
+pytestmark = pytest.mark.in_turn
+
 PLAIN = {"block_channels": (4, 4), "groups": 2, "attention": False}
 
 
