@@ -58,7 +58,16 @@ def theirs(reference, values):
     ).sample
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+EVERYWHERE = ("heads, classes, scales", "Stable Diffusion 2, with a vector")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in EVERYWHERE else pytest.mark.in_turn)
+        for name in NETWORKS
+    ],
+)
 def test_equals_diffusers_with_its_gradients(tmp_path, name):
     reference, model = pair(tmp_path, name)
     values = inputs(model)

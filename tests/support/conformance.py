@@ -61,33 +61,29 @@ def in_turn(name, choices):
     return choices[zlib.crc32(name.encode()) % len(choices)]
 
 
-# What compiles a step once more. Of a family's first battery PyTorch checks all of it,
-# and of the two backends that compile each one half, the other half for another name;
-# of a variant PyTorch alone.
-_HALVES = (
-    ("evaluate", "mixed_float16"),
-    (
-        "run_eagerly",
-        "no_retrace",
-        "generate_does_not_retrace",
-        "optimizer_settings",
-        "mixed_bfloat16",
-    ),
+# What compiles a step once more, in the groups that share what is compiled. Of a family's
+# first battery PyTorch checks all of it, and one of the two backends that compile, or
+# neither, each group, in turn over names and groups; of a variant PyTorch alone.
+_COMPILED_AGAIN = (
+    ("evaluate",),
+    ("run_eagerly",),
+    ("no_retrace", "generate_does_not_retrace", "optimizer_settings"),
+    ("mixed_float16",),
+    ("mixed_bfloat16",),
 )
-_OTHER = "Run on PyTorch and the other backend that compiles; here by --thorough."
-_VARIANT = "Run on PyTorch, and of the family's first battery; here by --thorough."
+_OTHER = "Run on PyTorch, and elsewhere in turn over the families or by --thorough."
 
 
 def _left_out(name, variant):
     """dict check -> reason: what an ordinary run leaves to another backend."""
     if THOROUGH or BACKEND == "torch":
         return {}
-    halves = _HALVES if in_turn(name, (True, False)) else _HALVES[::-1]
-    half = halves[BACKEND == "jax"]
-    reasons = dict.fromkeys(half, _OTHER)
-    if variant:
-        reasons = dict.fromkeys((*_HALVES[0], *_HALVES[1]), _VARIANT)
-    return {**reasons, "phases": _UNCOMPILED, "gradients": _UNCOMPILED}
+    reasons = {"phases": _UNCOMPILED, "gradients": _UNCOMPILED}
+    for group in _COMPILED_AGAIN:
+        turn = in_turn(f"{name} {group[0]}", ("tensorflow", "jax", "torch"))
+        if variant or turn != BACKEND:
+            reasons |= dict.fromkeys(group, _OTHER)
+    return reasons
 
 
 # Golden files
