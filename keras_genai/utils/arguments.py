@@ -13,6 +13,7 @@ in `USUAL`; a function names those of its own.
 import difflib
 import functools
 import inspect
+import weakref
 
 from keras_genai.utils.memory import is_shortage, largest
 from keras_genai.utils.validation import (
@@ -231,15 +232,15 @@ def check_known(name, known, called):
 
 def _check_unknown(function, name, args, bases):
     """The same for a keyword of a function that `checked` is at."""
-    known, called = names_of(function), function.__qualname__
-    if function.__name__ == "__init__":
-        called = type(args[0]).__name__
-        if bases:
-            known += [
-                *names_of_class(type(args[0])),
-                "input_shape",
-            ]  # of Keras's layers
-    check_known(name, list(dict.fromkeys(known)), called)
+    if function.__name__ != "__init__":
+        check_known(name, names_of(function), function.__qualname__)
+        return
+    cls = type(args[0])
+    known = names_of_class(cls) if bases else names_of(function)
+    if name in known:
+        return
+    also = ["input_shape"] if bases else []  # of Keras's layers
+    check_known(name, list(dict.fromkeys([*known, *also])), cls.__name__)
 
 
 def names_of(function):
@@ -249,9 +250,15 @@ def names_of(function):
     return [each.name for each in found if each.kind in kinds and each.name != "self"]
 
 
+_NAMES = weakref.WeakKeyDictionary()  # class -> names: reading signatures takes long
+
+
 def names_of_class(cls):
-    """The arguments of a class's constructor and of its bases'."""
-    return [name for base in cls.__mro__ for name in names_of(base.__init__)]
+    """The arguments of a class's constructor and of its bases', a tuple."""
+    if cls not in _NAMES:
+        bases = cls.__mro__
+        _NAMES[cls] = tuple(x for base in bases for x in names_of(base.__init__))
+    return _NAMES[cls]
 
 
 def _share(one, other):

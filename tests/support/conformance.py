@@ -61,7 +61,7 @@ def in_turn(name, choices):
     return choices[zlib.crc32(name.encode()) % len(choices)]
 
 
-# What compiles a step once more, in the groups that share what is compiled. Of a family's
+# What compiles a step once more, in groups that share what is compiled. Of a family's
 # first battery PyTorch checks all of it, and one of the two backends that compile, or
 # neither, each group, in turn over names and groups; of a variant PyTorch alone.
 _COMPILED_AGAIN = (
