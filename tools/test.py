@@ -38,10 +38,10 @@ ROOT = environment.ROOT
 # Where one backend is installed and no other, and what that takes. (JAX alone is what
 # `wheel_check.py` installs.)
 SINGLE_BACKEND = {"torch": ("torch", "keras")}
-# Folders of tests that have a process of their own; the others share one. A process
-# keeps what it compiled: all tests in one need more maps of memory than Linux gives,
-# and more memory than a small machine has.
-LARGE_FOLDERS = ("diffusion", "transformers", "vaes", "gans", "layers")
+# Folders of tests that have a process of their own, or one for two; the others share
+# one. A process keeps what it compiled: all tests in one need more maps of memory than
+# Linux gives, and more memory than a small machine has.
+LARGE_FOLDERS = (("diffusion",), ("transformers",), ("vaes",), ("gans", "layers"))
 # Most of JAX's time goes into compiling thousands of tiny programs, each of which runs
 # a few times: half of it without the costly passes. (Of level 0 some are wrong: NaN.)
 QUICK_COMPILATION = (
@@ -225,9 +225,10 @@ def parts(arguments: list[str]) -> list[tuple[str, list[str]]]:
     """What to call each run of pytest on a backend, and its arguments."""
     if arguments:
         return [("pytest", arguments)]
-    rest = [f"--ignore=tests/{name}" for name in LARGE_FOLDERS]
-    large = [(f"tests/{name}", [f"tests/{name}"]) for name in LARGE_FOLDERS]
-    return [*large, ("the other tests", ["tests", *rest])]
+    large = [[f"tests/{name}" for name in names] for names in LARGE_FOLDERS]
+    rest = [f"--ignore={folder}" for folders in large for folder in folders]
+    named = [(" and ".join(folders), folders) for folders in large]
+    return [*named, ("the other tests", ["tests", *rest])]
 
 
 def pytest_step(

@@ -150,8 +150,8 @@ class OnDevices:
     """Several devices or processes train as one does on the same global batches.
 
     A subclass has `on_devices()`, which other processes call, and `reference()`, both
-    static: a dict name -> array. It is run in one way of all backends' ways, in turn
-    over the classes, and in all where `every_way` is set and by
+    static: a dict name -> array. It is run in one way of all backends' ways, or in
+    none, in turn over the classes, and in all where `every_way` is set and by
     `tools/test.py --thorough`.
     """
 
@@ -163,7 +163,8 @@ class OnDevices:
         """The ways in which the class of that name is run."""
         if cls.every_way or THOROUGH:
             return list(WAYS[BACKEND])
-        backend, way = in_turn(name, [(b, way) for b in WAYS for way in WAYS[b]])
+        ways = [(b, way) for b in WAYS for way in WAYS[b]]
+        backend, way = in_turn(name, ways + [(None, None)] * len(ways))
         return [way] if backend == BACKEND else []
 
     @pytest.mark.processes
