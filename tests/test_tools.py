@@ -174,8 +174,9 @@ def test_the_parts_are_all_tests_and_each_has_a_report():
     chosen = [arguments for _, arguments in runner.parts([])]
     *large, (everything, *ignored) = chosen
     assert everything == "tests"
-    assert [f"--ignore={path}" for (path,) in large] == ignored
-    assert all((environment.ROOT / path).is_dir() for (path,) in large)
+    folders = [path for paths in large for path in paths]
+    assert [f"--ignore={path}" for path in folders] == ignored
+    assert all((environment.ROOT / path).is_dir() for path in folders)
     options, _ = runner.parse(["--thorough"])
     steps = [
         runner.pytest_step(Path("python"), "jax", what, arguments, Path("a"), options)
