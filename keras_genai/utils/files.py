@@ -455,8 +455,9 @@ def _telling(path):
         if not isinstance(error, OSError) and _number(error) is None:
             raise
         cause = getattr(error, "strerror", None) or str(error)
-        if isinstance(error, shutil.Error) and _number(error):  # a list of its own
-            cause = os.strerror(_number(error))
+        # Others tell it in words of their own, among many.
+        if not isinstance(error, OSError) or isinstance(error, shutil.Error):
+            cause = os.strerror(_number(error)) if _number(error) else cause
         if cause.startswith(f"{path} could not be written"):
             raise
         state = (
@@ -476,4 +477,7 @@ def _number(error):
         told = r"(?:errno = |code: |os error |\[Errno )(\d+)"
         found = re.search(told, str(error))
         number = int(found[1]) if found else None
+    if number is None:  # TensorFlow's
+        full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        number = next((n for n in full if os.strerror(n) in str(error)), None)
     return number

@@ -209,6 +209,24 @@ def test_a_full_disk_leaves_the_old_and_names_the_file(tmp_path, name, full_disk
 
 
 @once
+@pytest.mark.parametrize(
+    "said",
+    [
+        "RESOURCE_EXHAUSTED: served/variables.data; No space left on device",
+        "Error while serializing: I/O error (os error 28)",
+    ],
+)
+def test_a_full_disk_of_another_library_is_told_as_one(tmp_path, said):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(OSError, match="written: No space left.*whole") as caught:
+        with files.written_beside(path):
+            raise RuntimeError(f"Its own process said:\n{said}\n  at line 3")
+    assert caught.value.errno == errno.ENOSPC
+    assert path.read_text() == "old"
+
+
+@once
 def test_nothing_follows_a_link_that_waits(tmp_path):
     outside = tmp_path / "precious"
     outside.write_text("precious")
