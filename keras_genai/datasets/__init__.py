@@ -18,6 +18,7 @@ Sources and licences are in `NOTICE.md` beside this file.
 
 from keras_genai.datasets._files import cache_folder
 from keras_genai.datasets.images import class_names, emoji, load, names, photographs
+from keras_genai.datasets.preparation import prepare
 from keras_genai.datasets.texts import chorales, pairs, table, text
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "names",
     "pairs",
     "photographs",
+    "prepare",
     "table",
     "text",
 ]

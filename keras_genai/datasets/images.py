@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from keras_genai.datasets import _files
+from keras_genai.datasets.preparation import byte_values
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import flag, one_of, pair
 
@@ -151,7 +152,7 @@ def load(
     ((20000, 28, 28, 1), 'float32', -1.0, 1.0)
     """
     _check_name(name)
-    values = _table(value_range)
+    values = byte_values(value_range)
     if name in _IN_KERAS:
         arrays = _fetched_images(name)
     else:
@@ -226,7 +227,7 @@ def emoji(
     """
     if not _files.is_known(style, _STYLES):
         raise _files.unknown("style of emoji", style, _STYLES, {})
-    values = _table(value_range)
+    values = byte_values(value_range)
     names = json.loads(lzma.decompress(_files.packaged("emoji.json.xz")))
     languages = names[0]["labels"]
     if not _files.is_known(language, languages):
@@ -307,7 +308,7 @@ def photographs(
             smaller, or if the file is damaged.
         FileNotFoundError: the file is not there; says what to run.
     """
-    values = _table(value_range)
+    values = byte_values(value_range)
     arrays = _files.read_cached("photographs")
     if arrays is None:
         raise _files.unavailable("photographs")
@@ -326,15 +327,6 @@ def on_white(images: np.ndarray) -> np.ndarray:
 def _check_name(name):
     if not _files.is_known(name, names()):
         raise _files.unknown("data set of images", name, names(), _files.ELSEWHERE)
-
-
-def _table(value_range):
-    """The float32 value of each of the 256 bytes.
-
-    A table has exactly `low` and `high` at its ends; scaling in float32 may overshoot
-    them by one unit in the last place.
-    """
-    return np.linspace(*value_range, 256).astype("float32")
 
 
 def _split_of_each_class(x):
