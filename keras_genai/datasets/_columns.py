@@ -13,7 +13,7 @@ _TOLD = 5  # faults of a file that a message tells, and then their number
 SUFFIXES = (".tsv", ".csv", ".txt", ".jsonl")
 
 
-def two_columns(path, columns, names):
+def two_columns(path, columns, names, named=False):
     """The rows of two columns of a file.
 
     `.tsv` has tabs between its columns and no quotes, `.csv` commas and quotes, `.txt`
@@ -26,6 +26,7 @@ def two_columns(path, columns, names):
         names: two tuples of names by which the columns are known in a first line, in
             lower case. Where `columns` is None and the first line has no such names, it
             is a row like the others, and there must be two columns.
+        named: whether a first line that names the first column alone is refused.
 
     Returns:
         List of `(line, first, second)`: of the strings, and of `.jsonl`'s second also
@@ -40,7 +41,7 @@ def two_columns(path, columns, names):
     if path.suffix.lower() == ".jsonl":
         rows = _of_objects(path, lines, columns, names)
     else:
-        rows = _of_cells(path, _cells(path, lines), columns, names)
+        rows = _of_cells(path, _cells(path, lines), columns, names, named)
     if not rows:
         raise ValueError(f"{path} holds no rows.")
     return rows
@@ -95,7 +96,7 @@ def _cells(path, lines):
     return [(line, [cell.strip() for cell in cells]) for line, cells in rows]
 
 
-def _of_cells(path, rows, columns, names):
+def _of_cells(path, rows, columns, names, named):
     if not rows:
         return []
     line, first = rows[0]
@@ -103,6 +104,11 @@ def _of_cells(path, rows, columns, names):
     if columns is None:
         found = [[i for i, c in enumerate(known) if c in each] for each in names]
         header = all(found)
+        if named and found[0] and not found[1]:
+            raise ValueError(
+                f"{path} has no column {' or '.join(map(repr, names[1]))}: line {line} "
+                f"names {', '.join(map(repr, first))}."
+            )
         positions = [each[0] for each in found] if header else [0, 1]
         count = len(first) if header else 2
     elif isinstance(columns[0], int):

@@ -144,6 +144,9 @@ class ArrayDataset(keras.utils.PyDataset):
         if left_out == last:
             self.batches -= 1
 
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
     @property
     def num_batches(self):
         return self.steps

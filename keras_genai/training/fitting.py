@@ -24,8 +24,8 @@ class EpochNumber(keras.callbacks.Callback):
         self.dataset = dataset
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self.dataset is not None:
-            self.dataset.epoch = epoch
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
         # The other callbacks came before: they may have set what the step reads.
         self.model.make_train_function()
 

@@ -323,7 +323,8 @@ class Model(CompiledFunctions, Saving, backend.Trainer, keras.Model):
 
         Arrays are checked whole and shuffled by (seed, epoch), alike on every
         backend. A `PyDataset`, `tf.data.Dataset`, `DataLoader` or generator is
-        checked on its first batch and keeps its own order.
+        checked on its first batch and keeps its own order; one with a method
+        `set_epoch` is told the number of each epoch before it begins.
 
         Args:
             x: data, or an iterable of `x`, `(x, condition)` or
@@ -381,7 +382,7 @@ class Model(CompiledFunctions, Saving, backend.Trainer, keras.Model):
                     **given,
                     epochs=epochs,
                     verbose=verbose if backend.is_main_process() else 0,
-                    callbacks=[*(callbacks or []), fitting.EpochNumber(dataset)],
+                    callbacks=[*(callbacks or []), fitting.EpochNumber(self.fit_data)],
                     validation_data=fitting.fed(validation_data),
                     shuffle=False,
                     initial_epoch=initial_epoch,
