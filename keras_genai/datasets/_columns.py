@@ -57,7 +57,12 @@ def refuse_faults(path, faults, what=""):
 
 
 def _lines(path):
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}.") from error
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise ValueError(f"{path} is in UTF-16. Save it in UTF-8.")
     try:

@@ -409,10 +409,10 @@ def _images_in(root, follow_links, outside):
         follow_links: whether links out of it are followed.
         outside: list that gets the names of the links that are not.
     """
-    found, inside, seen = {}, root.resolve(), set()
+    found, inside, seen = {}, _real(root), set()
 
     def walk(folder, part):
-        real = folder.resolve()
+        real = _real(folder)
         if real in seen:  # a circle of links
             return
         seen.add(real)
@@ -422,11 +422,13 @@ def _images_in(root, follow_links, outside):
             if entry.name.startswith(".") or entry.name == _LEFT_OUT:
                 continue
             path, name = folder / entry.name, os.path.relpath(entry.path, root)
-            directory = entry.is_dir()
-            image = path.suffix.lower() in SUFFIXES
-            image = image and (entry.is_file() or entry.is_symlink())
-            if entry.is_symlink() and (directory or image):
-                leads_out = not path.resolve().is_relative_to(inside)
+            link, image = entry.is_symlink(), path.suffix.lower() in SUFFIXES
+            try:
+                directory, image = entry.is_dir(), image and (entry.is_file() or link)
+            except OSError:  # a link to itself
+                directory = False
+            if link and (directory or image):
+                leads_out = not _real(path).is_relative_to(inside)
                 if leads_out and not follow_links:
                     outside.append(Path(name).as_posix())
                     continue
@@ -441,6 +443,11 @@ def _images_in(root, follow_links, outside):
 
     walk(root, "")
     return found
+
+
+def _real(path):
+    """A path without links; that of a link to itself is its own."""
+    return Path(os.path.realpath(path))
 
 
 def _caption_file(path, captions):
@@ -466,7 +473,7 @@ def _caption_file(path, captions):
 def _captioned(path, table, files, follow_links, told):
     """The images that a file of captions names: a `_Source`; see `_found`."""
     rows = two_columns(table, None, CAPTION_COLUMNS, named=True)
-    texts, faults, known, inside = {}, [], set(files), path.resolve()
+    texts, faults, known, inside = {}, [], set(files), _real(path)
     for line, name, text in rows:
         plain = Path(os.path.normpath(name))
         if plain.is_absolute() or plain.parts[:1] in ((), ("..",)):
@@ -474,7 +481,7 @@ def _captioned(path, table, files, follow_links, told):
             continue
         name = plain.as_posix()
         if name not in known:  # hidden, of another ending, or not there
-            real = (path / name).resolve()
+            real = _real(path / name)
             if not real.is_file():
                 faults.append(f"line {line} names {name!r}, which is not there")
                 continue

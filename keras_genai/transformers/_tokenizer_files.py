@@ -269,6 +269,7 @@ def _pairs(folder, settings, named, name):
     with library.guarded(f"{files[0]} and {files[1].name} are damaged"):
         bpe = library.hugging_face().models.BPE
         known, merges = bpe.read_file(*map(str, files))
+        _check_ids(files[0], known)
         ends = sum(token.endswith(library.END_OF_WORD) for token in known)
         if name == CLIP:
             return _clip(files[0], known, merges, {}, settings, named)
@@ -287,17 +288,28 @@ def _pairs(folder, settings, named, name):
         return tokenizer.to_str()
 
 
+def _check_ids(path, known):
+    try:
+        vocabularies.check_ids(known)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
 def _clip_of_whole(path, settings, named):
     """CLIP's tokenizer of a `tokenizer.json`, of which the pairs are taken."""
     content = read_json(path)
-    model, added = content.get("model"), content.get("added_tokens") or []
+    model, added = content.get("model"), content.get("added_tokens")
     model = model if isinstance(model, dict) else {}
     known, merges = model.get("vocab"), model.get("merges")
     merges = merges if isinstance(merges, list) else [None]
     merges = [m.split(" ") if isinstance(m, str) else m for m in merges]
     pairs = all(isinstance(m, list) and len(m) == 2 for m in merges)
-    if not pairs or not isinstance(known, dict):
+    if not pairs or not all(isinstance(part, str) for m in merges for part in m):
         raise ValueError(f"{path} is damaged: it holds no byte pairs, as CLIP's does.")
+    if not isinstance(known, dict) or not all(type(i) is int for i in known.values()):
+        raise ValueError(f"{path} is damaged: it holds no id for each token.")
+    _check_ids(path, known)
+    added = added if isinstance(added, list) else []
     merges = [tuple(pair) for pair in merges]
     added = {str(t.get("id")): t for t in added if isinstance(t, dict)}
     return _clip(path, known, merges, added, settings, named)

@@ -15,6 +15,7 @@ from keras_genai.export.child import check_installed
 
 EACH_CHARACTER = r"[\s\S]"  # cuts a text into its characters
 SPACE = "\u2581"  # how sentencepiece writes the space before a word
+LARGEST = 2**24  # of an id: the library makes a list of all that are left out below
 END_OF_WORD = "</w>"  # how CLIP's tokens end that are the last of a word
 # What CLIP's byte pairs are found in: its own two tokens, the ends of English words,
 # runs of letters, single digits, runs of other signs.
@@ -116,6 +117,17 @@ def check_character_maps(text):
                 )
 
 
+def check_ids(vocabulary):
+    """Refuses a vocabulary whose ids no model can have.
+
+    Args:
+        vocabulary: dict token -> id.
+    """
+    wrong = next((i for i in vocabulary.values() if not 0 <= i < LARGEST), None)
+    if wrong is not None:
+        raise ValueError(f"The ids of tokens must lie in [0, {LARGEST}); got {wrong}.")
+
+
 def processor(proto):
     """A sentencepiece processor of a model's bytes."""
     check_installed(["sentencepiece"], "This tokenizer", INSTALL)
@@ -142,6 +154,7 @@ class HuggingFace:
         check_character_maps(text)
         with guarded("This is no tokenizer.json"):
             self.tokenizer = library.Tokenizer.from_str(text)
+        check_ids(self.vocabulary())
         self.tokenizer.no_padding()  # `Tokenizer.pad` pads and cuts
         self.tokenizer.no_truncation()
         # A template that names an unknown token is met at the first text.

@@ -240,6 +240,11 @@ def test_files_that_are_not_of_clip_are_refused(clip, tmp_path):
     (folder / "tokenizer.json").write_text('{"model": {"vocab": 3}}', "utf-8")
     with pytest.raises(ValueError, match="tokenizer.json is damaged: it holds no byte"):
         Tokenizer.load(folder)
+    # The library makes a list up to the largest id.
+    (folder / "vocab.json").write_text(json.dumps({**whole, "x": 10**9}), "utf-8")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match="vocab.json: The ids of tokens must lie in"):
+        Tokenizer.load(folder)
     (folder / "tokenizer.json").write_text(
         json.dumps({"model": {"vocab": whole, "merges": ["a b c"]}}), "utf-8"
     )
