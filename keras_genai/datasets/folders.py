@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import hashlib
-import math
 import os
 import warnings
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import keras
 import numpy as np
 
 from keras_genai.backend import random
+from keras_genai.backend.devices import Devices
 from keras_genai.datasets._columns import refuse_faults, two_columns
 from keras_genai.datasets.preparation import (
     INTERPOLATIONS,
@@ -238,14 +238,26 @@ class ImageFolder(keras.utils.PyDataset):
         self.image_shape = (*resizing.size, channels)
         self.epoch = 0
         self._order = self._draws = (None, None)
+        self.divide(Devices())
 
     def set_epoch(self, epoch):
         """Says which epoch the batches are of; `fit` does."""
         self.epoch = epoch
 
+    def divide(self, devices):
+        """Says how batches are divided over processes, each of which reads its part.
+
+        `fit` and `evaluate` do.
+
+        Args:
+            devices: a `backend.devices.Devices`.
+        """
+        self._devices = devices
+        self._batches = devices.batches(len(self.files), self.batch_size)
+
     @property
     def num_batches(self):
-        return math.ceil(len(self.files) / self.batch_size)
+        return self._batches
 
     def order(self, epoch):
         """The order of the images in an epoch: int32 `(N,)`."""
@@ -263,6 +275,7 @@ class ImageFolder(keras.utils.PyDataset):
         epoch = self.epoch
         first = index * self.batch_size
         rows = self.order(epoch)[first : first + self.batch_size]
+        rows = self._devices.own(rows)
         images = np.stack([self._image(i) for i in rows])
         if self._source.captions is not None:
             texts = [self._caption(i, epoch) for i in rows]

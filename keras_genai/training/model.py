@@ -383,7 +383,7 @@ class Model(CompiledFunctions, Saving, backend.Trainer, keras.Model):
                     epochs=epochs,
                     verbose=verbose if backend.is_main_process() else 0,
                     callbacks=[*(callbacks or []), fitting.EpochNumber(self.fit_data)],
-                    validation_data=fitting.fed(validation_data),
+                    validation_data=fitting.fed(fitting.divided(self, validation_data)),
                     shuffle=False,
                     initial_epoch=initial_epoch,
                     **kwargs,
@@ -467,7 +467,7 @@ class Model(CompiledFunctions, Saving, backend.Trainer, keras.Model):
             batch_size = None
         with settled(self):
             return super().evaluate(
-                fitting.fed(x),
+                fitting.fed(fitting.divided(self, x)),
                 y,
                 batch_size=batch_size,
                 sample_weight=sample_weight,

@@ -7,6 +7,7 @@ from PIL import Image
 
 import keras_genai as kg
 from keras_genai import datasets
+from keras_genai.backend.devices import Devices
 from tests.support.conformance import assert_same_state, host, state
 
 once = pytest.mark.once
@@ -310,6 +311,30 @@ def test_lazy_batches_are_the_arrays_in_the_order_of_seed_and_epoch(classes):
                 np.testing.assert_array_equal(ours, wanted)
     alone = datasets.folder(classes, 4, lazy=True, labels=None, shuffle=False)
     assert len(alone[0]) == 1 and sorted(alone.files) == sorted(data.files)
+
+
+@once
+def test_each_process_reads_its_own_part(classes):
+    images = datasets.folder(classes, 4)["images"]
+    for index in range(2):
+        devices = Devices("processes", 2, process=(index, 2))
+        data = datasets.folder(classes, 4, lazy=True, batch_size=3, labels=None)
+        arrays = kg.training.data.ArrayDataset
+        with pytest.warns(UserWarning, match="The last batch of a pass has 1 samples"):
+            data.divide(devices)
+        with pytest.warns(UserWarning, match="1 of 10 samples, others in each pass"):
+            arrays = arrays((images, None, None), 3, True, 0, devices=devices)
+        assert data.num_batches == arrays.num_batches == 3
+        assert sorted(data.files) == sorted(
+            datasets.folder(classes, 4, lazy=True).files
+        )
+        for i in range(3):
+            np.testing.assert_array_equal(data[i][0], arrays[i][0])
+            assert len(data[i][0]) == 2 - index
+    with pytest.raises(
+        ValueError, match="A batch of 3 samples cannot be divided over 4"
+    ):
+        data.divide(Devices("processes", 4, 4, (0, 4)))
 
 
 @once
