@@ -611,11 +611,13 @@ def train_clip(texts, vocabulary_size, special_tokens, min_frequency):
         )
     model = library.models.BPE(end_of_word_suffix=END_OF_WORD)
     tokenizer = clip(model)
+    # Called special they get their ids first. Else those at the ends of words get them
+    # in an order that differs between processes, which decides between equal pairs.
     trainer = library.trainers.BpeTrainer(
         vocab_size=vocabulary_size,
         min_frequency=min_frequency,
         show_progress=False,
-        initial_alphabet=letters,
+        special_tokens=tokens,
         end_of_word_suffix=END_OF_WORD,
     )
     tokenizer.train_from_iterator(texts, trainer)

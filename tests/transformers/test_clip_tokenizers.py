@@ -190,7 +190,7 @@ def test_saved_and_loaded_it_is_the_same_and_transformers_reads_it(
         )
 
 
-def test_a_vocabulary_of_its_own(trained):
+def test_a_vocabulary_of_its_own(trained, captions):
     """All bytes are tokens, also at the end of a word: no text becomes an end token."""
     assert trained.vocabulary_size == 2000
     assert trained.vocabulary["!"] == 0 and trained.vocabulary["!</w>"] == 256
@@ -198,6 +198,9 @@ def test_a_vocabulary_of_its_own(trained):
         ids = trained.encode(text)
         assert ids.count(trained.eos_token_id) == 1 == ids.count(trained.bos_token_id)
         assert trained.decode(ids) == text
+    # The same of the same texts: equal pairs come in one order.
+    made = [Tokenizer.train(captions[:2000], 900, "clip") for _ in range(3)]
+    assert made[0].get_config() == made[1].get_config() == made[2].get_config()
     small = Tokenizer.train(["a cat", "a cat"], 600, "clip", special_tokens=["<x>"])
     tokens = sorted(small.vocabulary, key=small.vocabulary.get)
     assert tokens[-3:] == ["<x>", "<|startoftext|>", "<|endoftext|>"]
