@@ -77,7 +77,7 @@ KEYS = {
     "add_prefix_space": (None, _keys.FLAG | _keys.NULL),
     "separate_vocabs": (False, _keys.one_of(False, None)),
     "model_max_length": (None, _keys.POSITIVE | _keys.NULL),
-    "added_tokens_decoder": ({}, _keys.OBJECT | _keys.NULL),
+    "added_tokens_decoder": (None, _keys.OBJECT | _keys.NULL),
 }
 NORMALIZER = {  # key -> that of the library
     "do_lower_case": "lowercase",
@@ -322,8 +322,8 @@ def _clip(path, known, merges, added, settings, named):
         path: of the file, for messages.
         known: dict token -> id.
         merges: list of pairs.
-        added: dict id -> token as a `tokenizer.json` describes it, beside those of the
-            settings.
+        added: dict id -> token as a `tokenizer.json` describes it: where the settings
+            do not.
         settings: see `_settings`.
         named: dict role -> token.
     """
@@ -345,9 +345,23 @@ def _clip(path, known, merges, added, settings, named):
             roles["bos"],
             roles["eos"],
         )
-        added = {**added, **(settings["added_tokens_decoder"] or {})}
-        _add_tokens(path, tokenizer, added, settings["described"], roles)
+        if settings["added_tokens_decoder"] is not None:
+            added = settings["added_tokens_decoder"]
+        else:
+            added = {**_added_by_hand(path.parent, roles), **added}
+        _add_tokens(path, tokenizer, added, _described_tokens(path.parent), roles)
         return tokenizer.to_str()
+
+
+def _added_by_hand(folder, roles):
+    """The tokens of an `added_tokens.json`, dict id -> token as others describe it."""
+    path = folder / "added_tokens.json"
+    found = {}
+    for token, number in (read_json(path) if path.is_file() else {}).items():
+        special = token in roles.values()
+        how = {"content": token, "special": special, "normalized": not special}
+        found[str(number)] = how
+    return found
 
 
 def _add_tokens(path, tokenizer, added, described, roles):
@@ -376,7 +390,8 @@ def _add_tokens(path, tokenizer, added, described, roles):
         content = how.get("content") if isinstance(how, dict) else None
         if not isinstance(content, str) or not str(number).isdecimal():
             raise ValueError(f"{path}: its added tokens are damaged ({number!r}).")
-        numbers[int(number)] = made(content, how, bool(how.get("special")))
+        special = bool(how.get("special")) or content in roles.values()
+        numbers[int(number)] = made(content, how, special)
     for number, token in sorted(numbers.items()):
         tokenizer.add_tokens([token])
         if tokenizer.token_to_id(token.content) != number:
@@ -435,31 +450,40 @@ def _bert(path, settings, lowercase):
 
 
 def _settings(folder):
-    """What `tokenizer_config.json` says of the rules: dict of all `KEYS`.
-
-    `described` is a dict role -> how its token is described there.
-    """
+    """What `tokenizer_config.json` says of the rules: dict of all `KEYS`."""
     path = folder / "tokenizer_config.json"
     found = read_json(path) if path.is_file() else {}
-    described = {role: found.get(f"{role}_token") for role in ROLES}
-    return {**_keys.read(found, path, KEYS, of="a tokenizer"), "described": described}
+    return _keys.read(found, path, KEYS, of="a tokenizer")
 
 
 def _named_tokens(folder):
     """What a folder's settings say of the roles: dict role -> token."""
+    tokens = _described_tokens(folder).items()
+    return {r: t["content"] if isinstance(t, dict) else t for r, t in tokens}
+
+
+def _described_tokens(folder):
+    """What a folder's settings say of the roles: dict role -> token, or its properties.
+
+    As in `transformers`, `special_tokens_map.json` goes before `tokenizer_config.json`,
+    but where that lists the tokens that were added.
+    """
     found = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
         path = folder / name
         settings = read_json(path) if path.is_file() else {}
         for role in ROLES:
-            token = settings.get(f"{role}_token")
-            token = token.get("content") if isinstance(token, dict) else token
-            if token is not None and not isinstance(token, str):
+            how = settings.get(f"{role}_token")
+            token = how.get("content") if isinstance(how, dict) else how
+            if how is None:
+                continue
+            if not isinstance(token, str):
                 _keys.refuse(
                     path,
                     [f"{role}_token must be a string; it is {_keys.short(token)}"],
                     "a tokenizer",
                 )
-            if token is not None:
-                found[role] = token
+            found[role] = how
+        if settings.get("added_tokens_decoder") is not None:
+            break
     return found

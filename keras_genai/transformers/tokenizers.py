@@ -19,12 +19,22 @@ from keras_genai.utils.validation import (
     lines,
     mapping,
     optional,
+    refuse,
     strings,
     text,
     texts,
     token_rows,
-    word,
 )
+
+
+def _any_text(name, value):
+    """A string of any characters."""
+    if not isinstance(value, str):
+        refuse(name, "a string", value)
+    return value
+
+
+TEXTS = either(_any_text, texts)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -258,9 +268,7 @@ class Tokenizer:
 
     # Use
 
-    @checked(
-        special=flag, target=flag, texts=either(word, texts), pairs=either(word, texts)
-    )
+    @checked(special=flag, target=flag, texts=TEXTS, pairs=TEXTS)
     def encode(self, texts, pairs=None, *, special=True, target=False):
         """The ids of a text, or of each of a list.
 
@@ -306,9 +314,7 @@ class Tokenizer:
                 "special_tokens=['<unk>']."
             ) from error
 
-    @checked(
-        texts=either(word, texts), pairs=either(word, texts), length=integer(1, 10**6)
-    )
+    @checked(texts=TEXTS, pairs=TEXTS, length=integer(1, 10**6))
     def batch(self, texts, pairs=None, *, length=None, truncate=True):
         """What a `BERT` or a CLIP takes of texts: padded arrays `(N, T)` of each token.
 

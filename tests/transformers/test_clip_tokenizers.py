@@ -72,6 +72,7 @@ def same(ours, theirs, texts):
     """Equal ids and equal texts back."""
     wanted = theirs(texts)["input_ids"]
     assert ours.encode(texts) == wanted
+    assert [ours.encode(text) for text in ODD] == theirs(ODD)["input_ids"]
     assert ours.encode(texts, special=False) == [
         theirs(text, add_special_tokens=False)["input_ids"] for text in texts
     ]
@@ -124,6 +125,22 @@ def test_what_the_settings_say_is_heeded(clip, settings, tmp_path):
     np.testing.assert_array_equal(ours.batch(ODD[:4], length=77)["tokens"], padded)
 
 
+def test_the_map_of_special_tokens_goes_before_the_settings(clip, tmp_path):
+    folder = copied(clip, tmp_path / "clip", pad_token="!")
+    table = {"bos_token": token("<|startoftext|>"), "pad_token": "<|endoftext|>"}
+    (folder / "special_tokens_map.json").write_text(json.dumps(table), "utf-8")
+    for settings in ({}, {"pad_token": "!"}):
+        configured(folder, **settings)
+        theirs = transformers.CLIPTokenizer.from_pretrained(folder)
+        assert theirs.pad_token_id == 1999
+        same(Tokenizer.load(folder), theirs, ODD)
+    added = {"1999": token("<|endoftext|>")}
+    configured(folder, pad_token="!", added_tokens_decoder=added)
+    theirs = transformers.CLIPTokenizer.from_pretrained(folder)
+    assert theirs.pad_token_id == 0
+    same(Tokenizer.load(folder), theirs, ODD)
+
+
 def test_tokens_that_were_added_keep_their_ids(clip, tmp_path):
     added = {
         "1998": token("<|startoftext|>", normalized=True, special=True),
@@ -138,6 +155,11 @@ def test_tokens_that_were_added_keep_their_ids(clip, tmp_path):
     assert 2000 in ours.encode("a <cat-toy>") and ours.vocabulary_size == 2001
     ours.save(tmp_path / "again")
     same(Tokenizer.load(tmp_path / "again"), theirs, texts)
+    configured(folder)
+    table = {"<dog-toy>": 2001, "<cat-toy>": 2000}
+    (folder / "added_tokens.json").write_text(json.dumps(table), "utf-8")
+    theirs = transformers.CLIPTokenizer.from_pretrained(folder)
+    same(Tokenizer.load(folder), theirs, [*texts, "two <dog-toy> <cat-toy>"])
     configured(folder, added_tokens_decoder={"2005": token("<x>")})
     with pytest.raises(ValueError, match="'<x>' has the id 2005, which does not fol"):
         Tokenizer.load(folder)

@@ -1,7 +1,6 @@
 """The primitives on TensorFlow; see `keras_genai.backend.interface`."""
 
 import contextlib
-import functools
 import os
 import threading
 
