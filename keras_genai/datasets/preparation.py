@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -314,6 +315,12 @@ def _photo_array(which, photo):
         raise ValueError(
             f"{which} must hold floats in [-1, 1]; got values from {low:g} to {high:g}."
             " Give bytes as uint8, or divide by 127.5 and subtract 1."
+        )
+    if 0 <= low < 0.1 and high > 0.5:
+        warnings.warn(
+            f"{which} holds floats from {low:g} to {high:g}, which are taken for the "
+            "brighter half of [-1, 1]. If they are in [0, 1], give 2 * images - 1.",
+            stacklevel=5,
         )
     return array
 

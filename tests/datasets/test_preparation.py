@@ -220,6 +220,15 @@ def test_bad_photos_are_named(tmp_path):
             datasets.prepare(picture, **kwargs)
 
 
+def test_floats_that_may_be_in_another_range_are_told(photos):
+    floats = (photos[1] / 255).astype("float32")
+    with pytest.warns(
+        UserWarning, match="images holds floats from 0.* 2 .* images - "
+    ) as w:
+        datasets.prepare(floats, 8)
+    assert w[0].filename == __file__
+
+
 def test_no_program_is_started_for_a_file(tmp_path):
     """EPS is drawn by Ghostscript, in another process."""
     text = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n"
