@@ -488,11 +488,11 @@ def _captioned(path, table, files, follow_links, told):
     rows = two_columns(table, None, CAPTION_COLUMNS, named=True)
     texts, faults, known, inside = {}, [], set(files), _real(path)
     for line, name, text in rows:
-        plain = Path(os.path.normpath(name))
-        if plain.is_absolute() or plain.parts[:1] in ((), ("..",)):
+        plain = os.path.relpath(path / name, path)
+        if plain == "." or Path(plain).parts[0] == "..":
             faults.append(f"line {line} names {name!r}, outside of the folder")
             continue
-        name = plain.as_posix()
+        name = Path(plain).as_posix()
         if name not in known:  # hidden, of another ending, or not there
             real = _real(path / name)
             if not real.is_file():
