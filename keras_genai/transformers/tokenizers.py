@@ -20,6 +20,7 @@ from keras_genai.utils.validation import (
     mapping,
     optional,
     refuse,
+    shown,
     strings,
     text,
     texts,
@@ -336,7 +337,17 @@ class Tokenizer:
                 hold even the tokens around the texts.
         """
         made = self._encode(texts, pairs)
-        if length is not None and truncate:
+        if length is not None and not truncate:
+            long = [i for i, part in enumerate(made) if len(part[0]) > length]
+            if long:
+                text = texts if isinstance(texts, str) else texts[long[0]]
+                raise ValueError(
+                    f"texts[{long[0]}], {shown(text[:60])}, has "
+                    f"{len(made[long[0]][0])} tokens, more than the length {length} "
+                    f"({len(long)} of {len(made)} texts have). Give shorter texts, or "
+                    "truncate=True to cut them."
+                )
+        elif length is not None:
             made = [vocabularies.shortened(part, length) for part in made]
         arrays = [
             self._pad([part[i] for part in made], length, False, value)

@@ -115,6 +115,9 @@ def test_captions_of_another_name_and_several_of_an_image(tmp_path):
     assert greys(data["images"]) == [1, 0]
     (photos / "mine.tsv").write_text("3.png\tx\n1.png\ty\n2.png\tz\n")
     assert read(photos, captions="mine.tsv")["captions"] == ["x", "y", "z"]
+    lines = [f"{photos / name}\t{name}" for name in ("3.png", "1.png", "2.png")]
+    (photos / "mine.tsv").write_text("\n".join(lines))
+    assert read(photos, captions="mine.tsv")["captions"][0] == "3.png"
     with pytest.raises(FileNotFoundError, match="captions must be a file.* no no.tsv"):
         read(photos, captions="no.tsv")
     with pytest.raises(ValueError, match="captions would do nothing"):

@@ -237,9 +237,7 @@ def test_long_texts_are_cut_only_when_asked(clip, captions):
     ours = Tokenizer.load(clip)
     theirs = transformers.CLIPTokenizer.from_pretrained(clip)
     long = [" ".join(captions[:40]), "a cat"]
-    with pytest.raises(
-        ValueError, match=r"has \d+ tokens, more than the length 77.*tru"
-    ):
+    with pytest.raises(ValueError, match=r"texts\[0\], 'grinning .*7 \(1 of 2 texts"):
         ours.batch(long, length=77, truncate=False)
     batch = ours.batch(long, length=77, truncate=True)
     wanted = theirs(long, padding="max_length", max_length=77, truncation=True)
@@ -310,7 +308,7 @@ def test_a_folder_of_siglip_gives_siglips_ids(siglip, captions, tmp_path):
     batch = ours.batch(ODD[:4], length=64)
     np.testing.assert_array_equal(batch["tokens"], padded["input_ids"])
     assert ours.encode("A photo, of: a CAT!") == ours.encode("a photo of a cat")
-    with pytest.raises(ValueError, match="more than the length 64"):
+    with pytest.raises(ValueError, match="'cat .* more than the length 64"):
         ours.batch(["cat " * 200], length=64, truncate=False)
     ours.save(tmp_path / "again")
     config = json.loads(json.dumps(keras.saving.serialize_keras_object(ours)))
