@@ -6,6 +6,7 @@ one may take 10 s and 1 GB, runs nothing and writes nothing outside of its folde
 """
 
 import contextlib
+import functools
 import gc
 import io
 import json
@@ -24,6 +25,7 @@ import zipfile
 import h5py
 import keras
 import numpy as np
+import PIL.Image
 import pytest
 
 import keras_genai as kg
@@ -364,6 +366,20 @@ def words():
     return kg.Tokenizer.characters(["abc def ghi"], special_tokens=["<pad>", "</s>"])
 
 
+def clip_words(folder, whole=True):
+    kg.Tokenizer.train(["a red heart"] * 2, 540, "clip").save(folder)
+    if not whole:
+        (folder / "tokenizer.json").unlink()
+
+
+def own_images(folder):
+    photos = np.random.default_rng(0).integers(0, 255, (2, 40, 30, 3), "uint8")
+    for kind, photo in zip(("png", "jpg"), photos, strict=True):
+        PIL.Image.fromarray(photo).save(folder / f"a.{kind}")
+    rows = ({"file_name": f"a.{kind}", "text": [kind]} for kind in ("png", "jpg"))
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
 def dataset(folder):
     arrays = {f"{x}_{y}": np.zeros(9, "uint8") for x in "xy" for y in ("train", "test")}
     np.savez(folder / "mnist.npz", **arrays)
@@ -434,6 +450,30 @@ KINDS = {
         "tokenizer.json",
         JSON,
         lambda folder: kg.Tokenizer.load(folder).encode("abc"),
+    ),
+    **{
+        f"{name} of CLIP": (
+            functools.partial(clip_words, whole=name != "vocab.json"),
+            name,
+            JSON,
+            lambda folder: kg.Tokenizer.load(folder).encode("A red!"),
+        )
+        for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json")
+    },
+    **{
+        f"{name} of a folder": (
+            own_images,
+            name,
+            BYTEWISE,
+            lambda folder: kg.datasets.folder(folder, 8),
+        )
+        for name in ("a.png", "a.jpg", "metadata.jsonl")
+    },
+    "pairs": (
+        lambda folder: (folder / "own.csv").write_text('a,b\nc,"d, e"\n'),
+        "own.csv",
+        BYTEWISE,
+        lambda folder: kg.datasets.pairs(folder / "own.csv"),
     ),
     "data set": (dataset, "mnist.npz", BYTEWISE, mnist),
     **{

@@ -1,6 +1,8 @@
 """How a global batch is divided over devices and processes."""
 
 import dataclasses
+import math
+import warnings
 
 import numpy as np
 
@@ -33,6 +35,41 @@ class Devices:
         while size and not self.least(size):
             size -= 1
         return size
+
+    def batches(self, size, batch_size):
+        """How many batches a pass has that can be divided.
+
+        Warns of what is left out of the last.
+
+        Args:
+            size: samples in a pass.
+            batch_size: samples in a batch.
+
+        Raises:
+            ValueError: the batches cannot be divided.
+        """
+        whole = min(batch_size, size)
+        if self.usable(whole) != whole:
+            raise ValueError(
+                f"A batch of {whole} samples cannot be divided over {self.count} "
+                f"{self.kind}: give a batch_size that is "
+                + (
+                    f"at least {self.count}."
+                    if whole < self.count and self.multiple == 1
+                    else f"divisible by {max(self.count, self.multiple)}."
+                )
+            )
+        batches = math.ceil(size / batch_size)
+        last = size - (batches - 1) * batch_size
+        left_out = last - self.usable(last)
+        if left_out:
+            warnings.warn(
+                f"The last batch of a pass has {last} samples, which {self.count} "
+                f"{self.kind} cannot share: {left_out} of {size} samples, others in "
+                "each pass, are left out.",
+                stacklevel=4,
+            )
+        return batches - (left_out == last)
 
     def least(self, size):
         """How many samples of a global batch of that size a step sees at least."""

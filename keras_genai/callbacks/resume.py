@@ -31,8 +31,10 @@ class Resume(keras.callbacks.Callback):
     weights of the run that was never cut off, to the bit on the same backend and
     machine. Every variable is stored (weights, averages, optimizers, metrics, noise)
     with the epoch and the batch. That holds for data in arrays, whose order follows
-    from the seed, and for a `keras.utils.PyDataset` that gives the same batch for
-    the same index. A batch that was already trained on is not trained on again.
+    from the seed, for `kg.datasets.folder(lazy=True)`, and for a
+    `keras.utils.PyDataset` that gives the same batch for the same index, in the epoch
+    that its method `set_epoch`, if it has one, was told. A batch that was already
+    trained on is not trained on again.
 
     The file is written beside its place and then moved there, so that a kill while
     writing leaves the file before it. A state with a value that is not finite is
@@ -266,6 +268,8 @@ def _of_optimizer(optimizer):
 
 def _of_data(data, named):
     """What is known of the data of a `fit`."""
+    if named is None and hasattr(data, "fingerprint"):
+        return data.fingerprint()
     arrays = getattr(data, "arrays", None)
     if named is not None or arrays is None:
         return {"kind of data": type(data).__name__, "data": named}

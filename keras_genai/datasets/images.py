@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import lzma
 import socket
@@ -10,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from keras_genai.datasets import _files
+from keras_genai.datasets.preparation import byte_values
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.validation import flag, pair
+from keras_genai.utils.validation import flag, one_of, pair
 
 _FASHION = (
     "T-shirt/top",
@@ -54,6 +57,21 @@ _IN_KERAS = {
 _QUICKDRAW_TEST = 20
 _NETWORK_SECONDS = 30
 _STYLES = ("fluent", "google")
+# Names that are held out altogether: so many with a second drawing, so many without.
+_HELD_OUT_NAMES = {True: 244, False: 56}
+_HELD_OUT_DRAWINGS = 244  # of the other names, the second drawing alone
+_SPLITS = ("train", "held_out_drawings", "held_out_names", "seen_names")
+# Emoji whose picture is that of another to the pixel (families, flags of a state and of
+# its islands): held out, they would be told by their twin. They are trained on.
+_TWINS = """
+    1f468-200d-1f466 1f468-200d-1f466-200d-1f466 1f468-200d-1f468-200d-1f466
+    1f468-200d-1f468-200d-1f466-200d-1f466 1f46a 1f9d1-200d-1f9d1-200d-1f9d2
+    1f9d1-200d-1f9d1-200d-1f9d2-200d-1f9d2 1f9d1-200d-1f9d2
+    1f9d1-200d-1f9d2-200d-1f9d2 1f1e6-1f1fa 1f1ed-1f1f2 1f1e7-1f1fb 1f1f3-1f1f4
+    1f1f8-1f1ef 1f1e8-1f1f5 1f1eb-1f1f7 1f1f2-1f1eb 1f1e8-1f1f6 1f1f8-1f1e6
+    1f1e9-1f1ec 1f1ee-1f1f4 1f1ea-1f1e6 1f1ea-1f1f8 1f1fa-1f1f2 1f1fa-1f1f8
+    1f63a 1f431
+""".split()
 
 
 def names() -> list[str]:
@@ -134,7 +152,7 @@ def load(
     ((20000, 28, 28, 1), 'float32', -1.0, 1.0)
     """
     _check_name(name)
-    values = _table(value_range)
+    values = byte_values(value_range)
     if name in _IN_KERAS:
         arrays = _fetched_images(name)
     else:
@@ -151,12 +169,13 @@ def load(
     return part("train"), part("test")
 
 
-@checked(value_range=pair(), alpha=flag)
+@checked(value_range=pair(), alpha=flag, split=one_of(*_SPLITS))
 def emoji(
     style: str = "google",
     language: str = "en",
     value_range: tuple[float, float] = (-1.0, 1.0),
     alpha: bool = False,
+    split: str | None = None,
 ) -> dict[str, Any]:
     """Load emoji: pictures, 64 by 64, and what they show in words.
 
@@ -174,6 +193,18 @@ def emoji(
         alpha: keep transparency as a fourth channel, where `low` is transparent and
             `high` opaque (colours are not multiplied by it). By default the pictures
             are put on white.
+        split: which of them, by code point, so that a name is on one side in both
+            styles and in every language. None: all. The number of pictures:
+
+            | split | google | fluent |
+            |---|---|---|
+            | `"train"` | 1,611 | 1,056 |
+            | `"held_out_drawings"`: trained on in Google's style alone | - | 244 |
+            | `"held_out_names"`: trained on in no style | 300 | 244 |
+            | `"seen_names"`: all but the held-out names | 1,611 | 1,300 |
+
+            A model trained on Google's pictures alone is judged on `"seen_names"` of
+            the other style; one trained on both, on `"held_out_drawings"`.
 
     Returns:
         A dict of equally long columns: `images`, float32 of shape `(N, 64, 64, 3)`
@@ -182,19 +213,21 @@ def emoji(
         `"1f600"`), `characters`, `groups` and `subgroups` (Unicode's).
 
     Raises:
-        ValueError: if the style or the language is not known, if `value_range` is
-            not two finite numbers of which the first is smaller, or if a file is
-            damaged.
+        ValueError: if the style, the language or the split is not known, if the split
+            has no picture in that style, if `value_range` is not two finite numbers of
+            which the first is smaller, or if a file is damaged.
 
     Example:
 
     >>> data = emoji(style="fluent", language="es")
     >>> data["images"].shape, data["captions"][0]
     ((1544, 64, 64, 3), 'cara sonriendo')
+    >>> emoji(split="held_out_names")["images"].shape
+    (300, 64, 64, 3)
     """
     if not _files.is_known(style, _STYLES):
         raise _files.unknown("style of emoji", style, _STYLES, {})
-    values = _table(value_range)
+    values = byte_values(value_range)
     names = json.loads(lzma.decompress(_files.packaged("emoji.json.xz")))
     languages = names[0]["labels"]
     if not _files.is_known(language, languages):
@@ -203,8 +236,16 @@ def emoji(
         )
     arrays = _files.packaged_arrays(f"emoji_{style}.npz")
     by_code = {entry["code"]: entry for entry in names}
-    entries = [by_code[code] for code in arrays["codes"].tolist()]
-    images = arrays["images"]  # (N, 64, 64, 4), bytes
+    codes, images = arrays["codes"].tolist(), arrays["images"]  # (N, 64, 64, 4), bytes
+    if split is not None:
+        chosen = [i for i, code in enumerate(codes) if _is_in(code, style, split)]
+        if not chosen:
+            raise ValueError(
+                f"split={split!r} has no pictures in the style {style!r}: they are of "
+                "the style 'fluent'."
+            )
+        codes, images = [codes[i] for i in chosen], images[chosen]
+    entries = [by_code[code] for code in codes]
     return {
         "images": values[images if alpha else on_white(images)],
         "captions": [entry["labels"][language] for entry in entries],
@@ -214,6 +255,36 @@ def emoji(
         "groups": [entry["group"] for entry in entries],
         "subgroups": [entry["subgroup"] for entry in entries],
     }
+
+
+def _is_in(code, style, split):
+    """Whether the picture of a code point in a style is in a split of `emoji`."""
+    names, drawings = _held_out()
+    if code in names:
+        return split == "held_out_names"
+    if style == "fluent" and code in drawings:
+        return split in ("held_out_drawings", "seen_names")
+    return split in ("train", "seen_names")
+
+
+@functools.cache
+def _held_out():
+    """The code points of the held-out names, and of the held-out drawings.
+
+    The first of each kind by the SHA-256 of the code point.
+    """
+    google, fluent = (
+        set(_files.packaged_arrays(f"emoji_{style}.npz", "codes")["codes"].tolist())
+        for style in ("google", "fluent")
+    )
+    order = sorted(
+        google - set(_TWINS), key=lambda code: hashlib.sha256(code.encode()).digest()
+    )
+    twice = [code for code in order if code in fluent]
+    once = [code for code in order if code not in fluent]
+    count = _HELD_OUT_NAMES[True]
+    names = frozenset([*twice[:count], *once[: _HELD_OUT_NAMES[False]]])
+    return names, frozenset(twice[count : count + _HELD_OUT_DRAWINGS])
 
 
 @checked(value_range=pair())
@@ -237,7 +308,7 @@ def photographs(
             smaller, or if the file is damaged.
         FileNotFoundError: the file is not there; says what to run.
     """
-    values = _table(value_range)
+    values = byte_values(value_range)
     arrays = _files.read_cached("photographs")
     if arrays is None:
         raise _files.unavailable("photographs")
@@ -256,15 +327,6 @@ def on_white(images: np.ndarray) -> np.ndarray:
 def _check_name(name):
     if not _files.is_known(name, names()):
         raise _files.unknown("data set of images", name, names(), _files.ELSEWHERE)
-
-
-def _table(value_range):
-    """The float32 value of each of the 256 bytes.
-
-    A table has exactly `low` and `high` at its ends; scaling in float32 may overshoot
-    them by one unit in the last place.
-    """
-    return np.linspace(*value_range, 256).astype("float32")
 
 
 def _split_of_each_class(x):

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import lzma
+import os
+from pathlib import Path
 
 import numpy as np
 
 from keras_genai.datasets import _files
+from keras_genai.datasets._columns import SUFFIXES, two_columns
+from keras_genai.utils.arguments import checked
+from keras_genai.utils.validation import either, integer, optional, refuse, tuple_of
+from keras_genai.utils.validation import text as text_check
 
 _TEXTS = ("shakespeare",)
 _PAIRS = ("verses",)
@@ -41,35 +47,78 @@ def text(name: str = "shakespeare") -> dict[str, str]:
     return json.loads(lzma.decompress(_files.packaged(f"{name}.json.xz")))
 
 
-def pairs(name: str = "verses") -> dict[str, list[str]]:
-    """Load sentences in two languages, for translation.
+def _columns(name, value):
+    """Two columns of a file: positions, counted from 0, or names."""
+    says = "two different positions, counted from 0, or two names of columns"
+    both = tuple_of(either(integer(0), text_check), length=2, says=says)(name, value)
+    if both[0] == both[1] or type(both[0]) is not type(both[1]):
+        refuse(name, says, value)
+    return both
+
+
+@checked(name=None, columns=optional(_columns))
+def pairs(
+    name: str | os.PathLike = "verses",
+    columns: tuple[int, int] | tuple[str, str] | None = None,
+) -> dict[str, list[str]]:
+    """Load pairs of texts, for translation: those of the package, or one's own.
 
     `"verses"`: the verses of the King James Version (English) and of the
     Reina-Valera of 1909 (Spanish), inside the package; chapters that the two number
     differently are left out.
 
+    A file of one's own has a pair in each line, in UTF-8: a `.tsv` or `.txt` with a tab
+    between the two and no quotes, a `.csv` with commas and quotes, or a `.jsonl` with
+    an object `{"source": ..., "target": ...}` in each line. A first line that names
+    columns `source` and `target` is no pair, and other columns are then passed over.
+
     Args:
-        name: `"verses"`.
+        name: `"verses"`, or the path of a file.
+        columns: of a file, which two columns of several: their positions, counted from
+            0, or their names in the first line.
 
     Returns:
-        A dict of three equally long lists of strings: `source` (English), `target`
-        (Spanish) and `reference` (the place, such as `"Gen 1:1"`).
+        A dict of equally long lists of strings: `source` and `target`; of the verses
+        (English, Spanish) also `reference`, the place, such as `"Gen 1:1"`. Spaces
+        around a text are taken away.
 
     Raises:
-        ValueError: if the name is not known, or if the file is damaged.
+        ValueError: if the name is not known, or a file is damaged or not in UTF-8, has
+            another number of columns or an empty one; tells the lines.
+        FileNotFoundError: if there is no such file.
 
     Example:
 
     >>> verses = pairs("verses")
     >>> verses["source"][0], verses["reference"][0]
     ('In the beginning God created the heaven and the earth.', 'Gen 1:1')
+
+    ```python
+    own = kg.datasets.pairs("own.tsv")
+    model.fit({"source": own["source"], "target": own["target"]})
+    ```
     """
     if not _files.is_known(name, _PAIRS):
-        raise _files.unknown("set of pairs", name, _PAIRS, _files.ELSEWHERE)
+        if not _is_path(name):
+            raise _files.unknown("set of pairs", name, _PAIRS, _files.ELSEWHERE)
+        rows = two_columns(name, columns, (("source",), ("target",)))
+        _, source, target = map(list, zip(*rows, strict=True))
+        return {"source": source, "target": target}
+    if columns is not None:
+        raise ValueError(f"columns is for a file of one's own; {name!r} is not.")
     packed = _files.packaged(f"{name}.tsv.xz")
     rows = [line.split("\t") for line in lzma.decompress(packed).decode().splitlines()]
     reference, source, target = map(list, zip(*rows, strict=True))
     return {"source": source, "target": target, "reference": reference}
+
+
+def _is_path(name):
+    """Whether a name is that of a file, and no misspelt one of the package."""
+    if isinstance(name, os.PathLike):
+        return True
+    if not isinstance(name, str) or not name or "\0" in name:
+        return False
+    return Path(name).suffix.lower() in SUFFIXES or Path(name).is_file()
 
 
 def table(name: str) -> dict[str, np.ndarray]:

@@ -4,9 +4,6 @@ Arrays become an `ArrayDataset`, whose order is a function of the seed and the
 epoch, the same on every backend; everything else keeps its own order.
 """
 
-import math
-import warnings
-
 import keras
 import numpy as np
 
@@ -113,36 +110,13 @@ class ArrayDataset(keras.utils.PyDataset):
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
-        self.batches = math.ceil(self.size / batch_size)
-        self._check_devices()
+        self.batches = self.devices.batches(self.size, batch_size)
         self.steps = steps_per_epoch or self.batches
         self.epoch = 0
         self._order = (None, None)
 
-    def _check_devices(self):
-        """Refuses batches that cannot be divided; says what is left out of the last."""
-        devices, size = self.devices, min(self.batch_size, self.size)
-        if devices.usable(size) != size:
-            raise ValueError(
-                f"A batch of {size} samples cannot be divided over {devices.count} "
-                f"{devices.kind}: give a batch_size that is "
-                + (
-                    f"at least {devices.count}."
-                    if size < devices.count and devices.multiple == 1
-                    else f"divisible by {max(devices.count, devices.multiple)}."
-                )
-            )
-        last = self.size - (self.batches - 1) * self.batch_size
-        left_out = last - devices.usable(last)
-        if left_out:
-            warnings.warn(
-                f"The last batch of a pass has {last} samples, which {devices.count} "
-                f"{devices.kind} cannot share: {left_out} of {self.size} samples, "
-                "others in each pass, are left out.",
-                stacklevel=4,
-            )
-        if left_out == last:
-            self.batches -= 1
+    def set_epoch(self, epoch):
+        self.epoch = epoch
 
     @property
     def num_batches(self):

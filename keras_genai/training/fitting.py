@@ -24,8 +24,8 @@ class EpochNumber(keras.callbacks.Callback):
         self.dataset = dataset
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self.dataset is not None:
-            self.dataset.epoch = epoch
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
         # The other callbacks came before: they may have set what the step reads.
         self.model.make_train_function()
 
@@ -103,7 +103,7 @@ def from_arrays(
 
 def peeked(model, x):
     """An iterable of batches, with nothing lost, when its first is checked."""
-    batch, x = data_lib.peek(x)
+    batch, x = data_lib.peek(divided(model, x))
     batch = [*map(data_lib.to_numpy, data_lib.unpack(batch))]
     model.check_data(*batch)
     size = data_lib.rows(batch)
@@ -186,6 +186,13 @@ def judge_samples(model, chosen, seed, x, y, batch_size, weight, kwargs):
         verbose=verbose if backend.is_main_process() else 0,
     )
     return {**losses, **judged}
+
+
+def divided(model, x):
+    """Data of which each process reads its own part, where they can be told that."""
+    if hasattr(x, "divide"):
+        x.divide(model.devices())
+    return x
 
 
 def fed(x):

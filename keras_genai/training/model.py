@@ -323,7 +323,8 @@ class Model(CompiledFunctions, Saving, backend.Trainer, keras.Model):
 
         Arrays are checked whole and shuffled by (seed, epoch), alike on every
         backend. A `PyDataset`, `tf.data.Dataset`, `DataLoader` or generator is
-        checked on its first batch and keeps its own order.
+        checked on its first batch and keeps its own order; one with a method
+        `set_epoch` is told the number of each epoch before it begins.
 
         Args:
             x: data, or an iterable of `x`, `(x, condition)` or
@@ -381,8 +382,8 @@ class Model(CompiledFunctions, Saving, backend.Trainer, keras.Model):
                     **given,
                     epochs=epochs,
                     verbose=verbose if backend.is_main_process() else 0,
-                    callbacks=[*(callbacks or []), fitting.EpochNumber(dataset)],
-                    validation_data=fitting.fed(validation_data),
+                    callbacks=[*(callbacks or []), fitting.EpochNumber(self.fit_data)],
+                    validation_data=fitting.fed(fitting.divided(self, validation_data)),
                     shuffle=False,
                     initial_epoch=initial_epoch,
                     **kwargs,
@@ -466,7 +467,7 @@ class Model(CompiledFunctions, Saving, backend.Trainer, keras.Model):
             batch_size = None
         with settled(self):
             return super().evaluate(
-                fitting.fed(x),
+                fitting.fed(fitting.divided(self, x)),
                 y,
                 batch_size=batch_size,
                 sample_weight=sample_weight,

@@ -13,7 +13,7 @@ from keras_genai.weights._safetensors import fetch, read_json, read_text
 ROLES = {
     "pad": ("[PAD]", "<pad>"),
     "unk": ("[UNK]", "<unk>"),
-    "bos": ("<s>", "<|begin_of_text|>", "<bos>"),
+    "bos": ("<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>"),
     "eos": ("</s>", "<|endoftext|>", "<|end_of_text|>", "<eos>"),
     "cls": ("[CLS]",),
     "sep": ("[SEP]",),
@@ -34,14 +34,36 @@ FILES = "tokenizer.json, vocab.json with merges.txt, vocab.txt, source.spm with 
 # says its rules itself, where the class adds none.
 BERTS = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer")
 LLAMAS = ("LlamaTokenizer",)
+CLIP, SIGLIP = "CLIPTokenizer", "SiglipTokenizer"
 PLAIN = ("PreTrainedTokenizer", "TokenizersBackend")  # without rules of their own
 CLASSES = {
-    WHOLE: (*PLAIN, "GPT2Tokenizer", *BERTS, *LLAMAS),
+    WHOLE: (*PLAIN, "GPT2Tokenizer", *BERTS, *LLAMAS, CLIP),
     MARIAN: ("MarianTokenizer",),
-    PAIRS: (*PLAIN, "GPT2Tokenizer"),
+    PAIRS: (*PLAIN, "GPT2Tokenizer", CLIP),
     WORDS: (*PLAIN, *BERTS),
-    PIECES: LLAMAS,
+    PIECES: (*LLAMAS, SIGLIP),
 }
+# The class of a folder whose `config.json` has this type, where nothing else names it.
+OF_MODELS = {
+    "clip": CLIP,
+    "clip_text_model": CLIP,
+    "clipseg": CLIP,
+    "siglip": SIGLIP,
+    "siglip_text_model": SIGLIP,
+    "siglip2": "Siglip2Tokenizer",
+    "metaclip_2": "XLMRobertaTokenizer",
+}
+# The tokens of a class that its files do not name.
+NAMED = {
+    CLIP: {
+        "bos": "<|startoftext|>",
+        "eos": "<|endoftext|>",
+        "unk": "<|endoftext|>",
+        "pad": "<|endoftext|>",
+    },
+    SIGLIP: {"eos": "</s>", "unk": "<unk>", "pad": "</s>"},
+}
+LENGTHS = {SIGLIP: 64}  # the most tokens of a text, where the files do not say
 # What `tokenizer_config.json` may say of them: the values are transformers' defaults,
 # None where they are the file's own.
 KEYS = {
@@ -54,6 +76,8 @@ KEYS = {
     "add_eos_token": (None, _keys.FLAG | _keys.NULL),
     "add_prefix_space": (None, _keys.FLAG | _keys.NULL),
     "separate_vocabs": (False, _keys.one_of(False, None)),
+    "model_max_length": (None, _keys.POSITIVE | _keys.NULL),
+    "added_tokens_decoder": (None, _keys.OBJECT | _keys.NULL),
 }
 NORMALIZER = {  # key -> that of the library
     "do_lower_case": "lowercase",
@@ -66,8 +90,8 @@ def read(source, subfolder=None, lowercase=None):
     """The tokenizer of a folder, a file or an id of the hub; see `Tokenizer.load`.
 
     Returns:
-        `(kind, data, special)`, the arguments of `Tokenizer`; `special` may name
-        tokens that the vocabulary lacks.
+        `(kind, data, special, max_length)`, the arguments of `Tokenizer`; `special`
+        may name tokens that the vocabulary lacks.
     """
     path = pathlib.Path(source)
     single = path.is_file()
@@ -89,8 +113,15 @@ def _read(path, folder, lowercase):
     else:
         names = {p.name for p in folder.iterdir()}
     settings = _settings(folder)
-    named = _named_tokens(folder)
-    return *_of_folder(folder, names, settings, named, lowercase, path), named
+    name = _class_of(folder, settings)[0]
+    if name is None and WHOLE not in names and _tells_clip(folder, names):
+        name = settings["tokenizer_class"] = CLIP
+    named = {**NAMED.get(name, {}), **_named_tokens(folder)}
+    found = _of_folder(folder, names, settings, named, lowercase, path)
+    length = settings["model_max_length"] or LENGTHS.get(name)
+    # What has no limit is written as 1e30.
+    length = None if length is None or length > _keys.LARGEST else int(length)
+    return *found, named, length
 
 
 def _of_folder(folder, names, settings, named, lowercase, path):
@@ -105,10 +136,15 @@ def _of_folder(folder, names, settings, named, lowercase, path):
         path: the file that was given, or None.
     """
     library = vocabularies
+    pieces = sorted(n for n in names if n.endswith((".spm", ".model")))
+    if _class_of(folder, settings)[0] == SIGLIP and len(pieces) == 1:
+        return "siglip", _siglip(folder / pieces[0], settings)
     whole = path is not None and path.suffix == ".json" and path.name != "vocab.json"
     if whole or WHOLE in names:
         path = path if whole else folder / WHOLE
         name = _check_class(folder, settings, WHOLE)
+        if name == CLIP:
+            return "tokenizers", {"text": _clip_of_whole(path, settings, named)}
         return "tokenizers", {"text": _whole(path, name, settings, named)}
     if {"source.spm", "target.spm"} <= names:
         _check_class(folder, settings, MARIAN)
@@ -119,21 +155,16 @@ def _of_folder(folder, names, settings, named, lowercase, path):
         table = read_json(folder / "vocab.json")
         return "marian", {"source": source, "target": target, "table": table}
     if {"vocab.json", PAIRS} <= names:
-        _check_class(folder, settings, PAIRS)
-        return "tokenizers", {"text": _pairs(folder, settings, named)}
+        name = _check_class(folder, settings, PAIRS)
+        return "tokenizers", {"text": _pairs(folder, settings, named, name)}
     words = path is not None and path.suffix == ".txt" and path.name != PAIRS
     if words or WORDS in names:
         _check_class(folder, settings, WORDS)
         path = path if words else folder / WORDS
         return "tokenizers", {"text": _bert(path, settings, lowercase).to_str()}
-    pieces = sorted(n for n in names if n.endswith((".spm", ".model")))
     if len(pieces) == 1:
         name = _check_class(folder, settings, PIECES)
-        proto = (folder / pieces[0]).read_bytes()
-        try:
-            model = library.processor(proto)
-        except ValueError as error:
-            raise ValueError(f"{folder / pieces[0]}: {error}") from error
+        proto, model = _processor(folder / pieces[0])
         begin = settings["add_bos_token"]
         begin = name in LLAMAS if begin is None else begin  # Llama's own default
         return "sentencepiece", {
@@ -147,30 +178,44 @@ def _of_folder(folder, names, settings, named, lowercase, path):
     )
 
 
-def _check_class(folder, settings, kind):
-    """The class that a folder's tokenizer is of, without "Fast", or None.
+def _class_of(folder, settings):
+    """The class of a folder's tokenizer, without "Fast", and the file that names it.
 
-    Raises:
-        ValueError: it is none whose rules are those of such files.
+    The class is None where no file names one.
     """
     name, place = settings["tokenizer_class"], folder / "tokenizer_config.json"
     if name is None and (folder / "config.json").is_file():
         place = folder / "config.json"
         config = read_json(place)
         name = config.get("tokenizer_class")
-        if name is None and str(config.get("model_type")).startswith("clip"):
-            name = "CLIPTokenizer"
-    if name is None:
-        return None
-    plain = name.removesuffix("Fast") if isinstance(name, str) else name
-    if plain not in CLASSES[kind]:
+        name = OF_MODELS.get(str(config.get("model_type"))) if name is None else name
+    return name.removesuffix("Fast") if isinstance(name, str) else name, place
+
+
+def _tells_clip(folder, names):
+    """Whether byte pairs are CLIP's, by their tokens alone."""
+    if not {"vocab.json", PAIRS} <= names:
+        return False
+    known = read_json(folder / "vocab.json")
+    ends = any(token.endswith(vocabularies.END_OF_WORD) for token in known)
+    return ends and NAMED[CLIP]["bos"] in known
+
+
+def _check_class(folder, settings, kind):
+    """The class that a folder's tokenizer is of, without "Fast", or None.
+
+    Raises:
+        ValueError: it is none whose rules are those of such files.
+    """
+    name, place = _class_of(folder, settings)
+    if name is not None and name not in CLASSES[kind]:
         known = ", ".join(CLASSES[kind])
         what = kind if kind == PIECES else f"a {kind}"
         raise ValueError(
             f"{place} names the tokenizer {name!r}, whose rules are not known here: of "
             f"{what}, those of {known} are read."
         )
-    return plain
+    return name
 
 
 def _whole(path, name, settings, named):
@@ -216,25 +261,167 @@ def _around(tokenizer, settings, named):
     )
 
 
-def _pairs(folder, settings, named):
-    """GPT-2's tokenizer of a `vocab.json` and a `merges.txt`."""
+def _pairs(folder, settings, named, name):
+    """GPT-2's or CLIP's tokenizer of a `vocab.json` and a `merges.txt`."""
     library = vocabularies
-    files = [folder / name for name in ("vocab.json", PAIRS)]
+    files = [folder / n for n in ("vocab.json", PAIRS)]
     read_json(files[0]), read_text(files[1])
     with library.guarded(f"{files[0]} and {files[1].name} are damaged"):
-        model = library.hugging_face().models.BPE.from_file(*map(str, files))
-        tokenizer = library.byte_level(model, bool(settings["add_prefix_space"]))
-        known = tokenizer.get_vocab()
-        if 2 * sum(token.endswith("</w>") for token in known) > len(known) > 0:
+        bpe = library.hugging_face().models.BPE
+        known, merges = bpe.read_file(*map(str, files))
+        _check_ids(files[0], known)
+        ends = sum(token.endswith(library.END_OF_WORD) for token in known)
+        if name == CLIP:
+            return _clip(files[0], known, merges, {}, settings, named)
+        if 2 * ends > len(known) > 0:
             raise ValueError(
-                f"{files[0]} is not of GPT-2: its words end with </w>, as CLIP's do, "
-                "whose rules are not known here."
+                f"{files[0]} is not of GPT-2: its words end with </w>, as those of "
+                "tokenizers do whose rules are not known here."
             )
+        tokenizer = library.byte_level(
+            bpe(known, merges), bool(settings["add_prefix_space"])
+        )
         marks = [t for t in (*ROLES["eos"], *ROLES["bos"]) if t in known]
         tokenizer.add_special_tokens(marks)
         if settings["add_bos_token"] or settings["add_eos_token"]:
             _around(tokenizer, settings, {"bos": "<|endoftext|>", **named})
         return tokenizer.to_str()
+
+
+def _check_ids(path, known):
+    try:
+        vocabularies.check_ids(known)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _clip_of_whole(path, settings, named):
+    """CLIP's tokenizer of a `tokenizer.json`, of which the pairs are taken."""
+    content = read_json(path)
+    model, added = content.get("model"), content.get("added_tokens")
+    model = model if isinstance(model, dict) else {}
+    known, merges = model.get("vocab"), model.get("merges")
+    merges = merges if isinstance(merges, list) else [None]
+    merges = [m.split(" ") if isinstance(m, str) else m for m in merges]
+    pairs = all(isinstance(m, list) and len(m) == 2 for m in merges)
+    if not pairs or not all(isinstance(part, str) for m in merges for part in m):
+        raise ValueError(f"{path} is damaged: it holds no byte pairs, as CLIP's does.")
+    if not isinstance(known, dict) or not all(type(i) is int for i in known.values()):
+        raise ValueError(f"{path} is damaged: it holds no id for each token.")
+    _check_ids(path, known)
+    added = added if isinstance(added, list) else []
+    merges = [tuple(pair) for pair in merges]
+    added = {str(t.get("id")): t for t in added if isinstance(t, dict)}
+    return _clip(path, known, merges, added, settings, named)
+
+
+def _clip(path, known, merges, added, settings, named):
+    """CLIP's tokenizer of a vocabulary.
+
+    Args:
+        path: of the file, for messages.
+        known: dict token -> id.
+        merges: list of pairs.
+        added: dict id -> token as a `tokenizer.json` describes it: where the settings
+            do not.
+        settings: see `_settings`.
+        named: dict role -> token.
+    """
+    library = vocabularies
+    roles = {role: named[role] for role in ("bos", "eos", "unk", "pad")}
+    needed = [roles[role] for role in ("bos", "eos", "unk")]
+    absent = [token for token in needed if token not in known]
+    if absent or not any(token.endswith(library.END_OF_WORD) for token in known):
+        what = ", ".join(absent) if absent else "tokens that end with </w>"
+        raise ValueError(f"{path} is not of CLIP: it lacks {what}.")
+    with library.guarded(f"{path} is damaged"):
+        tokenizer = library.clip(
+            library.hugging_face().models.BPE(
+                known,
+                merges,
+                unk_token=roles["unk"],
+                end_of_word_suffix=library.END_OF_WORD,
+            ),
+            roles["bos"],
+            roles["eos"],
+        )
+        if settings["added_tokens_decoder"] is not None:
+            added = settings["added_tokens_decoder"]
+        else:
+            added = {**_added_by_hand(path.parent, roles), **added}
+        _add_tokens(path, tokenizer, added, _described_tokens(path.parent), roles)
+        return tokenizer.to_str()
+
+
+def _added_by_hand(folder, roles):
+    """The tokens of an `added_tokens.json`, dict id -> token as others describe it."""
+    path = folder / "added_tokens.json"
+    found = {}
+    for token, number in (read_json(path) if path.is_file() else {}).items():
+        special = token in roles.values()
+        how = {"content": token, "special": special, "normalized": not special}
+        found[str(number)] = how
+    return found
+
+
+def _add_tokens(path, tokenizer, added, described, roles):
+    """Marks the tokens that are never cut, as `transformers` does.
+
+    Args:
+        path: of the file, for messages.
+        tokenizer: of the library; gets the tokens.
+        added: dict id -> token with its properties.
+        described: dict role -> the properties that the settings give its token.
+        roles: dict role -> token, in the order in which they are marked.
+    """
+    library = vocabularies.hugging_face()
+
+    def made(token, how, special):
+        how = how if isinstance(how, dict) else {}
+        flags = {
+            name: how[name]
+            for name in ("single_word", "lstrip", "rstrip", "normalized")
+            if isinstance(how.get(name), bool)
+        }
+        return library.AddedToken(token, **{"special": special, **flags})
+
+    numbers = {}
+    for number, how in added.items():
+        content = how.get("content") if isinstance(how, dict) else None
+        if not isinstance(content, str) or not str(number).isdecimal():
+            raise ValueError(f"{path}: its added tokens are damaged ({number!r}).")
+        special = bool(how.get("special")) or content in roles.values()
+        numbers[int(number)] = made(content, how, special)
+    for number, token in sorted(numbers.items()):
+        tokenizer.add_tokens([token])
+        if tokenizer.token_to_id(token.content) != number:
+            raise ValueError(
+                f"{path}: the added token {token.content!r} has the id {number}, which "
+                "does not follow on the vocabulary."
+            )
+    present = {token.content for token in numbers.values()}
+    for role, token in roles.items():
+        if token not in present and tokenizer.token_to_id(token) is not None:
+            tokenizer.add_special_tokens([made(token, described.get(role), True)])
+
+
+def _processor(path):
+    """The bytes of a sentencepiece model, and what reads texts by it."""
+    proto = path.read_bytes()
+    try:
+        return proto, vocabularies.processor(proto)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _siglip(path, settings):
+    """SigLIP's tokenizer of a sentencepiece model."""
+    proto, _ = _processor(path)
+    lowercase = settings["do_lower_case"]
+    return {
+        "proto": base64.b64encode(proto).decode(),
+        "lowercase": True if lowercase is None else lowercase,
+    }
 
 
 def _bert(path, settings, lowercase):
@@ -271,19 +458,32 @@ def _settings(folder):
 
 def _named_tokens(folder):
     """What a folder's settings say of the roles: dict role -> token."""
+    tokens = _described_tokens(folder).items()
+    return {r: t["content"] if isinstance(t, dict) else t for r, t in tokens}
+
+
+def _described_tokens(folder):
+    """What a folder's settings say of the roles: dict role -> token, or its properties.
+
+    As in `transformers`, `special_tokens_map.json` goes before `tokenizer_config.json`,
+    but where that lists the tokens that were added.
+    """
     found = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
         path = folder / name
         settings = read_json(path) if path.is_file() else {}
         for role in ROLES:
-            token = settings.get(f"{role}_token")
-            token = token.get("content") if isinstance(token, dict) else token
-            if token is not None and not isinstance(token, str):
+            how = settings.get(f"{role}_token")
+            token = how.get("content") if isinstance(how, dict) else how
+            if how is None:
+                continue
+            if not isinstance(token, str):
                 _keys.refuse(
                     path,
                     [f"{role}_token must be a string; it is {_keys.short(token)}"],
                     "a tokenizer",
                 )
-            if token is not None:
-                found[role] = token
+            found[role] = how
+        if settings.get("added_tokens_decoder") is not None:
+            break
     return found

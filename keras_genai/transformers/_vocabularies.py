@@ -8,11 +8,21 @@ import base64
 import contextlib
 import json
 import pathlib
+import re
+import string
 
 from keras_genai.export.child import check_installed
 
 EACH_CHARACTER = r"[\s\S]"  # cuts a text into its characters
 SPACE = "\u2581"  # how sentencepiece writes the space before a word
+LARGEST = 2**24  # of an id: the library makes a list of all that are left out below
+END_OF_WORD = "</w>"  # how CLIP's tokens end that are the last of a word
+# What CLIP's byte pairs are found in: its own two tokens, the ends of English words,
+# runs of letters, single digits, runs of other signs.
+CLIP_WORDS = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d"
+    r"|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)
 INSTALL = "'keras-genai[text]'"
 MARIAN_FILES = ("source.spm", "target.spm", "vocab.json")
 # All that a tokenizer of any kind may have in a folder.
@@ -107,6 +117,17 @@ def check_character_maps(text):
                 )
 
 
+def check_ids(vocabulary):
+    """Refuses a vocabulary whose ids no model can have.
+
+    Args:
+        vocabulary: dict token -> id.
+    """
+    wrong = next((i for i in vocabulary.values() if not 0 <= i < LARGEST), None)
+    if wrong is not None:
+        raise ValueError(f"The ids of tokens must lie in [0, {LARGEST}); got {wrong}.")
+
+
 def processor(proto):
     """A sentencepiece processor of a model's bytes."""
     check_installed(["sentencepiece"], "This tokenizer", INSTALL)
@@ -133,6 +154,7 @@ class HuggingFace:
         check_character_maps(text)
         with guarded("This is no tokenizer.json"):
             self.tokenizer = library.Tokenizer.from_str(text)
+        check_ids(self.vocabulary())
         self.tokenizer.no_padding()  # `Tokenizer.pad` pads and cuts
         self.tokenizer.no_truncation()
         # A template that names an unknown token is met at the first text.
@@ -186,9 +208,20 @@ class HuggingFace:
 
     def decode(self, sequences, special):
         with panics_caught():
-            return self.tokenizer.decode_batch(
+            texts = self.tokenizer.decode_batch(
                 sequences, skip_special_tokens=not special
             )
+        if self._of_clip():
+            return [text.replace(END_OF_WORD, " ").strip() for text in texts]
+        return texts
+
+    def _of_clip(self):
+        """Whether words end with a mark of their own, and bytes are the letters."""
+        model = self.tokenizer.model
+        byte_level = isinstance(
+            self.tokenizer.decoder, hugging_face().decoders.ByteLevel
+        )
+        return byte_level and getattr(model, "end_of_word_suffix", None) == END_OF_WORD
 
     def data(self):
         return {"text": self.tokenizer.to_str()}
@@ -196,7 +229,15 @@ class HuggingFace:
     def save(self, folder):
         text = self.tokenizer.to_str(pretty=True)
         (folder / "tokenizer.json").write_text(text, "utf-8")
-        write_settings(folder, {"tokenizer_class": "PreTrainedTokenizerFast"})
+        clip = self._of_clip()
+        if clip:  # the files of its class, for readers that know no other
+            model = json.loads(text)["model"]
+            table = json.dumps(model["vocab"], ensure_ascii=False)
+            (folder / "vocab.json").write_text(table, "utf-8")
+            merges = ["#version: 0.2", *map(" ".join, model["merges"])]
+            (folder / "merges.txt").write_text("\n".join(merges) + "\n", "utf-8")
+        name = "CLIPTokenizer" if clip else "PreTrainedTokenizerFast"
+        write_settings(folder, {"tokenizer_class": name})
 
 
 class SentencePiece:
@@ -256,6 +297,96 @@ class SentencePiece:
         (folder / "spiece.model").write_bytes(base64.b64decode(self.proto))
         settings = {"add_bos_token": self.begin, "add_eos_token": self.end}
         write_settings(folder, settings)
+
+
+class SigLIP(SentencePiece):
+    """A sentencepiece model of texts without case and punctuation (2303.15343).
+
+    The rules are those of `transformers.SiglipTokenizer`: spaces are made one, the text
+    ends with `</s>`.
+
+    Args:
+        proto: the model's file, in base64.
+        lowercase: whether letters lose their case.
+    """
+
+    kind = "siglip"
+    marks = ("</s>", "<unk>")  # a text may hold them as tokens
+
+    def __init__(self, proto, lowercase=True):
+        super().__init__(proto, end=True)
+        self.lowercase = lowercase
+        absent = [mark for mark in self.marks if mark not in self.vocabulary()]
+        if absent:
+            raise ValueError(f"SigLIP's model must hold {', '.join(absent)}.")
+        self._unknown = len(self.model.encode("<unk>"))
+
+    def marked_as_special(self):
+        return list(self.marks)
+
+    def _canonical(self, text):
+        """The text without punctuation, and each run of spaces as one."""
+        text = text.lower() if self.lowercase else text
+        text = text.translate(str.maketrans("", "", string.punctuation))
+        return re.sub(r"\s+", " ", text).strip()
+
+    def _pieces(self, text):
+        """The pieces of a text.
+
+        `<unk>` is put before it and taken off again, since sentencepiece would take
+        away the space that a text begins with.
+        """
+        parts = re.split("(</s>|<unk>)", SPACE + text.replace(SPACE, " "))
+        for i in range(1, len(parts), 2):
+            parts[i - 1], parts[i + 1] = parts[i - 1].rstrip(), parts[i + 1].lstrip()
+        pieces = []
+        for part in filter(None, parts):
+            if part in self.marks:
+                pieces.append(part)
+                continue
+            made = self.model.encode("<unk>" + self._canonical(part), out_type=str)
+            pieces += made[self._unknown :] if len(made) >= self._unknown else made
+        first = pieces[:1] == [SPACE] and pieces[1:2] and pieces[1] in self.marks
+        return pieces[1:] if first else pieces
+
+    def encode(self, texts, pairs=None, special=True, target=False):
+        """See `HuggingFace.encode`."""
+        del target
+        refuse_pairs(pairs)
+        made = []
+        for text in texts:
+            pieces = self._pieces(text)
+            words = word_numbers(pieces)
+            for i, piece in enumerate(pieces):
+                words[i] = -1 if piece in self.marks else words[i]
+            if special and pieces[-1:] != ["</s>"]:
+                pieces, words = [*pieces, "</s>"], [*words, -1]
+            ids = [self.model.piece_to_id(piece) for piece in pieces]
+            made.append((ids, [0] * len(ids), words, part_numbers(words)))
+        return made
+
+    def decode(self, sequences, special):
+        texts = []
+        for ids in sequences:
+            text, run, marked = "", [], False
+            for piece in [*(self.model.id_to_piece(i) for i in ids), None]:
+                if piece is not None and piece not in self.marks:
+                    run.append(piece)
+                    marked = False
+                elif piece is None or special:
+                    gap = "" if marked or piece is None else " "
+                    text += gap + self.model.decode(run) + (piece or "")
+                    run, marked = [], True
+            texts.append(text.strip())
+        return texts
+
+    def data(self):
+        return {"proto": self.proto, "lowercase": self.lowercase}
+
+    def save(self, folder):
+        (folder / "spiece.model").write_bytes(base64.b64decode(self.proto))
+        settings = {"tokenizer_class": "SiglipTokenizer"}
+        write_settings(folder, {**settings, "do_lower_case": self.lowercase})
 
 
 class Marian:
@@ -331,7 +462,7 @@ class Marian:
         (folder / "vocab.json").write_text(text, "utf-8")
 
 
-KINDS = {kind.kind: kind for kind in (HuggingFace, SentencePiece, Marian)}
+KINDS = {kind.kind: kind for kind in (HuggingFace, SentencePiece, SigLIP, Marian)}
 
 
 def refuse_pairs(pairs):
@@ -416,6 +547,92 @@ def byte_level(model, prefix=False):
     tokenizer.decoder = library.decoders.ByteLevel()
     tokenizer.post_processor = library.processors.ByteLevel(trim_offsets=False)
     return tokenizer
+
+
+def clip(model, start="<|startoftext|>", end="<|endoftext|>"):
+    """A byte-level BPE as CLIP has it (2103.00020, section 2.4).
+
+    Letters lose their case, spaces are made one, and a text stands between its start
+    and its end token.
+
+    Args:
+        model: of `tokenizers.models`, with `END_OF_WORD` as its suffix.
+        start, end: tokens of the vocabulary.
+    """
+    library = hugging_face()
+    tokenizer = library.Tokenizer(model)
+    tokenizer.normalizer = library.normalizers.Sequence(
+        [
+            library.normalizers.NFC(),
+            library.normalizers.Replace(library.Regex(r"\s+"), " "),
+            library.normalizers.Lowercase(),
+        ]
+    )
+    tokenizer.pre_tokenizer = library.pre_tokenizers.Sequence(
+        [
+            library.pre_tokenizers.Split(
+                library.Regex(CLIP_WORDS), behavior="removed", invert=True
+            ),
+            library.pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = library.decoders.ByteLevel()
+    ids = [tokenizer.token_to_id(token) for token in (end, start)]
+    if None not in ids:
+        tokenizer.post_processor = library.processors.RobertaProcessing(
+            (end, ids[0]), (start, ids[1]), trim_offsets=False, add_prefix_space=False
+        )
+    return tokenizer
+
+
+def train_clip(texts, vocabulary_size, special_tokens, min_frequency):
+    """CLIP's tokenizer with byte pairs of its own.
+
+    The ids are in the order of OpenAI's vocabulary: the bytes, the bytes that end a
+    word, the pairs, then the special tokens with the end token last, whose id is thus
+    the largest of every text.
+
+    Args:
+        texts: iterable of strings.
+        vocabulary_size: number of tokens at most.
+        special_tokens: list of tokens before the start and the end token.
+        min_frequency: how often a pair must be met to become a token.
+    """
+    library = hugging_face()
+    special = [*special_tokens, "<|startoftext|>", "<|endoftext|>"]
+    special = list(dict.fromkeys(special))
+    letters = sorted(library.pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*letters, *(letter + END_OF_WORD for letter in letters)]
+    room = vocabulary_size - len(tokens) - len(special)
+    if room < 0:
+        raise ValueError(
+            f"vocabulary_size must be at least {len(tokens) + len(special)} for CLIP's "
+            f"bytes and special tokens; got {vocabulary_size}."
+        )
+    model = library.models.BPE(end_of_word_suffix=END_OF_WORD)
+    tokenizer = clip(model)
+    # Called special they get their ids first. Else those at the ends of words get them
+    # in an order that differs between processes, which decides between equal pairs.
+    trainer = library.trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        min_frequency=min_frequency,
+        show_progress=False,
+        special_tokens=tokens,
+        end_of_word_suffix=END_OF_WORD,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    pairs = json.loads(tokenizer.to_str())["model"]["merges"][:room]
+    tokens = dict.fromkeys([*tokens, *map("".join, pairs), *special])
+    made = clip(
+        library.models.BPE(
+            {token: i for i, token in enumerate(tokens)},
+            [tuple(pair) for pair in pairs],
+            unk_token="<|endoftext|>",
+            end_of_word_suffix=END_OF_WORD,
+        )
+    )
+    made.add_special_tokens(special)
+    return made
 
 
 def word_piece(model, lowercase, **how):

@@ -18,12 +18,24 @@ from keras_genai.utils.validation import (
     integer,
     lines,
     mapping,
+    optional,
+    refuse,
+    shown,
     strings,
     text,
     texts,
     token_rows,
-    word,
 )
+
+
+def _any_text(name, value):
+    """A string of any characters."""
+    if not isinstance(value, str):
+        refuse(name, "a string", value)
+    return value
+
+
+TEXTS = either(_any_text, texts)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -34,10 +46,12 @@ class Tokenizer:
     saved with the model that holds it; loading never runs code.
 
     Args:
-        kind: `"tokenizers"`, `"sentencepiece"` or `"marian"`.
+        kind: `"tokenizers"`, `"sentencepiece"`, `"siglip"` or `"marian"`.
         data: what the kind is made of, a dict of plain values.
         special: dict role -> token, of the roles `pad`, `unk`, `bos`, `eos`, `cls`,
             `sep` and `mask`; by default those of the usual names.
+        max_length: the most tokens that a text of its model has, or None. It is kept
+            for the model and the files; nothing is cut by it unasked.
 
     Attributes:
         vocabulary: dict token -> id.
@@ -57,8 +71,8 @@ class Tokenizer:
     ```
     """
 
-    @checked(kind=text, data=mapping, special=mapping)
-    def __init__(self, kind, data, special=None):
+    @checked(kind=text, data=mapping, special=mapping, max_length=optional(integer(1)))
+    def __init__(self, kind, data, special=None, max_length=None):
         if kind not in vocabularies.KINDS:
             known = ", ".join(vocabularies.KINDS)
             raise ValueError(f"kind must be one of {known}; got {kind!r}.")
@@ -68,6 +82,7 @@ class Tokenizer:
         if not self.vocabulary:
             raise ValueError("The vocabulary is empty.")
         self.vocabulary_size = max(self.vocabulary.values()) + 1
+        self.max_length = max_length
         self._tokens = None
         self.special = self._roles(special or {})
         for role in ROLES:
@@ -117,10 +132,13 @@ class Tokenizer:
             texts: iterable of strings, or one string.
             vocabulary_size: number of tokens at most, the special ones among them.
             kind: `"bpe"`: byte pairs as GPT-2's (1508.07909, over bytes), which knows
-                every text; `"wordpiece"`: word pieces as BERT's.
+                every text; `"wordpiece"`: word pieces as BERT's; `"clip"`: byte pairs
+                as CLIP's (2103.00020, section 2.4), of texts in lower case between
+                `<|startoftext|>` and `<|endoftext|>`, whose id is the largest.
             lowercase: for word pieces, whether letters lose case and accents.
             special_tokens: list of tokens of their own; by default
-                `"<|endoftext|>"` for byte pairs, BERT's five for word pieces.
+                `"<|endoftext|>"` for byte pairs, BERT's five for word pieces. Beside
+                those of BERT and of CLIP others are added.
             min_frequency: how often a pair must be met to become a token.
 
         Returns:
@@ -149,8 +167,20 @@ class Tokenizer:
             trainer = library.trainers.WordPieceTrainer(
                 special_tokens=[*BERT_TOKENS, *extra], **how
             )
+        elif kind == "clip":
+            if lowercase:
+                raise ValueError(
+                    "CLIP's texts have no case anyway: lowercase is for word pieces."
+                )
+            made = vocabularies.train_clip(
+                texts, vocabulary_size, special_tokens or (), min_frequency
+            )
+            named = files.NAMED[files.CLIP]
+            return cls("tokenizers", {"text": made.to_str()}, named)
         else:
-            raise ValueError(f"kind must be 'bpe' or 'wordpiece'; got {kind!r}.")
+            raise ValueError(
+                f"kind must be 'bpe', 'wordpiece' or 'clip'; got {kind!r}."
+            )
         tokenizer.train_from_iterator(texts, trainer)
         if kind == "wordpiece":
             vocabularies.around_sentences(tokenizer)
@@ -193,8 +223,10 @@ class Tokenizer:
             source: a folder, the file itself, or an id of the Hugging Face hub. The
                 folder's first of: `tokenizer.json`; Marian's `source.spm`,
                 `target.spm` and `vocab.json`; `vocab.json` with `merges.txt`
-                (GPT-2's); `vocab.txt` (BERT's); one `.spm` or `.model`
-                (sentencepiece).
+                (GPT-2's, CLIP's); `vocab.txt` (BERT's); one `.spm` or `.model`
+                (sentencepiece's, SigLIP's). The `tokenizer_class` of
+                `tokenizer_config.json`, else the `model_type` of `config.json`, says
+                whose rules they follow.
             subfolder: folder within it.
             lowercase: of a `vocab.txt`: whether letters lose case and accents. By
                 default what `tokenizer_config.json` says, else whether the
@@ -203,16 +235,16 @@ class Tokenizer:
         Raises:
             ValueError: there is no such file, it is damaged, or its
                 `tokenizer_config.json` names a class whose rules are not known here
-                (CLIP's, RoBERTa's).
+                (RoBERTa's, T5's).
             ImportError: `tokenizers` or `sentencepiece` is not installed.
         """
-        kind, data, named = files.read(source, subfolder, lowercase)
+        kind, data, named, length = files.read(source, subfolder, lowercase)
         try:
-            made = cls(kind, data)
+            made = cls(kind, data, None, length)
         except ValueError as error:
             raise ValueError(f"{source} holds no tokenizer: {error}") from error
         named = {r: t for r, t in named.items() if t in made.vocabulary}
-        return cls(kind, data, named) if named else made
+        return cls(kind, data, named, length) if named else made
 
     @checked()
     def save(self, folder):
@@ -231,13 +263,13 @@ class Tokenizer:
         with written_into(folder, self._model.head, vocabularies.FILES) as beside:
             self._model.save(beside)
             named = {f"{role}_token": token for role, token in self.special.items()}
+            if self.max_length is not None:
+                named["model_max_length"] = self.max_length
             vocabularies.write_settings(beside, named)
 
     # Use
 
-    @checked(
-        special=flag, target=flag, texts=either(word, texts), pairs=either(word, texts)
-    )
+    @checked(special=flag, target=flag, texts=TEXTS, pairs=TEXTS)
     def encode(self, texts, pairs=None, *, special=True, target=False):
         """The ids of a text, or of each of a list.
 
@@ -283,18 +315,17 @@ class Tokenizer:
                 "special_tokens=['<unk>']."
             ) from error
 
-    @checked(
-        texts=either(word, texts), pairs=either(word, texts), length=integer(1, 10**6)
-    )
-    def batch(self, texts, pairs=None, *, length=None):
-        """What a `BERT` takes of texts: padded arrays `(N, T)` of each token.
+    @checked(texts=TEXTS, pairs=TEXTS, length=integer(1, 10**6))
+    def batch(self, texts, pairs=None, *, length=None, truncate=True):
+        """What a `BERT` or a CLIP takes of texts: padded arrays `(N, T)` of each token.
 
         Args:
             texts: list of strings.
             pairs: the second sentence of each, or None.
-            length: T; longer texts are cut at their ends, of a pair the longer one
-                token by token (as BERT's own code), and the tokens around them stay.
-                By default that of the longest.
+            length: T. By default that of the longest.
+            truncate: whether longer texts are cut at their ends instead of refused, of
+                a pair the longer one token by token (as BERT's own code); the tokens
+                around them stay.
 
         Returns:
             Dict of int32 arrays: `tokens`; `token_types`, 1 in a second sentence;
@@ -302,13 +333,24 @@ class Tokenizer:
             belongs to, -1 for special tokens and padding.
 
         Raises:
-            ValueError: the length does not hold even the tokens around the texts.
+            ValueError: a text is longer and is not to be cut, or the length does not
+                hold even the tokens around the texts.
         """
         made = self._encode(texts, pairs)
-        if length is not None:
+        if length is not None and not truncate:
+            long = [i for i, part in enumerate(made) if len(part[0]) > length]
+            if long:
+                text = texts if isinstance(texts, str) else texts[long[0]]
+                raise ValueError(
+                    f"texts[{long[0]}], {shown(text[:60])}, has "
+                    f"{len(made[long[0]][0])} tokens, more than the length {length} "
+                    f"({len(long)} of {len(made)} texts have). Give shorter texts, or "
+                    "truncate=True to cut them."
+                )
+        elif length is not None:
             made = [vocabularies.shortened(part, length) for part in made]
         arrays = [
-            self._pad([part[i] for part in made], length, True, value)
+            self._pad([part[i] for part in made], length, False, value)
             for i, value in enumerate((self.fill_id, 0, -1))
         ]
         count = [min(len(part[0]), arrays[0].shape[1]) for part in made]
@@ -435,7 +477,12 @@ class Tokenizer:
         return f"Tokenizer({self.kind!r}, vocabulary_size={self.vocabulary_size})"
 
     def get_config(self):
-        return {"kind": self.kind, "data": self._model.data(), "special": self.special}
+        return {
+            "kind": self.kind,
+            "data": self._model.data(),
+            "special": self.special,
+            "max_length": self.max_length,
+        }
 
     @classmethod
     def from_config(cls, config):

@@ -1,5 +1,6 @@
 """Labelled images and emoji: what they are, and how a broken copy is refused."""
 
+import hashlib
 import shutil
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from keras_genai import datasets
 from keras_genai.datasets import _files
+from keras_genai.datasets import images as emoji_images
 
 pytestmark = pytest.mark.once
 
@@ -221,6 +223,75 @@ def test_the_fluent_emoji_are_those_that_were_published(emoji):
     data = emoji["fluent"]
     assert not {"country-flag", "family"} & set(data["subgroups"])
     assert not {"paperclip", "technologist", "video game"} & set(data["captions"])
+
+
+SPLITS = {
+    ("google", "train"): 1611,
+    ("google", "held_out_names"): 300,
+    ("google", "seen_names"): 1611,
+    ("fluent", "train"): 1056,
+    ("fluent", "held_out_drawings"): 244,
+    ("fluent", "held_out_names"): 244,
+    ("fluent", "seen_names"): 1300,
+}
+# The first digits of the SHA-256 of their code points, sorted.
+FIXED = {
+    ("google", "held_out_names"): "9751d9c85fac5759",
+    ("fluent", "held_out_drawings"): "ac10a352e9ab50cb",
+}
+
+
+@pytest.fixture(scope="module")
+def splits(emoji):
+    """(style, split) -> the rows of that split in `emoji(style)`."""
+    return {
+        (style, split): [
+            i
+            for i, code in enumerate(emoji[style]["codes"])
+            if emoji_images._is_in(code, style, split)
+        ]
+        for style, split in SPLITS
+    }
+
+
+def test_the_splits_of_the_emoji_have_their_counts(emoji, splits):
+    assert {each: len(rows) for each, rows in splits.items()} == SPLITS
+    # Later models are compared by them: they never change.
+    for (style, split), digest in FIXED.items():
+        rows = splits[style, split]
+        codes = " ".join(sorted(emoji[style]["codes"][i] for i in rows))
+        assert hashlib.sha256(codes.encode()).hexdigest()[:16] == digest
+        data = datasets.emoji(style, split=split)
+        np.testing.assert_array_equal(data["images"], emoji[style]["images"][rows])
+        for column in set(data) - {"images"}:
+            assert data[column] == [emoji[style][column][i] for i in rows]
+    with pytest.raises(ValueError, match="'held_out_drawings' has no pictures in the"):
+        datasets.emoji("google", split="held_out_drawings")
+    with pytest.raises(ValueError, match="split must be one of train, .*; got 'test'"):
+        datasets.emoji(split="test")
+
+
+def test_nothing_of_a_held_out_emoji_is_trained_on(emoji, splits):
+    def held(column, style, split):
+        return {emoji[style][column][i] for i in splits[style, split]}
+
+    for column in ("codes", "captions"):
+        names = held(column, "google", "held_out_names")
+        assert held(column, "fluent", "held_out_names") <= names
+        seen = held(column, "google", "train")
+        assert not names & (seen | held(column, "fluent", "seen_names"))
+        drawings = held(column, "fluent", "held_out_drawings")
+        trained = held(column, "fluent", "train")
+        assert drawings <= seen and not drawings & trained
+        assert drawings | trained == held(column, "fluent", "seen_names")
+    for style in emoji:  # nor a picture that is one of them to the pixel
+        pictures = [image.tobytes() for image in emoji[style]["images"]]
+        known = {pictures[i] for i in splits[style, "train"]}
+        for each in SPLITS:
+            if each[0] == style and each[1].startswith("held_out"):
+                assert not known & {pictures[i] for i in splits[each]}
+    groups = held("groups", "google", "held_out_names")
+    assert groups == set(emoji["google"]["groups"]) - {"component"}  # five skin tones
 
 
 def test_alpha_and_white():

@@ -106,6 +106,97 @@ def test_what_is_not_there_says_what_to_run(tmp_path, monkeypatch, name, call):
         call()
 
 
+# Pairs of one's own
+
+
+def file(folder, name, content):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("a.tsv", 'a "dog\tun perro\n\n  two\u2028cats \tdos gatos\n'),
+        ("a.tsv", 'Source\tTarget\na "dog\tun perro\ntwo\u2028cats\tdos gatos'),
+        ("a.txt", '\ufeffa "dog\tun perro\r\ntwo\u2028cats\tdos gatos\r\n'),
+        ("a.txt", '"a ""dog",un perro\n"two\u2028cats",dos gatos\n'),
+        ("A.CSV", 'n,target,source\n1,un perro,"a ""dog"\n2,dos gatos,two\u2028cats'),
+        (
+            "a.jsonl",
+            '{"source": "a \\"dog", "target": "un perro", "n": 1}\n\n'
+            '{"source": "two\\u2028cats", "target": " dos gatos "}\n',
+        ),
+    ],
+)
+def test_pairs_of_ones_own(tmp_path, name, content):
+    path = file(tmp_path, name, content)
+    for source in (path, str(path)):
+        assert datasets.pairs(source) == {
+            "source": ['a "dog', "two\u2028cats"],
+            "target": ["un perro", "dos gatos"],
+        }
+
+
+def test_columns_of_ones_own(tmp_path):
+    path = file(tmp_path, "a.tsv", "en\tes\tby\nhi\thola\tx\nno\tno\ty\n")
+    wanted = {"source": ["hola", "no"], "target": ["hi", "no"]}
+    assert datasets.pairs(path, columns=("es", "EN")) == wanted
+    wanted = {"source": ["en", "hi", "no"], "target": ["by", "x", "y"]}
+    assert datasets.pairs(path, columns=[0, 2]) == wanted
+    lines = file(tmp_path, "a.jsonl", '{"en": "hi", "es": "hola"}')
+    assert datasets.pairs(lines, ("en", "es")) == {"source": ["hi"], "target": ["hola"]}
+    for columns in ((0, 0), (0,), ("en", 1), (-1, 0), "en", ("", "en")):
+        with pytest.raises(ValueError, match="columns must be two different positions"):
+            datasets.pairs(path, columns=columns)
+    with pytest.raises(ValueError, match="no column 'fr': line 1 names 'en', 'es', 'b"):
+        datasets.pairs(path, columns=("en", "fr"))
+    with pytest.raises(ValueError, match="line 1 has 3 columns, no number 3"):
+        datasets.pairs(path, columns=(0, 3))
+    with pytest.raises(ValueError, match="columns is for a file of one's own"):
+        datasets.pairs("verses", columns=(0, 1))
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("a.tsv", "", "a.tsv holds no rows"),
+        ("a.tsv", "\n \n", "a.tsv holds no rows"),
+        ("a.tsv", "source\ttarget\n", "a.tsv holds no rows"),
+        (
+            "a.tsv",
+            "a\tb\n\nc\nd\te\tf\n",
+            "line 3 has 1 column where 2 are expected; line 4 has 3 columns where 2 "
+            "are expected. Say which by columns=",
+        ),
+        ("a.tsv", "\n".join(["a\tb\tc"] * 9), "line 5 has 3 columns.*; and 4 more"),
+        ("a.tsv", "a\tb\nc\t \n\td\n", "line 2 is empty in column 2; line 3 is .*n 1"),
+        ("a.csv", 'a,b\n"c\nd",e\nf\n', "a.csv: line 4 has 1 column"),
+        ("a.csv", 'a,b\nc,"d\n', "a.csv: line 2: unexpected end of data"),
+        ("a.csv", "source,target\na,b,c\n", "line 2 has 3 columns where 2 are exp"),
+        ("a.tsv", b"a\tb\nc\t\xe9\n", "not in UTF-8: line 2 holds the byte 0xe9"),
+        ("a.tsv", "a\tb\n".encode("utf-16"), "is in UTF-16"),
+        ("a.tsv", b"a\tb\nc\td\0\n", "is no text: line 2 holds a zero byte"),
+        ("a.jsonl", '{"source": "a"}\n[]\n', "1 lacks 'target'; line 2 is no object"),
+        (
+            "a.jsonl",
+            '{"source": 1, "target": "b"}',
+            "holds no text in 'source' or 'tar",
+        ),
+    ],
+)
+def test_faults_of_ones_own_pairs_are_told_by_line(tmp_path, name, content, message):
+    with pytest.raises(ValueError, match=message):
+        datasets.pairs(file(tmp_path, name, content))
+
+
+def test_a_file_of_pairs_that_is_not_there(tmp_path):
+    for path in (tmp_path / "no.tsv", str(tmp_path / "no.tsv"), tmp_path / "no"):
+        with pytest.raises(FileNotFoundError, match="no"):
+            datasets.pairs(path)
+
+
 def test_adult():
     fetched("adult")
     adult = datasets.table("adult")

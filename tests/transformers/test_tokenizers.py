@@ -134,7 +134,10 @@ def test_the_class_of_a_folder_is_looked_at(byte_pairs, word_pieces, tmp_path):
     merges = "\n".join(map(" ".join, model["model"]["merges"]))
     (pairs / "merges.txt").write_text("#version: 0.2\n" + merges, "utf-8")
     for folder in (pairs, tmp_path / "whole"):
-        for name in ("CLIPTokenizer", "CLIPTokenizerFast", "RobertaTokenizer", "Own"):
+        configured(folder, tokenizer_class="CLIPTokenizer")
+        with pytest.raises(ValueError, match="is not of CLIP: it lacks <.startoftext"):
+            Tokenizer.load(folder)
+        for name in ("RobertaTokenizer", "Own"):
             with pytest.raises(ValueError, match=f"names the tokenizer '{name}', whos"):
                 Tokenizer.load(configured(folder, tokenizer_class=name))
         for name in ("GPT2Tokenizer", "GPT2TokenizerFast", "PreTrainedTokenizerFast"):
@@ -301,7 +304,7 @@ def test_what_does_not_fit_is_named(byte_pairs, word_pieces, tmp_path):
         byte_pairs.encode([3])
     with pytest.raises(ValueError, match="1 texts and 2 pairs"):
         word_pieces.encode("a", ["b", "c"])
-    with pytest.raises(ValueError, match="'bpe' or 'wordpiece'; got 'unigram'"):
+    with pytest.raises(ValueError, match="'wordpiece' or 'clip'; got 'unigram'"):
         Tokenizer.train("abc", 10, "unigram")
     with pytest.raises(ValueError, match="There is no tokenizer in .* holds: x.bin"):
         (tmp_path / "x.bin").write_bytes(b"")
