@@ -20,7 +20,7 @@ from keras_genai.transformers.mlm import (
 )
 from keras_genai.transformers.padding import not_padding, pad_rows
 from keras_genai.transformers.tokenizers import Tokenizer
-from keras_genai.transformers.tuning import Tuning
+from keras_genai.training.tuning import Tuning
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import (
     check_heads,

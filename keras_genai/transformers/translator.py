@@ -17,7 +17,7 @@ from keras_genai.transformers.padding import pad_rows
 from keras_genai.transformers.seq2seq_network import Seq2SeqNetwork
 from keras_genai.transformers.tokenizers import Tokenizer
 from keras_genai.transformers.translation_config import TranslationConfig
-from keras_genai.transformers.tuning import Tuning
+from keras_genai.training.tuning import Tuning
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_sample_weight, check_tokens, sizes_of
 from keras_genai.utils.serialization import PACKAGE, configuration
