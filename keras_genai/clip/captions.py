@@ -63,8 +63,9 @@ def _check_strings(texts):
 
 def _rows(model, texts, truncate):
     """Token ids `(N, T)` of strings, filled up."""
-    length, end = model.max_sequence_length, getattr(
-        model.text_tower, "eos_token_id", None
+    length, end = (
+        model.max_sequence_length,
+        getattr(model.text_tower, "eos_token_id", None),
     )
     if not texts:
         raise ValueError("There are no captions; at least one is needed.")
@@ -136,8 +137,7 @@ def prepared(model, x):
                 f"There must be as many captions as images; got {len(tokens)} and "
                 f"{len(images)}."
             )
-        x = {k: v for k, v in x.items() if k != "captions"} | {"tokens": tokens}
-        return x
+        return {k: v for k, v in x.items() if k != "captions"} | {"tokens": tokens}
     if isinstance(x, keras.utils.PyDataset):
         batch = x[0]
         first = batch[0] if isinstance(batch, (tuple, list)) else batch

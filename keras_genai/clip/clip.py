@@ -11,7 +11,14 @@ from keras_genai.backend import replicas
 from keras_genai.backend.precision import dtype_policy, widen
 from keras_genai.clip import captions as captions_lib
 from keras_genai.clip.resnet import ResNetTower
-from keras_genai.clip.sizes import HALF, arguments_of, towers_of
+from keras_genai.clip.sizes import (
+    CLIP_MEAN,
+    CLIP_STD,
+    HALF,
+    arguments_of,
+    towers_of,
+)
+from keras_genai.clip.towers import ImageTower, TextTower
 from keras_genai.layers import BatchNormalization, lora
 from keras_genai.layers.embedding import check_ids
 from keras_genai.layers.initializers import Normal
@@ -178,6 +185,10 @@ class CLIP(Tuning, Pretrained, Model):
     weights_module = "clip"
     weights_part = None
     tokenizer_class = Tokenizer
+    image_tower_class = ImageTower
+    resnet_tower_class = ResNetTower
+    text_tower_class = TextTower
+    published_moments = {"clip": (CLIP_MEAN, CLIP_STD), "siglip": (HALF, HALF)}
     max_shard_size = "50GB"
 
     _ARGUMENTS = (
@@ -292,6 +303,7 @@ class CLIP(Tuning, Pretrained, Model):
             tokenizer.check_fits(self.vocabulary_size, "the text tower")
         if given is None:
             end = getattr(tower, "eos_token_id", None) or 0
+            end = end if end < self.vocabulary_size else 0
             given = end if tokenizer is None else tokenizer.fill_id
         if given >= self.vocabulary_size:
             raise ValueError(
@@ -432,7 +444,7 @@ class CLIP(Tuning, Pretrained, Model):
         )
 
     def _check_batches(self, x, y=None, batch_size=None, *args, **kwargs):
-        """Refuses arrays that end in a batch of one pair, where that teaches nothing."""
+        """Refuses arrays that make a batch of one pair, which teaches nothing."""
         del y, args, kwargs
         if isinstance(x, dict) and "images" in x:
             count, size = len(x["images"]), 32 if batch_size is None else batch_size
@@ -784,7 +796,7 @@ class CLIP(Tuning, Pretrained, Model):
         also=(),
         towers=("image", "text"),
     ):
-        """Trains low-rank changes of some dense layers (2106.09685) and the temperature.
+        """Trains low-rank changes of dense layers (2106.09685), and the temperature.
 
         Call `compile` afterwards. `merge_lora` makes the changes part of the weights.
 
@@ -810,6 +822,26 @@ class CLIP(Tuning, Pretrained, Model):
 
     # Configuration and export
 
+    @checked(layout=one_of("transformers", "open_clip"))
+    def save_pretrained(
+        self, folder, dtype="float32", max_shard_size=None, layout=None
+    ):
+        """Writes the model as transformers, or OpenCLIP, reads it.
+
+        Args:
+            folder, dtype, max_shard_size: see `kg.ViT.save_pretrained`; OpenCLIP's
+                weights are one file.
+            layout: `"transformers"` or `"open_clip"`; by default the first, and
+                OpenCLIP's for a ResNet, which transformers has not.
+
+        Raises:
+            ValueError: for another dtype, or a network that the library does not have.
+            ImportError: `safetensors` is not installed.
+        """
+        if layout is None and isinstance(self.image_tower, ResNetTower):
+            layout = "open_clip"
+        super().save_pretrained(folder, dtype, max_shard_size, layout=layout)
+
     def get_config(self):
         config = configuration(
             self,
@@ -825,7 +857,7 @@ class CLIP(Tuning, Pretrained, Model):
         }
 
     def export_signatures(self):
-        """`encode_image`: `images` -> `embeddings`; `encode_text`: `tokens` likewise."""
+        """`encode_image`: `images` -> `embeddings`; `encode_text`: of `tokens`."""
         images = [("images", (None, *self.image_shape), "float32")]
         tokens = [("tokens", (None, self.max_sequence_length), "int32")]
         return {

@@ -144,7 +144,9 @@ class ResNetPooling(CompositeLayer):
         x = ops.concatenate([ops.mean(x, axis=1, keepdims=True), x], axis=1)
         x = x + ops.cast(self.table, x.dtype)  # (B, 1 + H W, C)
         query, key, value = (
-            ops.reshape(y, (-1, y.shape[1], self.num_heads, y.shape[2] // self.num_heads))
+            ops.reshape(
+                y, (-1, y.shape[1], self.num_heads, y.shape[2] // self.num_heads)
+            )
             for y in (self.query(x[:, :1]), self.key(x), self.value(x))
         )
         y = backend.attention(query, key, value)  # (B, 1, N, d)

@@ -30,7 +30,8 @@ class ImageTower(Pretrained, CompositeLayer):
     `CLIPVisionModel`, `CLIPVisionModelWithProjection` or `SiglipVisionModel`.
 
     Args:
-        image_shape: `(H, W, C)`, each side divisible by the patch.
+        image_shape: `(H, W, C)`. What the patches leave at the right and at the bottom
+            is not seen, as in the published networks: 384 of patches of 14 are 378.
         patch_size: side of a patch.
         num_layers: number of blocks.
         hidden_dim: D, channels; divisible by `num_heads`.
@@ -95,10 +96,12 @@ class ImageTower(Pretrained, CompositeLayer):
     ):
         super().__init__(initializer=normal_or_uniform(INITIAL_STD), **kwargs)
         check_heads(num_heads, hidden_dim)
-        self.image_shape = check_image_shape(
-            image_shape, patch_size, instead="Give another patch_size."
-        )
+        self.image_shape = check_image_shape(image_shape)
         self.patch_size = patch_size
+        if min(self.image_shape[:2]) < patch_size:
+            raise ValueError(
+                f"image_shape must hold a patch of {patch_size}; got {image_shape}."
+            )
         self.num_layers = num_layers
         self.hidden_dim = hidden_dim
         self.num_heads = num_heads
@@ -129,10 +132,19 @@ class ImageTower(Pretrained, CompositeLayer):
     def call(self, images, training=False):
         """`(B, H, W, C)` -> `(B, output_dim)`.
 
-        Images of other sizes that the patches divide do, too: the positions are
-        interpolated.
+        Images of other sizes do, too: the positions are interpolated.
         """
+        images = self._whole_patches(images)
         return self.network.features(self.network(images, training=training))
+
+    def _whole_patches(self, images):
+        """The images without what is left of the last patches."""
+        height, width = (
+            n // self.patch_size * self.patch_size for n in images.shape[1:3]
+        )
+        if (height, width) == tuple(images.shape[1:3]):
+            return images
+        return images[:, :height, :width]
 
     def hidden_states(self, images, training=False):
         """The states `(B, T, D)` before the first block and after each, a list.
@@ -140,7 +152,7 @@ class ImageTower(Pretrained, CompositeLayer):
         T has the class token first, where there is one. The last is not normalised:
         `tower.network.norm` does that.
         """
-        return self.network.hidden_states(images, training)
+        return self.network.hidden_states(self._whole_patches(images), training)
 
     def levels(self):
         """The weights from the bottom up, for rates that fall with depth.
@@ -337,8 +349,8 @@ class TextTower(Pretrained, CompositeLayer):
         wrong = np.flatnonzero((tokens == tokens[:, :1]).all(axis=1))
         if tokens.shape[1] > 1 and len(wrong):
             raise ValueError(
-                f"Tokens of {len(wrong)} texts, the first of number {wrong[0]}, are all "
-                f"{tokens[wrong[0], 0]}: nothing but padding."
+                f"Tokens of {len(wrong)} texts, the first of number {wrong[0]}, are "
+                f"{tokens[wrong[0], 0]} all over: nothing but padding."
             )
         if self.pooling != "first_end":
             return

@@ -19,13 +19,13 @@ from keras_genai.losses.reduction import weighted_mean
 from keras_genai.training import Model
 from keras_genai.training.compiled import Range
 from keras_genai.training.optimizer import decaying
+from keras_genai.training.tuning import Tuning
 from keras_genai.transformers import text_generation
 from keras_genai.transformers.gpt_network import GPTNetwork
 from keras_genai.transformers.logits_processors import NUMBERS, SamplingConfig
 from keras_genai.transformers.padding import not_padding, pad_rows, positions_of
 from keras_genai.transformers.prompts import Prompts
 from keras_genai.transformers.tokenizers import Tokenizer
-from keras_genai.training.tuning import Tuning
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_tokens, sizes_of
 from keras_genai.utils.serialization import PACKAGE, configuration
