@@ -12,9 +12,9 @@ class Retrieval(keras.callbacks.Callback):
     """Looks for held-out images by their captions every few epochs, and the reverse.
 
     `val_image_to_text_recall@1`, `val_text_to_image_recall@1` and so on are added to
-    the epoch's `logs`: callbacks that stand behind this one (`kg.callbacks.TensorBoard`,
-    Keras's `EarlyStopping`) and the history that `fit` returns see them; put it first.
-    A right caption is one that is equal to the image's own: see
+    the epoch's `logs`: callbacks that stand behind this one
+    (`kg.callbacks.TensorBoard`, Keras's `EarlyStopping`) and the history that `fit`
+    returns see them; put it first. Equal captions count as hits, see
     `kg.metrics.recall_at_k`. Recall depends on the number of candidates, which is
     printed when the training begins.
 
@@ -68,10 +68,9 @@ class Retrieval(keras.callbacks.Callback):
         check_images(self.images, self.model.image_shape)
         texts = [text for group in self.captions for text in group]
         self._tokens = self.model.tokenize(texts)
-        names = {text: None for text in texts}
         if backend.is_main_process():
             print(
-                f"Retrieval: {len(texts)} texts ({len(names)} different) and "
+                f"Retrieval: {len(texts)} texts ({len(set(texts))} different) and "
                 f"{len(self.images)} images are the candidates."
             )
 

@@ -10,6 +10,7 @@ from keras_genai import backend
 from keras_genai.backend import replicas
 from keras_genai.backend.precision import dtype_policy, widen
 from keras_genai.clip import captions as captions_lib
+from keras_genai.clip.index import Index, nearest
 from keras_genai.clip.resnet import ResNetTower
 from keras_genai.clip.sizes import (
     CLIP_MEAN,
@@ -105,6 +106,13 @@ class LogitScale(keras.layers.Layer):
         """`(N, M)` of embeddings `(N, E)` and `(M, E)` of length 1."""
         bias = 0.0 if self.logit_bias is None else self.logit_bias.value
         return similarity(images, texts, ops.exp(self.logit_scale.value), bias)
+
+    def numbers(self):
+        """The scale and the bias as they are now, two floats."""
+        scale = np.exp(backend.to_host(self.logit_scale.value))
+        if self.logit_bias is None:
+            return float(scale), 0.0
+        return float(scale), float(backend.to_host(self.logit_bias.value))
 
     def get_config(self):
         return {**super().get_config(), "scale": self.scale, "bias": self.bias}
@@ -757,14 +765,60 @@ class CLIP(Tuning, Pretrained, Model):
         y = self.encode_text(texts, batch_size=batch_size, truncate=truncate)
         return self.logits_of(x, y)
 
+    @checked(texts=prompts, truncate=flag)
+    def rank(self, images, texts, k=5, *, batch_size=64, truncate=False):
+        """The k texts that fit each image best.
+
+        Args:
+            images: see `encode_image`.
+            texts: see `encode_text`.
+            k: how many of each image, at least 1; all where there are fewer.
+            batch_size: images, and texts, in one pass.
+            truncate: see `tokenize`.
+
+        Returns:
+            List of N lists of `(number, item, score)`, the best first: the number of
+            the text, the text (None for token ids), and the cosine.
+
+        Example:
+
+        ```python
+        model.rank(images[:1], ["a dog", "a red heart"], k=1)
+        # [[Match(number=1, item='a red heart', score=0.294113)]]
+        ```
+        """
+        x = self.encode_image(images, batch_size=batch_size)
+        y = self.encode_text(texts, batch_size=batch_size, truncate=truncate)
+        texts = [texts] if isinstance(texts, str) else texts
+        names = texts if isinstance(texts[0], str) else None
+        return nearest(x, y, k, names)
+
+    def index(self, images, items=None, *, batch_size=64):
+        """An index of images, in which texts, images or vectors are looked for.
+
+        Args:
+            images: see `encode_image`; or vectors `(N, E)` that were encoded before.
+            items: list of N strings, the names of the images, or None.
+            batch_size: images in one pass.
+
+        Returns:
+            `kg.clip.Index`.
+
+        Example:
+
+        ```python
+        index = model.index(images, items=names)
+        index.search("a red heart", k=3)            # [(number, item, score), ...]
+        ```
+        """
+        return Index(self).add(images, items, batch_size=batch_size)
+
     def logits_of(self, image_embeddings, text_embeddings):
         """The logits of embeddings `(N, E)` and `(M, E)` of length 1: `(N, M)`.
 
         All in NumPy, float32: see `similarity`.
         """
-        scale = np.exp(backend.to_host(self.scale.logit_scale.value))
-        bias = self.scale.logit_bias
-        bias = 0.0 if bias is None else backend.to_host(bias.value)
+        scale, bias = self.scale.numbers()
         made = scale * (np.asarray(image_embeddings) @ np.asarray(text_embeddings).T)
         return (made + bias).astype("float32")
 
