@@ -88,18 +88,18 @@ class ImageClassifier(CompiledFunctions, Saving, keras.Model):
         self.image_shape = image_shape
         self.mean = mean
         self.std = std
-        shape = (embed_dim, self.num_classes)
-        self.kernel, self.bias = (
-            self.add_weight(
-                name=name,
-                shape=own,
-                initializer="zeros",
-                dtype="float32",
-                autocast=False,
-            )
-            for name, own in (("kernel", shape), ("bias", shape[1:]))
-        )
+        self.kernel = self._zeros("kernel", embed_dim, self.num_classes)
+        self.bias = self._zeros("bias", self.num_classes)
         self.built = True
+
+    def _zeros(self, name, *shape):
+        return self.add_weight(
+            name=name,
+            shape=shape,
+            initializer="zeros",
+            dtype="float32",
+            autocast=False,
+        )
 
     # As of a CLIP, of which this has the half that they read.
     image_embeddings = CLIP.image_embeddings
@@ -295,7 +295,7 @@ class EmbeddingClassifier:
         self.model().save(path)
 
     def export(self, path, overwrite=False, format="tf_saved_model", signature=None):
-        """Writes a SavedModel or an ONNX file that takes images and gives probabilities.
+        """Writes a SavedModel or an ONNX file, from images to probabilities.
 
         Its one signature is `classify`, `images` -> `probabilities`; the vectors of the
         classes are inside. See `kg.Model.export` for the arguments.

@@ -171,8 +171,8 @@ class Index:
     def _check_current(self):
         if self._fingerprint != _fingerprint_of(self.clip):
             raise ValueError(
-                "The model's weights have changed since the index was made: its vectors "
-                "are another model's. Make it anew: model.index(images)."
+                "The model's weights have changed since the index was made: its "
+                "vectors are another model's. Make it anew: model.index(images)."
             )
 
     @checked(path=path)
@@ -232,9 +232,9 @@ class Index:
         index = cls(clip)
         if vectors.shape[1] != clip.embed_dim or index._fingerprint != made_with:
             raise ValueError(
-                f"{path} was made with another model, or with other weights of this one "
-                f"({vectors.shape[1]} channels, {clip.embed_dim} here): its vectors mean "
-                "nothing to it. Make it anew: model.index(images)."
+                f"{path} was made with another model, or with other weights of this "
+                f"one ({vectors.shape[1]} channels, {clip.embed_dim} here): its "
+                "vectors mean nothing to it. Make it anew: model.index(images)."
             )
         index._parts = [vectors]
         index.items = None if items is None else list(items)

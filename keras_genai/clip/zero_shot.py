@@ -13,9 +13,9 @@ class ZeroShotClassifier(EmbeddingClassifier):
 
     A class's vector is the mean of the embeddings of its name in each of the templates,
     scaled to length 1 (2103.00020, section 3.1.4); an image's logits are the model's
-    logits of the two, at its temperature. `classify` gives their softmax, or, of a model
-    with the sigmoid loss (SigLIP), the sigmoid of each: the probability that the class
-    is to be seen, whatever the others.
+    logits of the two, at its temperature. `classify` gives their softmax, or, of a
+    model with the sigmoid loss (SigLIP), the sigmoid of each: the probability that the
+    class is to be seen, whatever the others.
 
     Where the text tower's weights change, the vectors of the classes are computed anew
     at the next call.
@@ -116,9 +116,8 @@ class ZeroShotClassifier(EmbeddingClassifier):
 def _templates(given):
     """A tuple of the templates; refuses those without a place for the name."""
     given = (given,) if isinstance(given, str) else given
-    given = tuple_of(text, says="a string with {}, or a list of such")(
-        "templates", given
-    )
+    several = tuple_of(text, says="a string with {}, or a list of such")
+    given = several("templates", given)
     for template in given:
         if "{}" not in template:
             raise ValueError(
