@@ -3,6 +3,7 @@
 import keras
 
 from keras_genai import backend
+from keras_genai.metrics.retrieval import caption_groups, counts, recall_at_k
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_images
 from keras_genai.utils.validation import array, integer
@@ -41,13 +42,11 @@ class Retrieval(keras.callbacks.Callback):
     ```
     """
 
-    @checked(images=array(4), captions=None, k=None, every=integer(1))
+    @checked(images=array(4), captions=None, k=counts, every=integer(1))
     def __init__(self, images, captions, k=(1, 5), every=1, batch_size=64):
         super().__init__()
-        from keras_genai.metrics import retrieval
-
-        self.captions = retrieval.caption_groups(captions)
-        self.k = retrieval.numbers("k", k)
+        self.captions = caption_groups(captions)
+        self.k = k
         if len(self.captions) != len(images):
             raise ValueError(
                 f"captions must be one or several for each image; got {len(images)} "
@@ -77,9 +76,7 @@ class Retrieval(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every:
             return
-        from keras_genai import metrics
-
-        self.results = metrics.recall_at_k(
+        self.results = recall_at_k(
             self.model.encode_image(self.images, batch_size=self.batch_size),
             self.model.encode_text(self._tokens, batch_size=self.batch_size),
             self.captions,

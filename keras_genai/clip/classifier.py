@@ -243,16 +243,10 @@ class EmbeddingClassifier:
 
     def _numbers(self, labels, count):
         """Labels as the numbers of their classes, integers `(N,)`."""
-        labels = np.asarray(labels)
-        named = isinstance(self.class_names[0], str)
-        if named and labels.dtype.kind in "iu":
+        labels = labels_of("labels", labels, count)
+        if isinstance(self.class_names[0], str) and labels.dtype.kind in "iu":
             check_labels(labels, len(self.class_names), count)
-            return labels.reshape(-1)
-        if labels.shape != (count,):
-            raise ValueError(
-                f"labels must be one for each of the {count} images; got the shape "
-                f"{labels.shape}."
-            )
+            return labels
         places = {name: i for i, name in enumerate(self.class_names)}
         known = labels.tolist()
         wrong = next((x for x in known if x not in places), None)
@@ -301,3 +295,20 @@ class EmbeddingClassifier:
         classes are inside. See `kg.Model.export` for the arguments.
         """
         self.model().export(path, overwrite, format, signature)
+
+
+def labels_of(name, labels, count):
+    """Integers or strings `(N,)`, one for each of `count` images."""
+    says = "integers or strings (N,), one for each image"
+    try:
+        found = np.asarray(labels)
+    except ValueError:  # rows of two lengths
+        refuse(name, says, labels)
+    if found.ndim != 1 or found.dtype.kind not in "iuU":
+        refuse(name, says, labels)
+    if len(found) != count:
+        raise ValueError(
+            f"{name} must be one for each image; got {len(found)} labels and {count} "
+            "images."
+        )
+    return found

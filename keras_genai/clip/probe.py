@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 
-from keras_genai.clip.classifier import EmbeddingClassifier
+from keras_genai.clip.classifier import EmbeddingClassifier, labels_of
 from keras_genai.clip.fingerprint import fingerprint
 from keras_genai.export.child import check_installed
 from keras_genai.utils.arguments import checked
@@ -82,7 +82,7 @@ class LinearProbe(EmbeddingClassifier):
             ImportError: scikit-learn is not installed.
         """
         check_installed(["sklearn"], "A linear probe", "'keras-genai[clip]'")
-        labels = _labels("labels", labels, images)
+        labels = labels_of("labels", labels, len(images))
         if len(set(labels.tolist())) < 2:
             raise ValueError("labels must be of two classes or more.")
         if self._sweeps and validation_data is None:
@@ -90,8 +90,7 @@ class LinearProbe(EmbeddingClassifier):
                 "validation_data is missing, by which C is chosen: give (images, "
                 "labels), or LinearProbe(clip, C=1.0)."
             )
-        if self._sweeps:
-            held_out = _pair(validation_data)
+        held_out = None if validation_data is None else _pair(validation_data)
         x = self._encoded(images, batch_size)
         self.sweep = {}
         if self._sweeps:
@@ -153,22 +152,9 @@ class LinearProbe(EmbeddingClassifier):
         return self._weights
 
 
-def _labels(name, labels, images):
-    """Integers or strings, one for each image."""
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or labels.dtype.kind not in "iuU":
-        refuse(name, "integers or strings (N,), one for each image", labels)
-    if len(labels) != len(images):
-        raise ValueError(
-            f"{name} must be one for each image; got {len(labels)} labels and "
-            f"{len(images)} images."
-        )
-    return labels
-
-
 def _pair(data):
     """`(images, labels)` of the validation data."""
     if not isinstance(data, (tuple, list)) or len(data) != 2:
-        refuse("validation_data", "(images, labels)", type(data).__name__)
+        refuse("validation_data", "(images, labels)", data)
     images, labels = data
-    return images, _labels("validation_data's labels", labels, images)
+    return images, labels_of("validation_data's labels", labels, len(images))

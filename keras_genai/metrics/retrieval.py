@@ -8,17 +8,24 @@ from collections.abc import Sequence
 import numpy as np
 
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.checks import check_integer
-from keras_genai.utils.validation import array, number, refuse
+from keras_genai.utils.validation import (
+    array,
+    either,
+    integer,
+    integers,
+    number,
+    refuse,
+)
 
 _BLOCK_BYTES = 64 * 2**20  # of a block of similarities
 _TIE = 1e-6  # cosines in float32 that differ by less are equal
 _W = 2.5  # 2104.08718, section 3
 
 _vectors = array(2, "fiu")
+counts = either(integer(1), integers())  # one k, or several
 
 
-@checked(image_embeddings=_vectors, text_embeddings=_vectors, captions=None, k=None)
+@checked(image_embeddings=_vectors, text_embeddings=_vectors, captions=None, k=counts)
 def recall_at_k(
     image_embeddings: np.ndarray,
     text_embeddings: np.ndarray,
@@ -60,7 +67,7 @@ def recall_at_k(
     >>> recall_at_k(x, x[[1, 0, 2, 3]], k=1)["image_to_text_recall@1"]
     0.5
     """
-    ks = numbers("k", k)
+    ks = k if isinstance(k, tuple) else (k,)
     _check_widths(image_embeddings, text_embeddings)
     images, texts = _unit(image_embeddings), _unit(text_embeddings)
     own, ids = _captions(captions, len(images), len(texts))
@@ -74,14 +81,6 @@ def recall_at_k(
         for one in ks
     }
     return {**recalls, "texts": len(texts), "images": len(images)}
-
-
-def numbers(name, value):
-    """Integers of at least 1, one or several, as a tuple."""
-    found = (value,) if np.ndim(value) == 0 else tuple(value)
-    if not found:
-        refuse(name, "an integer of at least 1, or several", value)
-    return tuple(check_integer(name, one) for one in found)
 
 
 def _captions(captions, images, texts):

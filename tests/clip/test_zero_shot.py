@@ -245,10 +245,10 @@ def test_one_class_of_a_sigmoid_and_other_refusals():
     x = tiny_clip.images(2)
     for labels, says in (
         ([0, 3], "Labels must lie in"),
-        ([0], "labels must be|Labels must be"),
+        ([0], "labels must be one for each image; got 1 labels and 2"),
         (["a dog", "a cat"], "labels must be among the 3 class names; got 'a cat'"),
-        (["a dog"], "labels must be one for each of the 2 images"),
-        ([0.5, 1.0], "labels must be among"),
+        (["a dog"], "labels must be one for each image"),
+        ([0.5, 1.0], "labels must be integers or strings"),
     ):
         with pytest.raises(ValueError, match=says):
             made.evaluate(x, labels)

@@ -97,6 +97,7 @@ def test_half_precision():
         ({"captions": "abcd"}, "captions must be a list of strings"),
         ({"k": 0}, "k must be an integer of at least 1"),
         ({"k": ()}, "k must be an integer of at least 1"),
+        ({"k": [[1], [2, 3]]}, "k must be an integer of at least 1"),
         ({"k": (1, 2.5)}, "k must be an integer"),
         ({"text_embeddings": vectors(4, 6)}, "got 5, 6. Are they of one model"),
         ({"image_embeddings": vectors(4) * np.nan}, "image_embeddings must be"),
