@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_genai.backend import random
-from keras_genai.utils.validation import is_integer
+from keras_genai.utils.validation import is_integer, refuse
 
 ABSENT = -1  # what fills the row of a caption that an image does not have
 FEWEST = 10  # steps in an epoch whose loss says something
@@ -33,7 +33,11 @@ def tokenized(model, texts, truncate=False):
         raise ValueError(
             "This CLIP has no tokenizer: give tokens, or make it with tokenizer=."
         )
-    texts = [texts] if isinstance(texts, str) else list(texts)
+    if isinstance(texts, str):
+        texts = [texts]
+    if not isinstance(texts, (list, tuple, np.ndarray)):
+        refuse("captions", "strings, or a list of strings for each image", texts)
+    texts = list(texts)
     several = bool(texts) and not isinstance(texts[0], str)
     if not several:
         _check_strings(texts)
@@ -128,9 +132,8 @@ def prepared(model, x):
         if "tokens" in x:
             raise ValueError("Give captions or tokens, not both.")
         captions = x["captions"]
-        tokens = tokenized(
-            model, captions.tolist() if hasattr(captions, "tolist") else captions
-        )
+        captions = captions.tolist() if hasattr(captions, "tolist") else captions
+        tokens = tokenized(model, captions)
         images = x.get("images")
         if images is not None and len(images) != len(tokens):
             raise ValueError(

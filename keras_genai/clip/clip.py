@@ -362,7 +362,7 @@ class CLIP(Tuning, Pretrained, Model):
 
     # Data
 
-    @checked(truncate=flag, texts=prompts)
+    @checked(truncate=flag)
     def tokenize(self, texts, *, truncate=False):
         """The token ids of texts, as the text tower takes them.
 
@@ -975,11 +975,15 @@ def _width(name, tower, image_shape, length):
     known = getattr(tower, "output_dim", None)
     if known is not None:
         return known
-    shape = (1, *image_shape) if name == "image_tower" else (1, length)
-    made = tower.compute_output_shape(shape)
-    if not isinstance(made, tuple) or len(made) < 2 or made[-1] is None:
+    images = name == "image_tower"
+    given = keras.KerasTensor(
+        (2, *image_shape) if images else (2, length),
+        keras.config.floatx() if images else "int32",
+    )
+    shape = getattr(tower.compute_output_spec(given), "shape", None)
+    if shape is None or len(shape) < 2 or shape[-1] is None:
         raise ValueError(
             f"{name} must give vectors (B, D), or features (B, ..., D); its output has "
-            f"the shape {made}."
+            f"the shape {shape}."
         )
-    return int(made[-1])
+    return int(shape[-1])

@@ -286,9 +286,13 @@ class TextTower(Pretrained, CompositeLayer):
         )
         self.projection = None
         if projection_dim:
-            self.projection = self._built_dense(
-                "projection", hidden_dim, projection_dim, projection_bias
+            self.projection = self._dense(
+                "projection",
+                projection_dim,
+                projection_bias,
+                self._normal("projection", hidden_dim**-0.5),
             )
+            self.projection.build((None, hidden_dim))
         self.built = True
 
     @property

@@ -72,8 +72,8 @@ class CompositeLayer(keras.layers.Layer):
             name=name,
         )
 
-    def _built_dense(self, name, inputs, units, use_bias=True):
-        layer = self._dense(name, units, use_bias)
+    def _built_dense(self, name, inputs, units):
+        layer = self._dense(name, units)
         layer.build((None, inputs))
         return layer
 

@@ -10,7 +10,7 @@ from keras_genai.backend.precision import widen
 from keras_genai.layers import Attention, Dropout, FeedForward, TransformerBlock
 from keras_genai.layers.attention import unpacked
 from keras_genai.layers.composite import INITIAL_STD, CompositeLayer
-from keras_genai.layers.initializers import normal_or_uniform
+from keras_genai.layers.initializers import VarianceScaling, normal_or_uniform
 from keras_genai.layers.patches import patchify
 from keras_genai.layers.positions import sinusoidal_grid
 from keras_genai.utils.serialization import PACKAGE
@@ -130,7 +130,7 @@ class AttentionPooling(CompositeLayer):
     def __init__(
         self, num_heads, intermediate_dim, activation="gelu", epsilon=1e-6, **kwargs
     ):
-        super().__init__(initializer=normal_or_uniform(INITIAL_STD), **kwargs)
+        super().__init__(initializer=VarianceScaling, **kwargs)  # Glorot's, as there
         self.num_heads = num_heads
         self.intermediate_dim = intermediate_dim
         self.activation = activation
@@ -138,14 +138,11 @@ class AttentionPooling(CompositeLayer):
         self.attention = Attention(
             num_heads,
             use_bias=True,
-            initial_std=INITIAL_STD,
+            initializer=VarianceScaling,
             **self._place("attention"),
         )
         self.feed_forward = FeedForward(
-            intermediate_dim,
-            activation,
-            initial_std=INITIAL_STD,
-            **self._place("feed_forward"),
+            intermediate_dim, activation, **self._place("feed_forward")
         )
 
     def build(self, input_shape):
@@ -239,9 +236,8 @@ class ViTNetwork(_PatchTransformer):
         height, width, channels = image_shape
         self.grid = (height // patch_size, width // patch_size)
         tokens = self.grid[0] * self.grid[1] + class_token
-        self.patches = self._built_dense(
-            "patches", patch_size**2 * channels, hidden_dim, patch_bias
-        )
+        self.patches = self._dense("patches", hidden_dim, patch_bias)
+        self.patches.build((None, patch_size**2 * channels))
         self.token = self.table = None
         if class_token:
             self.token = self.add_weight(
@@ -285,9 +281,14 @@ class ViTNetwork(_PatchTransformer):
             )
             self.attention_pool.build((None, None, hidden_dim))
         if projection_dim:
-            self.projection = self._built_dense(
-                "projection", hidden_dim, projection_dim, use_bias=False
+            self.projection = self._dense(
+                "projection",
+                projection_dim,
+                use_bias=False,
+                # Of CLIP's code: vectors that are not short, whose lengths divide.
+                initializer=self._normal("projection", hidden_dim**-0.5),
             )
+            self.projection.build((None, hidden_dim))
         if pooler:
             self.pool = self._built_dense("pool", hidden_dim, hidden_dim)
         if num_classes:
