@@ -6,6 +6,7 @@ from keras import ops
 
 from keras_genai.backend.precision import widen
 from keras_genai.clip.clip import CLIP
+from keras_genai.layers import lora
 from keras_genai.training.compiled import CompiledFunctions
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_labels
@@ -112,9 +113,10 @@ class ImageClassifier(CompiledFunctions, Saving, keras.Model):
         x = widen(self.image_embeddings(images, training=training))
         return ops.matmul(x, self.kernel.value) + self.bias.value
 
-    def probabilities(self, logits):
-        """Those of logits `(B, K)`: over the classes, or each by itself."""
-        return getattr(ops, self.activation)(logits)
+    def probabilities(self, images):
+        """The probabilities `(B, K)` of images: over the classes, or each by itself."""
+        # Not by `self(images)`, which would cast the images before they are scaled.
+        return getattr(ops, self.activation)(self.call(images))
 
     @checked()
     def classify(self, images, *, batch_size=64):
@@ -128,7 +130,7 @@ class ImageClassifier(CompiledFunctions, Saving, keras.Model):
         self._check_images(images)
         return self.run_in_batches(
             "classify",
-            lambda images: self.probabilities(self(images)),
+            self.probabilities,
             self.variables,
             [images.astype("float32")],
             batch_size,
@@ -138,7 +140,7 @@ class ImageClassifier(CompiledFunctions, Saving, keras.Model):
         """`classify`: `images` -> `probabilities`."""
 
         def classify(images):
-            return {"probabilities": self.probabilities(self(images))}
+            return {"probabilities": self.probabilities(images)}
 
         inputs = [("images", (None, *self.image_shape), "float32")]
         return {"classify": (classify, inputs)}
@@ -259,8 +261,12 @@ class EmbeddingClassifier:
 
         It has the image tower, which it shares with the CLIP, and the classes as they
         are now: after the CLIP has learned more, make another.
+
+        Raises:
+            ValueError: the image tower has LoRA: merge it before.
         """
         clip = self.clip
+        lora.check_merged(clip.image_tower)
         model = ImageClassifier(
             clip.image_tower,
             clip.image_projection,

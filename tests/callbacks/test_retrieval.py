@@ -38,6 +38,7 @@ def test_the_logs_are_those_of_the_metric(capsys):
     assert capsys.readouterr().out.count(said) == 1
 
 
+@pytest.mark.once
 def test_several_captions_and_a_second_model():
     x = tiny_clip.images(3, "held out")
     groups = [["a dog", "dog"], ["the sun"], ["a heart", "heart", "love"]]

@@ -140,6 +140,7 @@ def test_weights_that_changed_are_refused(tower):
     index.search("a dog")
 
 
+@pytest.mark.once
 def test_training_makes_an_index_old():
     model = tiny_clip.model()
     x = tiny_clip.images(4)

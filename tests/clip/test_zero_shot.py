@@ -1,5 +1,6 @@
 """Zero-shot classes: transformers' numbers, second calls, files, refusals."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -181,6 +182,41 @@ def test_saved_without_the_text_tower(tmp_path, loss):
     made.clip.compile()
     made.clip.train_on_batch({"images": x, "captions": NAMES + ["a"]})
     assert np.abs(made.classify(x) - loaded.classify(x)).max() > 1e-7
+
+
+def test_half_precision(tmp_path):
+    made = classifier(dtype="mixed_bfloat16")
+    x = tiny_clip.images(4)
+    made.save(tmp_path / "made.keras")
+    loaded = kg.load_model(tmp_path / "made.keras")
+    assert loaded.dtype_policy.name == "mixed_bfloat16"
+    assert loaded.kernel.dtype == "float32"
+    np.testing.assert_allclose(loaded.classify(x), made.classify(x), atol=1e-5)
+
+
+def test_a_network_of_keras_and_lora(tmp_path):
+    """Any image tower; low-rank changes are merged before they are saved."""
+    tower = keras.Sequential(
+        [
+            keras.Input((tiny_clip.SIDE, tiny_clip.SIDE, 3)),
+            keras.layers.Conv2D(5, 3, strides=2, name="conv"),
+            keras.layers.BatchNormalization(name="norm"),
+            keras.layers.Dense(4, name="dense"),
+        ]
+    )
+    text = tiny_clip.model()
+    clip = kg.CLIP(tower, text.text_tower, 8, tokenizer=text.tokenizer)
+    tiny_clip.shake(clip)
+    made = kg.clip.ZeroShotClassifier(clip, NAMES)
+    x = tiny_clip.images(4)
+    made.save(tmp_path / "made.keras")
+    loaded = kg.load_model(tmp_path / "made.keras")
+    np.testing.assert_allclose(loaded.classify(x), made.classify(x), atol=1e-6)
+    clip.enable_lora(2, targets=("dense",), towers=("image",))
+    with pytest.raises(ValueError, match=r"call merge_lora\(\) before"):
+        made.save(tmp_path / "made.keras")
+    clip.merge_lora()
+    made.save(tmp_path / "made.keras")
 
 
 @pytest.mark.processes
