@@ -33,7 +33,7 @@ class Match(NamedTuple):
     Attributes:
         number: of the item, from 0, in the order in which the items were given.
         item: its name, a string; None where there are none.
-        score: the cosine, in [-1, 1], to six digits.
+        score: the cosine, in [-1, 1].
     """
 
     number: int
@@ -136,8 +136,8 @@ class Index:
             batch_size: queries in one pass of the model.
 
         Returns:
-            List of `(number, item, score)`, the best first, of equals that of the least
-            number; for several queries a list of such lists.
+            List of `(number, item, score)`, the best first; for several queries a list
+            of such lists. (Of equal images, the last bits of the scores may differ.)
 
         Raises:
             ValueError: for a query of another shape or range, a text that is too long,
@@ -281,15 +281,14 @@ def nearest(queries, vectors, k, items=None):
         items: list of N names, or None.
 
     Returns:
-        List of Q lists of at most k `Match`, the best first, of equals that of the
-        least number.
+        List of Q lists of at most k `Match`, the best first, of equal scores that of
+        the least number.
     """
     found, k = [], min(k, len(vectors))
     size = max(1, _BLOCK_BYTES // (4 * max(1, len(vectors))))
     for start in range(0, len(queries), size):
         block = queries[start : start + size] @ vectors.T  # (q, N)
-        # Of equal vectors the last bits may differ by where they stand.
-        for scores in np.round(block, 6):
+        for scores in block:
             if not k:
                 found.append([])
                 continue

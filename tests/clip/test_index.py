@@ -24,7 +24,7 @@ def model():
 
 
 def sorted_by_hand(query, vectors, k):
-    scores = np.round(vectors @ query, 6)
+    scores = vectors @ query
     order = sorted(range(len(vectors)), key=lambda i: (-scores[i], i))[:k]
     return order, scores[order]
 
@@ -64,10 +64,11 @@ def test_search_by_texts_images_and_vectors(model, monkeypatch):
                 check(one, query, vectors, 7, ITEMS)
 
 
-def test_equal_images_come_in_their_order(model):
-    x = np.repeat(tiny_clip.images(1), 9, axis=0)
-    found = model.index(x).search("a dog", k=4)
-    assert [match.number for match in found] == [0, 1, 2, 3]
+def test_of_equal_scores_the_least_number_comes_first(model):
+    vectors = np.eye(8, dtype="float32")[[3, 1, 2, 1, 1, 0, 1, 2]]
+    found = model.index(vectors).search(vectors[1], k=6)
+    assert [match.number for match in found] == [1, 3, 4, 6, 0, 2]
+    assert [match.score for match in found] == [1.0] * 4 + [0.0] * 2
     assert {match.item for match in found} == {None}
 
 
