@@ -102,6 +102,12 @@ def targets():
     gaussians |= {"mean2": np.zeros(2), "cov2": np.eye(2)}
     block = {"num_heads": 2, "intermediate_dim": 8}
     codes = {"codebook_size": 8, "latent_dim": 4}
+    tower = {"num_layers": 1, "hidden_dim": 8, "num_heads": 2}
+    text_sizes = {"vocabulary_size": 9, "max_sequence_length": 4}
+    image_tower = kg.clip.ImageTower((8, 8, 1), 4, **tower)
+    text_tower = kg.clip.TextTower(**tower, **text_sizes, eos_token_id=1)
+    half = {"mean": 0.5, "std": 0.5}
+    clip = kg.CLIP(image_tower, text_tower, 8)
     made = [
         (kg.DCGAN, gan),
         (kg.CGAN, {**gan, "num_classes": 3}),
@@ -128,6 +134,15 @@ def targets():
             },
         ),
         (kg.CNN, {**small, "num_classes": 3, "filters": (4,), "hidden_units": (4,)}),
+        (kg.CLIP, {"image_tower": image_tower, "text_tower": text_tower, **half}),
+        (kg.clip.ImageTower, {**small, "patch_size": 4, **tower}),
+        (kg.clip.TextTower, {**tower, **text_sizes, "eos_token_id": 1}),
+        (kg.clip.ResNetTower, {"image_shape": (32, 32, 3), "filters": 2}),
+        (clip.encode_image, {"images": images}),
+        (clip.encode_text, {"texts": [[3, 4, 1]]}),
+        (clip.similarity, {"images": images, "texts": [[3, 4, 1]]}),
+        (clip.compile, {}),
+        (clip.enable_lora, {"rank": 2}, "rank", "targets", "alpha", "towers"),
         (dcgan.generate, {"n": 2, "batch_size": 2}),
         (gpt.generate, {"prompts": [[5, 6]], "max_new_tokens": 1, "temperature": 1.0}),
         (dcgan.fit, training),
