@@ -31,7 +31,8 @@ def tokenized(model, texts, truncate=False):
     """See `CLIP.tokenize`."""
     if model.tokenizer is None:
         raise ValueError(
-            "This CLIP has no tokenizer: give tokens, or make it with tokenizer=."
+            "Captions and texts need a tokenizer, which this CLIP has not: give token "
+            "ids, or make it with tokenizer=."
         )
     if isinstance(texts, str):
         texts = [texts]

@@ -493,6 +493,7 @@ class CLIP(Tuning, Pretrained, Model):
             5e-4, weight_decay=0.2, beta_2=beta_2, epsilon=epsilon
         )
 
+    @checked(accumulate=integer(1))
     def compile(self, optimizer=None, *, accumulate=1, **kwargs):
         """Configures training: see `kg.Model.compile`.
 
@@ -862,7 +863,7 @@ class CLIP(Tuning, Pretrained, Model):
             ValueError: no layer has a name, or there are such changes already.
         """
         chosen = {"image": self.image_tower, "text": self.text_tower}
-        lora.check_merged(*chosen.values())
+        lora.check_plain(*chosen.values())
         for i, name in enumerate(chosen):
             if name in towers:
                 lora.enable(chosen[name], rank, targets, alpha, self.seed + i, also)

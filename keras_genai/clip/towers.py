@@ -100,7 +100,8 @@ class ImageTower(Pretrained, CompositeLayer):
         self.patch_size = patch_size
         if min(self.image_shape[:2]) < patch_size:
             raise ValueError(
-                f"image_shape must hold a patch of {patch_size}; got {image_shape}."
+                f"patch_size must be at most the sides of image_shape, {image_shape}; "
+                f"got {patch_size}."
             )
         self.num_layers = num_layers
         self.hidden_dim = hidden_dim
@@ -333,9 +334,13 @@ class TextTower(Pretrained, CompositeLayer):
         tokens = ops.cast(tokens, "int32")
         if self.pooling == "first_end":
             tokens = ops.cast(ops.equal(tokens, self.eos_token_id), "int32")
-        place = backend.argmax(tokens)  # (B,), the first of equals
-        place = ops.expand_dims(ops.cast(place, "int32"), (1, 2))
-        return ops.take_along_axis(states, place, axis=1)[:, 0]
+        place = ops.cast(backend.argmax(tokens), "int32")  # (B,), the first of equals
+        places = ops.arange(ops.shape(tokens)[1], dtype="int32")
+        here = ops.equal(ops.expand_dims(place, 1), places)  # (B, T)
+        # A sum of one: taken by an index, an exported graph has one size of batch.
+        return ops.sum(
+            ops.where(ops.expand_dims(here, -1), states, ops.zeros_like(states)), axis=1
+        )
 
     def projected(self, x):
         """Pooled states `(B, D)` -> `(B, output_dim)`."""

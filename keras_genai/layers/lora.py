@@ -61,8 +61,7 @@ def enable(network, rank, targets, alpha=None, seed=0, also=()):
     """
     check_positive("rank", rank)
     layers = dense_layers(network)
-    if any(layer.lora_enabled for layer in layers):
-        raise ValueError("LoRA is enabled already: call merge_lora() before.")
+    check_plain(network)
     places = paths(network)
     path_of = {id(layer): path for path, layer in places}
     chosen = _chosen(layers, path_of, targets)
@@ -123,6 +122,12 @@ def merge(*networks):
     for layer in (layer for net in networks for layer in net._flatten_layers()):
         for variable in layer._trainable_variables:
             variable.trainable = True
+
+
+def check_plain(*networks):
+    """Refuses to begin where there are such changes already."""
+    if any(layer.lora_enabled for net in networks for layer in dense_layers(net)):
+        raise ValueError("LoRA is enabled already: call merge_lora() before.")
 
 
 def check_merged(*networks):

@@ -424,6 +424,8 @@ def test_low_rank_changes_of_either_tower(towers, tmp_path):
     model.fit(x, batch_size=6, epochs=2, verbose=0)
     tuned = model.similarity(x["images"], x["tokens"])
     assert np.abs(tuned - before).max() > 1e-3
+    with pytest.raises(ValueError, match="enabled already"):
+        model.enable_lora(2, towers=("text",))
     with pytest.raises(ValueError, match="merge_lora"):
         model.save(tmp_path / "clip.keras")
     with pytest.raises(ValueError, match="merge_lora"):
@@ -488,7 +490,8 @@ def test_data_that_do_not_fit_are_refused():
     check(fit(images=None), "a dict of 'images' and of 'captions' or 'tokens'")
     check(fit(captions=["a"] * COUNT), "captions or tokens, not both")
     check(
-        fit(tokens=None, captions=["a"] * COUNT), "no tokenizer: give tokens, or make"
+        fit(tokens=None, captions=["a"] * COUNT),
+        "need a tokenizer, which this CLIP has not",
     )
     check(fit(y=np.zeros(COUNT)), "CLIP takes no labels")
     check(
@@ -570,7 +573,10 @@ def test_towers_that_do_not_fit_are_refused():
     )
     check(lambda: kg.clip.ImageTower(pooling="first"), "pooling must be one of token")
     check(lambda: kg.clip.ImageTower(activation="celu"), "activation must be one of")
-    check(lambda: kg.clip.ImageTower((8, 8, 3), 16), "must hold a patch of 16")
+    check(
+        lambda: kg.clip.ImageTower((8, 8, 3), 16),
+        "patch_size must be at most the sides",
+    )
     check(lambda: kg.clip.ResNetTower((40, 40, 3)), "divisible by 32")
     check(
         lambda: kg.CLIP(plain().image_tower, keras.layers.Dense(3)), "text_tower must"
