@@ -59,6 +59,7 @@ SIZES = {"10**9", "10**30"}  # numbers that a count or a rate may well be
 # (argument, values that it takes, why).
 REASONED = [
     ("seed", {"10**9"}, "a seed as any other"),
+    ("k", {"10**9"}, "more than there are candidates"),
     ("scale", {"np.float32(0.5)", "10**9", "10**30"}, "a fixed standard deviation"),
     ("freq_shift", {"-1", "10**30"}, "any finite number"),
     ("log_variance", {"-1", "10**30"}, "any finite number"),
