@@ -2,7 +2,6 @@
 
 import keras
 
-from keras_genai import backend
 from keras_genai.metrics.retrieval import caption_groups, counts, recall_at_k
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_images
@@ -17,7 +16,7 @@ class Retrieval(keras.callbacks.Callback):
     (`kg.callbacks.TensorBoard`, Keras's `EarlyStopping`) and the history that `fit`
     returns see them; put it first. Equal captions count as hits, see
     `kg.metrics.recall_at_k`. Recall depends on the number of candidates, which is
-    printed when the training begins.
+    printed when the training begins, unless it is silent.
 
     Args:
         images: floats `(N, H, W, C)` in [-1, 1] that the model was not trained on.
@@ -67,7 +66,7 @@ class Retrieval(keras.callbacks.Callback):
         check_images(self.images, self.model.image_shape)
         texts = [text for group in self.captions for text in group]
         self._tokens = self.model.tokenize(texts)
-        if backend.is_main_process():
+        if self.params.get("verbose"):
             print(
                 f"Retrieval: {len(texts)} texts ({len(set(texts))} different) and "
                 f"{len(self.images)} images are the candidates."

@@ -36,9 +36,9 @@ class ImageClassifier(CompiledFunctions, Saving, keras.Model):
 
     Args:
         image_tower: see `kg.CLIP`; shared with it, not copied.
-        image_projection: the layer behind it, or None.
-        embed_dim: E, channels of the embeddings.
         class_names: K names, strings or integers.
+        embed_dim: E, channels of the embeddings.
+        image_projection: the layer behind the tower, or None.
         activation: `"softmax"`, or `"sigmoid"`: each class is a question of its own.
         image_shape: `(H, W, C)`.
         mean, std: of each channel of images in [0, 1], tuples.
@@ -69,10 +69,10 @@ class ImageClassifier(CompiledFunctions, Saving, keras.Model):
     def __init__(
         self,
         image_tower,
-        image_projection=None,
+        class_names,
         embed_dim=512,
-        class_names=(0, 1),
         *,
+        image_projection=None,
         activation="softmax",
         image_shape=(224, 224, 3),
         mean=(0.5, 0.5, 0.5),
@@ -206,7 +206,7 @@ class EmbeddingClassifier:
         return made.astype("float32")
 
     @checked()
-    def predict(self, images, *, batch_size=64):
+    def label(self, images, *, batch_size=64):
         """The name of the most likely class of each image, a list of N names.
 
         Args:
@@ -269,9 +269,9 @@ class EmbeddingClassifier:
         lora.check_merged(clip.image_tower)
         model = ImageClassifier(
             clip.image_tower,
-            clip.image_projection,
-            clip.embed_dim,
             self.class_names,
+            clip.embed_dim,
+            image_projection=clip.image_projection,
             activation=self.activation,
             image_shape=clip.image_shape,
             mean=clip.mean,

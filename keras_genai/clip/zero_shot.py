@@ -39,7 +39,7 @@ class ZeroShotClassifier(EmbeddingClassifier):
     classifier = kg.clip.ZeroShotClassifier(
         model, ["a heart", "a dog"], ["an emoji of {}.", "a drawing of {}."])
     classifier.classify(images)                             # (N, 2)
-    classifier.predict(images)                              # ["a dog", ...]
+    classifier.label(images)                                # ["a dog", ...]
     classifier.evaluate(images, labels)                     # {"accuracy": ...}
     classifier.export("served")                             # signature: classify
     ```

@@ -13,17 +13,19 @@ pytest.importorskip("tokenizers")
 NAMES = ["a dog", "the sun", "a heart", "a dog"]
 
 
-def fit(model, judge, epochs=4):
+def fit(model, judge, epochs=4, verbose=0):
     x = {"images": tiny_clip.images(6), "captions": [f"{c} b" for c in "abcdef"]}
     model.compile()
-    return model.fit(x, batch_size=3, epochs=epochs, verbose=0, callbacks=judge).history
+    return model.fit(
+        x, batch_size=3, epochs=epochs, verbose=verbose, callbacks=judge
+    ).history
 
 
 def test_the_logs_are_those_of_the_metric(capsys):
     model = tiny_clip.model()
     x = tiny_clip.images(4, "held out")
     judge = kg.callbacks.Retrieval(x, NAMES, every=2)
-    history = fit(model, judge)
+    history = fit(model, judge, verbose=2)
     wanted = kg.metrics.recall_at_k(
         model.encode_image(x), model.encode_text(NAMES), NAMES, k=(1, 5)
     )
@@ -39,10 +41,11 @@ def test_the_logs_are_those_of_the_metric(capsys):
 
 
 @pytest.mark.once
-def test_several_captions_and_a_second_model():
+def test_several_captions_and_a_second_model(capsys):
     x = tiny_clip.images(3, "held out")
     groups = [["a dog", "dog"], ["the sun"], ["a heart", "heart", "love"]]
     judge = kg.callbacks.Retrieval(x, groups, k=2, batch_size=2)
+    capsys.readouterr()
     for seed in (0, 1):
         model = tiny_clip.model(seed=seed)
         history = fit(model, judge, epochs=1)
@@ -50,6 +53,7 @@ def test_several_captions_and_a_second_model():
         wanted = kg.metrics.recall_at_k(model.encode_image(x), texts, groups, k=2)
         assert judge.results == wanted and wanted["texts"] == 6
         assert len(history["val_image_to_text_recall@2"]) == 1
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.once

@@ -31,7 +31,7 @@ def test_probabilities_equal_sklearn(classes, tmp_path):
     more, others = clusters(model, classes, 8)
     wanted = reference.predict_proba(model.encode_image(more))
     np.testing.assert_allclose(probe.classify(more), wanted, atol=1e-5)
-    assert probe.predict(more) == reference.predict(model.encode_image(more)).tolist()
+    assert probe.label(more) == reference.predict(model.encode_image(more)).tolist()
     accuracy = reference.score(model.encode_image(more), others)
     assert probe.evaluate(more, others)["accuracy"] == pytest.approx(accuracy)
     assert probe.class_names == tuple(range(classes)) and probe.sweep == {}
@@ -52,7 +52,7 @@ def test_labels_of_any_kind_and_second_fits():
     assert probe.class_names == ("ant", "bee", "zebra")
     np.testing.assert_allclose(probe.classify(x), first[:, [1, 2, 0]], atol=1e-4)
     assert probe.evaluate(x, names) == probe.evaluate(x, (numbers - 1) % 3)
-    assert set(probe.predict(x)) <= set(names.tolist())
+    assert set(probe.label(x)) <= set(names.tolist())
     probe.fit(x, 10 * numbers - 10)
     assert probe.class_names == (-10, 0, 10)
     # Integers are the labels themselves.
@@ -101,7 +101,7 @@ def test_weights_that_changed_are_refused():
     probe = kg.clip.LinearProbe(model, C=1.0).fit(x, labels)
     variable = model.image_tower.trainable_variables[0]
     variable.assign(2.0 * variable.value)
-    for call in (probe.classify, probe.predict, lambda x: probe.evaluate(x, labels)):
+    for call in (probe.classify, probe.label, lambda x: probe.evaluate(x, labels)):
         with pytest.raises(ValueError, match="call fit again"):
             call(x)
     probe.fit(x, labels).classify(x)
