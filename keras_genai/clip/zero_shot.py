@@ -1,5 +1,7 @@
 """Classes by their names alone: zero-shot classification (2103.00020, section 3.1)."""
 
+from collections import Counter
+
 import numpy as np
 
 from keras_genai.clip.classifier import EmbeddingClassifier
@@ -71,7 +73,7 @@ class ZeroShotClassifier(EmbeddingClassifier):
     def _check_names(self):
         names = self.class_names
         empty = [name for name in names if not name.strip()]
-        twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+        twice = [name for name, count in Counter(names).items() if count > 1]
         if empty or twice:
             raise ValueError(
                 "class_names must be different strings that are not empty; got "
