@@ -120,6 +120,7 @@ def test_after_training():
     made = classifier()
     x = tiny_clip.images(6)
     before = made.classify(x)
+    made.model()  # shares the tower, which trains as before
     made.clip.compile()
     captions = [NAMES[i % 3] for i in range(6)]
     made.clip.fit({"images": x, "captions": captions}, batch_size=3, verbose=0)
@@ -175,13 +176,10 @@ def test_saved_without_the_text_tower(tmp_path, loss):
             model.predict(x, verbose=0), made.logits(x), atol=1e-5, rtol=1e-5
         )
         np.testing.assert_array_equal(model.encode_image(x), made.clip.encode_image(x))
-    # Again, after it was loaded; and the CLIP still trains.
+    # Again, after it was loaded.
     loaded.save(tmp_path / "again.keras")
     again = kg.load_model(tmp_path / "again.keras")
     np.testing.assert_array_equal(again.classify(x), loaded.classify(x))
-    made.clip.compile()
-    made.clip.train_on_batch({"images": x, "captions": NAMES + ["a"]})
-    assert np.abs(made.classify(x) - loaded.classify(x)).max() > 1e-7
 
 
 def test_half_precision(tmp_path):
