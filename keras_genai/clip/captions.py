@@ -1,4 +1,4 @@
-"""Captions as CLIP trains on them: tokens, several an image, equal ones."""
+"""Captions and pairs as CLIP trains on them: tokens, several an image, checks."""
 
 import warnings
 
@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_genai.backend import random
+from keras_genai.utils.checks import check_images, check_sample_weight, check_tokens
 from keras_genai.utils.validation import is_integer, refuse
 
 ABSENT = -1  # what fills the row of a caption that an image does not have
@@ -225,6 +226,74 @@ def rows_of(tokens, count):
             "have a caption."
         )
     return tokens[~absent]
+
+
+# Checks
+
+
+def check(model, x, condition, weight):
+    """Refuses data that `CLIP` cannot train on: see `Model.check_data`."""
+    if condition is not None:
+        raise ValueError(
+            "CLIP takes no labels: give fit({'images': ..., 'captions': ...}) the "
+            "pairs alone."
+        )
+    check_names(x)
+    images, tokens = x["images"], x["tokens"]
+    count = len(images)
+    check_images_of(model, images)
+    tokens = rows_of(tokens, count)
+    check_tokens_of(model, tokens)
+    check_sample_weight(weight, count)
+    if model.loss_name == "softmax" and count > 1 and len(tokens) == count:
+        if (tokens == tokens[:1]).all():
+            raise ValueError(
+                f"All {count} captions are equal: there is nothing to tell apart."
+            )
+
+
+def check_images_of(model, images):
+    """Refuses images of another size, type or range, and says how to mend them."""
+    shape = np.shape(images)
+    if len(shape) == 4 and shape[1:] != model.image_shape:
+        height, width, channels = model.image_shape
+        raise ValueError(
+            f"Images must have the shape (N, {height}, {width}, {channels}); got "
+            f"{shape}. "
+            + (
+                "Resize them: keras.ops.image.resize(images, "
+                f"({height}, {width}), antialias=True)."
+                if shape[3] == channels
+                else f"They must have {channels} channels, last."
+            )
+        )
+    check_images(images, model.image_shape)
+
+
+def check_tokens_of(model, tokens):
+    """Refuses token ids that the text tower does not take, or cannot pool."""
+    check_tokens(tokens, model.vocabulary_size, model.max_sequence_length)
+    if hasattr(model.text_tower, "check_ends"):
+        model.text_tower.check_ends(tokens)
+
+
+def check_batches(model, x, y=None, batch_size=None, *args, **kwargs):
+    """Refuses arrays of which `fit`, so called, makes a batch of one pair."""
+    del y, args, kwargs
+    if isinstance(x, dict) and "images" in x:
+        count, size = len(x["images"]), 32 if batch_size is None else batch_size
+        if is_integer(size) and size > 0 and 1 in (count, size, count % size):
+            check_count(model, 1, f": batch_size={size} of {count} pairs")
+
+
+def check_count(model, count, why=""):
+    """Refuses a batch of one pair, of which the softmax learns nothing."""
+    if count == 1 and model.loss_name == "softmax":
+        raise ValueError(
+            f"A batch must have two pairs or more; got one{why}. Its softmax loss "
+            "is 0: there is nothing to tell it from. Give another batch_size, or "
+            "leave a pair out."
+        )
 
 
 # In a step

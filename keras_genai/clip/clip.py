@@ -8,10 +8,17 @@ from keras import ops
 
 from keras_genai import backend
 from keras_genai.backend import replicas
-from keras_genai.backend.precision import dtype_policy, widen
+from keras_genai.backend.precision import dtype_policy
 from keras_genai.clip import captions as captions_lib
 from keras_genai.clip.index import Index, nearest
 from keras_genai.clip.resnet import ResNetTower
+from keras_genai.clip.scale import LogitScale, unit_vectors
+from keras_genai.clip.shapes import (
+    channels_of,
+    image_shape_of,
+    output_dim_of,
+    side_or_sides,
+)
 from keras_genai.clip.sizes import (
     CLIP_MEAN,
     CLIP_STD,
@@ -23,7 +30,7 @@ from keras_genai.clip.towers import ImageTower, TextTower
 from keras_genai.layers import BatchNormalization, lora
 from keras_genai.layers.embedding import check_ids
 from keras_genai.layers.initializers import Normal
-from keras_genai.losses.contrastive import clip_loss, siglip_loss, similarity
+from keras_genai.losses.contrastive import clip_loss, siglip_loss
 from keras_genai.training import Model
 from keras_genai.training.compiled import Range
 from keras_genai.training.gradient_accumulation import outputs_of_parts
@@ -31,21 +38,17 @@ from keras_genai.training.optimizer import decaying, inner, optimizer_of
 from keras_genai.training.tuning import Tuning
 from keras_genai.transformers import Tokenizer
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.checks import check_images, check_sample_weight, check_tokens
 from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import (
     either,
     flag,
     function,
     having,
-    image_shape,
     integer,
-    is_integer,
     network,
     number,
     one_of,
     prompts,
-    refuse,
     text,
     tuple_of,
 )
@@ -57,65 +60,6 @@ SIGMOID_SCALE, SIGMOID_BIAS = 10.0, -10.0
 MOST = 100.0  # of the scale, 2103.00020, section 2.5
 
 _per_channel = either(number(), tuple_of(number()))
-
-
-def _size(name, value):
-    """A side, or `(height, width)`; returns the pair."""
-    side = integer(1)
-    try:
-        if isinstance(value, (tuple, list)):
-            height, width = value
-            return side(name, height), side(name, width)
-        return side(name, value), side(name, value)
-    except (TypeError, ValueError):
-        return refuse(name, "a positive integer, or (height, width)", value)
-
-
-@keras.saving.register_keras_serializable(PACKAGE)
-class LogitScale(keras.layers.Layer):
-    """The temperature of the similarities, and their bias where there is one.
-
-    Both are learned, in float32 whatever the policy.
-
-    Args:
-        scale: that the logits begin with.
-        bias: likewise, or None for none.
-
-    Attributes:
-        logit_scale: the logarithm of the scale, a scalar weight.
-        logit_bias: a scalar weight, or None.
-    """
-
-    def __init__(self, scale, bias=None, **kwargs):
-        super().__init__(**kwargs)
-        self.scale = scale
-        self.bias = bias
-        self.logit_scale = self._scalar("logit_scale", math.log(scale))
-        self.logit_bias = None if bias is None else self._scalar("logit_bias", bias)
-        self.built = True
-
-    def _scalar(self, name, value):
-        return self.add_weight(
-            name=name,
-            shape=(),
-            initializer=keras.initializers.Constant(value),
-            autocast=False,
-        )
-
-    def logits(self, images, texts):
-        """`(N, M)` of embeddings `(N, E)` and `(M, E)` of length 1."""
-        bias = 0.0 if self.logit_bias is None else self.logit_bias.value
-        return similarity(images, texts, ops.exp(self.logit_scale.value), bias)
-
-    def numbers(self):
-        """The scale and the bias as they are now, two floats."""
-        scale = np.exp(backend.to_host(self.logit_scale.value))
-        if self.logit_bias is None:
-            return float(scale), 0.0
-        return float(scale), float(backend.to_host(self.logit_bias.value))
-
-    def get_config(self):
-        return {**super().get_config(), "scale": self.scale, "bias": self.bias}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -220,7 +164,7 @@ class CLIP(Tuning, Pretrained, Model):
         ),
         embed_dim=integer(1),
         loss=one_of("softmax", "sigmoid"),
-        image_size=_size,
+        image_size=side_or_sides,
         mean=_per_channel,
         std=_per_channel,
         mask_equal_captions=flag,
@@ -251,10 +195,10 @@ class CLIP(Tuning, Pretrained, Model):
         self.embed_dim = embed_dim
         self.tokenizer = tokenizer
         self.loss_name = loss
-        self.image_shape = _image_shape(image_tower, image_size)
+        self.image_shape = image_shape_of(image_tower, image_size)
         self.image_size = self.image_shape[:2]
         self.mean, self.std = (
-            _channels(name, value, self.image_shape[2])
+            channels_of(name, value, self.image_shape[2])
             for name, value in (("mean", mean), ("std", std))
         )
         if min(self.std) <= 0.0:
@@ -276,7 +220,9 @@ class CLIP(Tuning, Pretrained, Model):
         self.image_projection = self.text_projection = None
         with dtype_policy(kwargs.get("dtype")):
             for name, tower in towers.items():
-                width = _width(name, tower, self.image_shape, self.max_sequence_length)
+                width = output_dim_of(
+                    name, tower, self.image_shape, self.max_sequence_length
+                )
                 if width != embed_dim:
                     place = name.replace("tower", "projection")
                     setattr(self, place, self._projection(place, width))
@@ -382,44 +328,7 @@ class CLIP(Tuning, Pretrained, Model):
         return captions_lib.tokenized(self, texts, truncate)
 
     def check_data(self, x, condition, weight):
-        if condition is not None:
-            raise ValueError(
-                "CLIP takes no labels: give fit({'images': ..., 'captions': ...}) the "
-                "pairs alone."
-            )
-        captions_lib.check_names(x)
-        images, tokens = x["images"], x["tokens"]
-        count = len(images)
-        self._check_images(images)
-        tokens = captions_lib.rows_of(tokens, count)
-        self._check_tokens(tokens)
-        check_sample_weight(weight, count)
-        if self.loss_name == "softmax" and count > 1 and len(tokens) == count:
-            if (tokens == tokens[:1]).all():
-                raise ValueError(
-                    f"All {count} captions are equal: there is nothing to tell apart."
-                )
-
-    def _check_images(self, images):
-        shape = np.shape(images)
-        if len(shape) == 4 and shape[1:] != self.image_shape:
-            height, width, channels = self.image_shape
-            raise ValueError(
-                f"Images must have the shape (N, {height}, {width}, {channels}); got "
-                f"{shape}. "
-                + (
-                    "Resize them: keras.ops.image.resize(images, "
-                    f"({height}, {width}), antialias=True)."
-                    if shape[3] == channels
-                    else f"They must have {channels} channels, last."
-                )
-            )
-        check_images(images, self.image_shape)
-
-    def _check_tokens(self, tokens):
-        check_tokens(tokens, self.vocabulary_size, self.max_sequence_length)
-        if hasattr(self.text_tower, "check_ends"):
-            self.text_tower.check_ends(tokens)
+        captions_lib.check(self, x, condition, weight)
 
     # Training
 
@@ -438,7 +347,7 @@ class CLIP(Tuning, Pretrained, Model):
                 softmax learns nothing.
         """
         x = captions_lib.prepared(self, x)
-        self._check_batches(x, *args, **kwargs)
+        captions_lib.check_batches(self, x, *args, **kwargs)
         callbacks = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
         callbacks = [c for c in callbacks if c is not None]
         if self.loss_name == "softmax":
@@ -450,22 +359,6 @@ class CLIP(Tuning, Pretrained, Model):
             callbacks=callbacks,
             **kwargs,
         )
-
-    def _check_batches(self, x, y=None, batch_size=None, *args, **kwargs):
-        """Refuses arrays that make a batch of one pair, which teaches nothing."""
-        del y, args, kwargs
-        if isinstance(x, dict) and "images" in x:
-            count, size = len(x["images"]), 32 if batch_size is None else batch_size
-            if is_integer(size) and size > 0 and 1 in (count, size, count % size):
-                self._check_pairs(1, f": batch_size={size} of {count} pairs")
-
-    def _check_pairs(self, count, why=""):
-        if count == 1 and self.loss_name == "softmax":
-            raise ValueError(
-                f"A batch must have two pairs or more; got one{why}. Its softmax loss "
-                "is 0: there is nothing to tell it from. Give another batch_size, or "
-                "leave a pair out."
-            )
 
     def evaluate(self, x=None, *args, **kwargs):
         """The loss on pairs, each of the first caption: see `kg.Model.evaluate`."""
@@ -547,7 +440,7 @@ class CLIP(Tuning, Pretrained, Model):
         images, tokens, weight = self._inputs(data)
         rows = ops.shape(images)[0]
         if images.shape[0] == 1 and replicas.share() is None:
-            self._check_pairs(1)
+            captions_lib.check_count(self, 1)
         tokens = captions_lib.drawn(tokens, self.noise)
         if self.accumulate == 1:
 
@@ -666,13 +559,17 @@ class CLIP(Tuning, Pretrained, Model):
         x = self.image_tower(images, training=training)
         if len(x.shape) > 2:
             x = ops.mean(x, axis=tuple(range(1, len(x.shape) - 1)))
-        return _unit(x if self.image_projection is None else self.image_projection(x))
+        return unit_vectors(
+            x if self.image_projection is None else self.image_projection(x)
+        )
 
     def text_embeddings(self, tokens, training=False):
         """Token ids `(B, T)` -> `(B, E)` of length 1, float32."""
         check_ids("Tokens", tokens, self.vocabulary_size)
         x = self.text_tower(tokens, training=training)
-        return _unit(x if self.text_projection is None else self.text_projection(x))
+        return unit_vectors(
+            x if self.text_projection is None else self.text_projection(x)
+        )
 
     def call(self, inputs, training=False):
         """The logits `(N, M)` of `{"images": (N, H, W, C), "tokens": (M, T)}`."""
@@ -706,7 +603,7 @@ class CLIP(Tuning, Pretrained, Model):
         ```
         """
         images = np.asarray(images)
-        self._check_images(images)
+        captions_lib.check_images_of(self, images)
         return self.run_in_batches(
             "encode_image",
             self.image_embeddings,
@@ -738,7 +635,7 @@ class CLIP(Tuning, Pretrained, Model):
         ```
         """
         tokens = captions_lib.ids_of(self, texts, truncate)
-        self._check_tokens(tokens)
+        captions_lib.check_tokens_of(self, tokens)
         return self.run_in_batches(
             "encode_text",
             self.text_embeddings,
@@ -929,62 +826,3 @@ class CLIP(Tuning, Pretrained, Model):
 
 def _variables(*layers):
     return [v for layer in layers if layer is not None for v in layer.variables]
-
-
-def _unit(x):
-    """Vectors `(B, E)` over their lengths, float32 or wider."""
-    x = widen(x)
-    square = ops.sum(ops.square(x), axis=-1, keepdims=True)
-    return x * ops.rsqrt(ops.maximum(square, 1e-24))
-
-
-def _channels(name, value, channels):
-    """A number for each channel, as a tuple."""
-    values = value if isinstance(value, tuple) else (value,)
-    if len(values) == 1 or (value == HALF and channels != len(HALF)):
-        values = values[:1] * channels
-    if len(values) != channels:
-        raise ValueError(
-            f"{name} must be a number, or one for each of the {channels} channels; got "
-            f"{value!r}."
-        )
-    return tuple(float(x) for x in values)
-
-
-def _image_shape(tower, size):
-    """`(height, width, channels)` of the images of a tower, and of a given size."""
-    shape = getattr(tower, "image_shape", None)
-    if shape is None:
-        shape = (getattr(tower, "input_shape", None) or (None,))[1:]
-    shape = (*shape,) if len(shape) == 3 else (None, None, 3)
-    if size is not None:
-        known = [n for n in zip(shape, size, strict=False) if n[0] not in (None, n[1])]
-        if known:
-            raise ValueError(
-                f"image_size must be the image tower's, {shape[:2]}; got {size}."
-            )
-        shape = (*size, shape[2])
-    if None in shape:
-        raise ValueError(
-            "image_size must be given: the image tower does not say which it takes."
-        )
-    return image_shape()("image_size", shape)
-
-
-def _width(name, tower, image_shape, length):
-    """Channels of what a tower gives."""
-    known = getattr(tower, "output_dim", None)
-    if known is not None:
-        return known
-    images = name == "image_tower"
-    given = keras.KerasTensor(
-        (2, *image_shape) if images else (2, length),
-        keras.config.floatx() if images else "int32",
-    )
-    shape = getattr(tower.compute_output_spec(given), "shape", None)
-    if shape is None or len(shape) < 2 or shape[-1] is None:
-        raise ValueError(
-            f"{name} must give vectors (B, D), or features (B, ..., D); its output has "
-            f"the shape {shape}."
-        )
-    return int(shape[-1])
