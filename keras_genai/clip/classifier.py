@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_genai.backend.precision import widen
+from keras_genai.clip.captions import check_images_of
 from keras_genai.clip.clip import CLIP
 from keras_genai.layers import lora
 from keras_genai.training.compiled import CompiledFunctions
@@ -106,7 +107,6 @@ class ImageClassifier(CompiledFunctions, Saving, keras.Model):
     image_embeddings = CLIP.image_embeddings
     image_variables = CLIP.image_variables
     encode_image = CLIP.encode_image
-    _check_images = CLIP._check_images
 
     def call(self, images, training=False):
         """Logits `(B, K)` of images `(B, H, W, C)` in [-1, 1]."""
@@ -127,7 +127,7 @@ class ImageClassifier(CompiledFunctions, Saving, keras.Model):
             batch_size: images in one pass.
         """
         images = np.asarray(images)
-        self._check_images(images)
+        check_images_of(self, images)
         return self.run_in_batches(
             "classify",
             self.probabilities,
