@@ -7,6 +7,7 @@ Written once in `keras.ops`: the same numbers on TensorFlow, JAX and PyTorch. Se
 from keras_genai import backend  # isort: skip (before anything imports Keras)
 from keras_genai import (
     callbacks,
+    clip,
     datasets,
     diffusion,
     dream,
@@ -17,6 +18,7 @@ from keras_genai import (
     transformers,
     vaes,
 )
+from keras_genai.clip import CLIP
 from keras_genai.diffusion import DDPM, DiT, UNet, guidance, samplers, schedules
 from keras_genai.dream import CNN, DeepDream
 from keras_genai.gans import CGAN, DCGAN
@@ -31,6 +33,7 @@ __all__ = [
     "AutoencoderKL",
     "BERT",
     "CGAN",
+    "CLIP",
     "CNN",
     "DCGAN",
     "DDPM",
@@ -49,6 +52,7 @@ __all__ = [
     "ViT",
     "backend",
     "callbacks",
+    "clip",
     "datasets",
     "diffusion",
     "dream",

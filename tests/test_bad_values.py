@@ -59,6 +59,7 @@ SIZES = {"10**9", "10**30"}  # numbers that a count or a rate may well be
 # (argument, values that it takes, why).
 REASONED = [
     ("seed", {"10**9"}, "a seed as any other"),
+    ("k", {"10**9"}, "more than there are candidates"),
     ("scale", {"np.float32(0.5)", "10**9", "10**30"}, "a fixed standard deviation"),
     ("freq_shift", {"-1", "10**30"}, "any finite number"),
     ("log_variance", {"-1", "10**30"}, "any finite number"),
@@ -102,6 +103,14 @@ def targets():
     gaussians |= {"mean2": np.zeros(2), "cov2": np.eye(2)}
     block = {"num_heads": 2, "intermediate_dim": 8}
     codes = {"codebook_size": 8, "latent_dim": 4}
+    tower = {"num_layers": 1, "hidden_dim": 8, "num_heads": 2}
+    text_sizes = {"vocabulary_size": 9, "max_sequence_length": 4}
+    image_tower = kg.clip.ImageTower((8, 8, 1), 4, **tower)
+    text_tower = kg.clip.TextTower(**tower, **text_sizes, eos_token_id=1)
+    half = {"mean": 0.5, "std": 0.5}
+    clip = kg.CLIP(image_tower, text_tower, 8)
+    index = clip.index(images, ["a"] * 8)
+    pairs = {"image_embeddings": features[:4], "text_embeddings": features[4:8]}
     made = [
         (kg.DCGAN, gan),
         (kg.CGAN, {**gan, "num_classes": 3}),
@@ -128,6 +137,23 @@ def targets():
             },
         ),
         (kg.CNN, {**small, "num_classes": 3, "filters": (4,), "hidden_units": (4,)}),
+        (kg.CLIP, {"image_tower": image_tower, "text_tower": text_tower, **half}),
+        (kg.clip.ImageTower, {**small, "patch_size": 4, **tower}),
+        (kg.clip.TextTower, {**tower, **text_sizes, "eos_token_id": 1}),
+        (kg.clip.ResNetTower, {"image_shape": (32, 32, 3), "filters": 2}),
+        (clip.encode_image, {"images": images}),
+        (clip.encode_text, {"texts": [[3, 4, 1]]}),
+        (clip.similarity, {"images": images, "texts": [[3, 4, 1]]}),
+        (clip.rank, {"images": images, "texts": [[3, 4, 1]], "k": 2}),
+        (index.search, {"query": [0.5] * 8, "k": 2}),
+        (index.add, {"images": images, "items": ["a"] * 8}),
+        (kg.metrics.recall_at_k, pairs | {"captions": ["a", "b", "c", "d"]}),
+        (kg.metrics.clip_score, pairs),
+        (kg.callbacks.Retrieval, {"images": images, "captions": ["a"] * 8}),
+        (kg.clip.LinearProbe, {"clip": clip}),
+        (kg.clip.LinearProbe(clip).fit, {"images": images, "labels": [0, 1] * 4}),
+        (clip.compile, {}),
+        (clip.enable_lora, {"rank": 2}, "rank", "targets", "alpha", "towers"),
         (dcgan.generate, {"n": 2, "batch_size": 2}),
         (gpt.generate, {"prompts": [[5, 6]], "max_new_tokens": 1, "temperature": 1.0}),
         (dcgan.fit, training),

@@ -386,6 +386,41 @@ def vit_rows():
     } | {"paint": None}  # of a masked autoencoder
 
 
+def clip():
+    sizes = {"num_layers": 1, "hidden_dim": 8, "num_heads": 2, "projection_dim": 4}
+    return kg.CLIP(
+        kg.clip.ImageTower((4, 4, 1), 2, **sizes),
+        kg.clip.TextTower(9, 3, **sizes, eos_token_id=1),
+        4,
+    )
+
+
+def clip_rows():
+    texts = np.array([[5, 6, 1], [8, 1, 2]])
+    scaled = {"mean": (0.4,), "std": (0.3,)}
+    return {
+        "encode_image": [
+            call("encode_image", IMAGES),
+            call("encode_image", IMAGES[:2], batch_size=1),
+            changed(call("encode_image", IMAGES), **scaled),
+            changed(call("encode_image", IMAGES), image_tower__pooling="token"),
+        ],
+        "encode_text": [
+            call("encode_text", texts),
+            call("encode_text", texts[:, :2] * 0 + [5, 1]),
+            changed(call("encode_text", texts), text_tower__pooling="last"),
+        ],
+        "similarity": [
+            call("similarity", IMAGES, texts),
+            call("similarity", IMAGES[:1], texts, batch_size=1),
+        ],
+        "rank": [
+            lambda m: [x[::2] for row in m.rank(IMAGES, texts) for x in row],
+            lambda m: m.rank(IMAGES[:2], texts[:1], k=1, batch_size=1)[1][0][::2],
+        ],
+    }
+
+
 def translator():
     sizes = {**SIZES, "intermediate_dim": 8}
     return kg.Translator(
@@ -414,6 +449,7 @@ MODELS = {
         lambda: kg.CGAN((8, 8, 1), 2, 2, base_filters=2),
         lambda: gan_rows(True),
     ),
+    "CLIP": (clip, clip_rows),
     "CNN": (cnn, lambda: {"generate": None, "generate_batches": None}),
     "DCGAN": (
         lambda: kg.DCGAN((8, 8, 1), 2, base_filters=2),

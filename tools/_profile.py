@@ -30,6 +30,7 @@ FAMILIES = {
         "06_*",
     ],
     "bert": ["*/test_bert*", "transformers/test_minilm.py", "08_*"],
+    "clip": ["clip/*", "10_*"],
     "vit": ["*/test_vit*", "09_*"],
     "translator": [
         "transformers/test_seq2seq*",

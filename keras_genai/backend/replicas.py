@@ -135,6 +135,36 @@ def total(tensors):
     return tensors if share() is None else primitives.replica_sum(list(tensors))
 
 
+def gather(tensors, rows):
+    """The rows of all replicas, in the order of the global batch, differentiably.
+
+    As the sum of what each replica has, in the midst of zeros: one primitive does for
+    parts of other sizes, too.
+
+    Args:
+        tensors: list of float tensors of `rows` rows.
+        rows: samples in this part.
+
+    Returns:
+        List of tensors, equal on every replica; the arguments with one replica.
+    """
+    if share() is None:
+        return tensors
+    whole = primitives.concrete_int(ops.cast(ops.round(samples(rows)), "int32"))
+    places = ops.arange(whole, dtype="int32") - ops.cast(offset(), "int32")
+    rows = ops.cast(rows, "int32")
+    own = ops.logical_and(places >= 0, places < rows)
+    places = ops.clip(places, 0, rows - 1)
+
+    def placed(x):
+        axes = tuple(range(1, len(x.shape)))
+        here = ops.expand_dims(own, axes) if axes else own
+        x = ops.take(x, places, axis=0)
+        return ops.where(here, x, ops.zeros_like(x))
+
+    return total([placed(x) for x in tensors])
+
+
 def mean(value):
     """The mean over the global batch, from the mean over this part.
 

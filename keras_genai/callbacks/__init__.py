@@ -4,6 +4,7 @@ from keras_genai.callbacks.evaluate import Evaluate
 from keras_genai.callbacks.learning_rate import LearningRateScheduler
 from keras_genai.callbacks.pictures import image_grid, save_animation
 from keras_genai.callbacks.resume import Resume
+from keras_genai.callbacks.retrieval import Retrieval
 from keras_genai.callbacks.samples import ImageGrid
 from keras_genai.callbacks.tensorboard import TensorBoard
 from keras_genai.callbacks.translations import Translations
@@ -13,6 +14,7 @@ __all__ = [
     "ImageGrid",
     "LearningRateScheduler",
     "Resume",
+    "Retrieval",
     "TensorBoard",
     "Translations",
     "image_grid",

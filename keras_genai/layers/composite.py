@@ -43,13 +43,21 @@ class CompositeLayer(keras.layers.Layer):
         return {**self._initial.arguments(name), "dtype": self.dtype_policy}
 
     def _convolution(
-        self, name, filters, size, strides=1, padding="same", initializer=None
+        self,
+        name,
+        filters,
+        size,
+        strides=1,
+        padding="same",
+        initializer=None,
+        use_bias=True,
     ):
         return Conv2D(
             filters,
             size,
             strides=strides,
             padding=padding,
+            use_bias=use_bias,
             kernel_initializer=initializer or self._initial(name),
             dtype=self.dtype_policy,
             name=name,

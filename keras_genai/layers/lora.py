@@ -61,8 +61,7 @@ def enable(network, rank, targets, alpha=None, seed=0, also=()):
     """
     check_positive("rank", rank)
     layers = dense_layers(network)
-    if any(layer.lora_enabled for layer in layers):
-        raise ValueError("LoRA is enabled already: call merge_lora() before.")
+    check_plain(network)
     places = paths(network)
     path_of = {id(layer): path for path, layer in places}
     chosen = _chosen(layers, path_of, targets)
@@ -99,13 +98,13 @@ def _chosen(layers, path_of, targets):
     return {id(layer) for some in found.values() for layer in some}
 
 
-def merge(network):
+def merge(*networks):
     """Makes the changes part of the kernels; all weights train again.
 
     Raises:
         ValueError: there are none.
     """
-    layers = [layer for layer in dense_layers(network) if layer.lora_enabled]
+    layers = [x for net in networks for x in dense_layers(net) if x.lora_enabled]
     if not layers:
         raise ValueError("LoRA is not enabled: there is nothing to merge.")
     for layer in layers:
@@ -120,14 +119,20 @@ def merge(network):
         layer.lora_rank = layer.lora_alpha = None
         layer._kernel.assign(merged)
     gc.collect()
-    for layer in network._flatten_layers():
+    for layer in (layer for net in networks for layer in net._flatten_layers()):
         for variable in layer._trainable_variables:
             variable.trainable = True
 
 
-def check_merged(network):
+def check_plain(*networks):
+    """Refuses to begin where there are such changes already."""
+    if any(layer.lora_enabled for net in networks for layer in dense_layers(net)):
+        raise ValueError("LoRA is enabled already: call merge_lora() before.")
+
+
+def check_merged(*networks):
     """Refuses to save changes that are not part of the kernels."""
-    if any(layer.lora_enabled for layer in dense_layers(network)):
+    if any(layer.lora_enabled for net in networks for layer in dense_layers(net)):
         raise ValueError(
             "LoRA is enabled: call merge_lora() before saving, so that the file holds "
             "the tuned weights."

@@ -26,6 +26,11 @@ from keras_genai.metrics.manifold import (
     precision_recall,
 )
 from keras_genai.metrics.metric import Metric
+from keras_genai.metrics.retrieval import (
+    clip_score,
+    directional_similarity,
+    recall_at_k,
+)
 from keras_genai.metrics.score import InceptionScore, inception_score
 from keras_genai.metrics.translation import bleu, chrf
 
@@ -41,7 +46,9 @@ __all__ = [
     "PrecisionRecall",
     "bleu",
     "chrf",
+    "clip_score",
     "density_coverage",
+    "directional_similarity",
     "evaluate",
     "fashion_mnist_classifier",
     "fashion_mnist_features",
@@ -51,4 +58,5 @@ __all__ = [
     "inception_v3",
     "kid",
     "precision_recall",
+    "recall_at_k",
 ]

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_genai import backend
 from keras_genai.backend import random, replicas
+from keras_genai.backend.scope import with_values
 
 
 def start(model, found):
@@ -78,6 +79,30 @@ def in_parts(model, player, loss_fn, batch, variables, scale):
             else [a + b for a, b in zip(gradients, found, strict=True)]
         )
     return whole, gradients
+
+
+def outputs_of_parts(model, fn, batch):
+    """What a function makes of the parts of a batch, as one, without gradients.
+
+    The first of two passes (2101.06983, section 3): the parts, and the noise in their
+    layers, are those of the step that follows, and what the function updates is
+    dropped.
+
+    Args:
+        model: the model, whose `accumulate` is the number of parts.
+        fn: function of the tensors of a part -> a tensor of one row a sample.
+        batch: tuple of tensors or trees of them, one row a sample, or None.
+
+    Returns:
+        Tensor of one row for each sample of the batch.
+    """
+    parts = replicas.Parts(list(batch), model.accumulate)
+    made = []
+    for index in range(model.accumulate):
+        part = parts.cut(index)
+        with parts.part(index), backend.without_gradients():
+            made.append(with_values((), lambda part=part: fn(*part)))
+    return ops.stop_gradient(ops.concatenate(made, axis=0))
 
 
 def gather(model, data, rows):

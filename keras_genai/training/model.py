@@ -17,6 +17,7 @@ from keras_genai.training.optimizer import (
     choose_optimizers,
     inner,
     not_decayed,
+    scaled_updates,
     schedule_by_updates,
     with_loss_scaling,
 )
@@ -567,13 +568,26 @@ class Model(CompiledFunctions, Saving, backend.Trainer, keras.Model):
             gradients = replicas.total(gradients)
             follows = self.ema is not None and self.ema.follows(self.players[player])
             before = updates(optimizer) if follows else None
-            backend.apply_gradients(optimizer, gradients, variables)
+            with scaled_updates(self.rate_factors(player)):
+                backend.apply_gradients(optimizer, gradients, variables)
             if follows:
                 self.ema.update(None if before is None else before < updates(optimizer))
         samples = replicas.batch_samples()
         self._metric_of(player).update_state(loss, sample_weight=samples)
         self._watch(player, loss)
         return loss
+
+    def rate_factors(self, player):
+        """By what a player's variables' learning rates are multiplied.
+
+        Args:
+            player: its name.
+
+        Returns:
+            List of `(variable, factor)`; those that are not in it have 1.
+        """
+        del player
+        return []
 
     def track(self, name, value, samples=None):
         """Adds a mean over the batch to the mean that the logs show.

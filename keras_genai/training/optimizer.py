@@ -1,8 +1,10 @@
 """Players, of one network or several, and their optimizers."""
 
+import contextlib
 import functools
 
 import keras
+from keras import ops
 
 from keras_genai.backend.learning_rate import current_rate
 from keras_genai.utils.serialization import PACKAGE
@@ -25,6 +27,22 @@ def decaying(optimizer, variables, but=()):
     spared = [v for v in variables if len(v.shape) < 2 or v.name in but]
     optimizer.exclude_from_weight_decay(var_list=spared)
     return optimizer
+
+
+@contextlib.contextmanager
+def scaled_updates(factors):
+    """Around a step of an optimizer: some variables move by a part of their updates.
+
+    The updates of all of Keras's optimizers are linear in the learning rate, weight
+    decay included: this is a rate of each variable's own, whatever the optimizer.
+
+    Args:
+        factors: list of `(variable, factor)`.
+    """
+    before = [(v, factor, ops.copy(v.value)) for v, factor in factors if factor != 1.0]
+    yield
+    for variable, factor, old in before:
+        variable.assign(old + factor * (variable.value - old))
 
 
 def accumulation(optimizer):

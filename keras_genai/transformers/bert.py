@@ -12,6 +12,7 @@ from keras_genai.losses.reduction import weighted_mean
 from keras_genai.training import Model
 from keras_genai.training.compiled import Range
 from keras_genai.training.optimizer import decaying
+from keras_genai.training.tuning import Tuning
 from keras_genai.transformers.bert_network import BERTNetwork
 from keras_genai.transformers.mlm import (
     mask_tokens,
@@ -20,7 +21,6 @@ from keras_genai.transformers.mlm import (
 )
 from keras_genai.transformers.padding import not_padding, pad_rows
 from keras_genai.transformers.tokenizers import Tokenizer
-from keras_genai.transformers.tuning import Tuning
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import (
     check_heads,

@@ -19,13 +19,13 @@ from keras_genai.losses.reduction import weighted_mean
 from keras_genai.training import Model
 from keras_genai.training.compiled import Range
 from keras_genai.training.optimizer import decaying
+from keras_genai.training.tuning import Tuning
 from keras_genai.transformers import text_generation
 from keras_genai.transformers.gpt_network import GPTNetwork
 from keras_genai.transformers.logits_processors import NUMBERS, SamplingConfig
 from keras_genai.transformers.padding import not_padding, pad_rows, positions_of
 from keras_genai.transformers.prompts import Prompts
 from keras_genai.transformers.tokenizers import Tokenizer
-from keras_genai.transformers.tuning import Tuning
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_tokens, sizes_of
 from keras_genai.utils.serialization import PACKAGE, configuration
@@ -142,7 +142,9 @@ class GPT(Tuning, Pretrained, Model):
         "use_bias": False,
         "tie_word_embeddings": False,
     }
-    _ARGUMENTS = (*GPTNetwork.arguments(), "pad_token_id", "eos_token_id", "ema_decay")
+    # All of the network's but one: this is a GPT, and causal.
+    _NETWORK = tuple(name for name in GPTNetwork.arguments() if name != "causal")
+    _ARGUMENTS = (*_NETWORK, "pad_token_id", "eos_token_id", "ema_decay")
 
     @checked(
         size=text,
@@ -231,7 +233,7 @@ class GPT(Tuning, Pretrained, Model):
         self.ema_decay = ema_decay
         with dtype_policy(kwargs.get("dtype")):
             self.network = GPTNetwork(
-                **{name: getattr(self, name) for name in GPTNetwork.arguments()},
+                **{name: getattr(self, name) for name in self._NETWORK},
                 seed=self.seed,
                 stream="gpt",
                 name="network",

@@ -25,6 +25,8 @@ class GPTNetwork(CompositeLayer):
         intermediate_dim, activation, norm, layer_norm_epsilon, positions, rope_theta,
         rope_scaling, num_key_value_heads, head_dim, use_bias, tie_word_embeddings,
         sliding_window, qk_norm, dropout, attention_dropout, remat: see `GPT`.
+        causal: whether a token attends to none after it. False is an encoder, such as
+            SigLIP's of texts.
         seed: integer, the model's.
         stream: name of the place.
     """
@@ -52,6 +54,7 @@ class GPTNetwork(CompositeLayer):
         attention_dropout,
         remat,
         rope_scaling=None,
+        causal=True,
         **kwargs,
     ):
         super().__init__(initializer=normal_or_uniform(INITIAL_STD), **kwargs)
@@ -77,6 +80,7 @@ class GPTNetwork(CompositeLayer):
         self.attention_dropout = attention_dropout
         self.remat = remat
         self.rope_scaling = rope_scaling
+        self.causal = causal
         for name in (
             "vocabulary_size",
             "max_sequence_length",
@@ -117,7 +121,7 @@ class GPTNetwork(CompositeLayer):
                 use_bias=use_bias,
                 dropout=dropout,
                 attention={
-                    "causal": True,
+                    "causal": causal,
                     "num_key_value_heads": num_key_value_heads,
                     "head_dim": head_dim,
                     "sliding_window": sliding_window,
@@ -150,6 +154,13 @@ class GPTNetwork(CompositeLayer):
             self.head.build(shape)
         self.built = True
 
+    def embedded(self, tokens, positions, training=False):
+        """What the first block reads, `(B, T, C)`; the positions as `hidden_states`."""
+        x = self.embedding(tokens)  # (B, T, C)
+        if self.position is not None:
+            x = x + self.position(positions)
+        return x if self.drop is None else self.drop(x, training=training)
+
     def hidden_states(
         self,
         tokens,
@@ -173,14 +184,10 @@ class GPTNetwork(CompositeLayer):
         """
         if self.position is not None and cache is None:
             check_length(tokens, self.max_sequence_length)
-        x = self.embedding(tokens)  # (B, T, C)
         if positions is None and self.position is not None:
             first = 0 if cache_index is None else ops.cast(cache_index, "int32")
             positions = ops.arange(ops.shape(tokens)[1], dtype="int32") + first
-        if self.position is not None:
-            x = x + self.position(positions)
-        if self.drop is not None:
-            x = self.drop(x, training=training)
+        x = self.embedded(tokens, positions, training)
         made = []
         for i, block in enumerate(self.blocks):
             x = block(

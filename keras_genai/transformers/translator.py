@@ -11,13 +11,13 @@ from keras_genai.layers.positions import KINDS as POSITIONS
 from keras_genai.losses.reduction import weighted_mean
 from keras_genai.training import Model
 from keras_genai.training.compiled import Range
+from keras_genai.training.tuning import Tuning
 from keras_genai.transformers import decoding
 from keras_genai.transformers.logits_processors import MINUS
 from keras_genai.transformers.padding import pad_rows
 from keras_genai.transformers.seq2seq_network import Seq2SeqNetwork
 from keras_genai.transformers.tokenizers import Tokenizer
 from keras_genai.transformers.translation_config import TranslationConfig
-from keras_genai.transformers.tuning import Tuning
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_sample_weight, check_tokens, sizes_of
 from keras_genai.utils.serialization import PACKAGE, configuration

@@ -12,7 +12,7 @@ from keras_genai.losses.reduction import mean_over_samples
 from keras_genai.training import Model
 from keras_genai.training.data import tensors
 from keras_genai.training.optimizer import decaying
-from keras_genai.transformers.tuning import Tuning
+from keras_genai.training.tuning import Tuning
 from keras_genai.transformers.vit_network import (
     POSITIONS,
     MAEDecoder,
@@ -242,7 +242,8 @@ class ViT(Tuning, Pretrained, Model):
             )
 
     def _make_networks(self):
-        names = ViTNetwork.arguments()
+        # The others are of the towers of CLIP and SigLIP.
+        names = {*self._ARGUMENTS, "class_token"}.intersection(ViTNetwork.arguments())
         self.network = ViTNetwork(
             **{name: getattr(self, name) for name in names},
             seed=self.seed,

@@ -7,10 +7,10 @@ import numpy as np
 from keras import ops
 
 from keras_genai.backend.precision import widen
-from keras_genai.layers import Dropout, TransformerBlock
+from keras_genai.layers import Attention, Dropout, FeedForward, TransformerBlock
 from keras_genai.layers.attention import unpacked
 from keras_genai.layers.composite import INITIAL_STD, CompositeLayer
-from keras_genai.layers.initializers import normal_or_uniform
+from keras_genai.layers.initializers import VarianceScaling, normal_or_uniform
 from keras_genai.layers.patches import patchify
 from keras_genai.layers.positions import sinusoidal_grid
 from keras_genai.utils.serialization import PACKAGE
@@ -87,11 +87,19 @@ class _PatchTransformer(CompositeLayer):
             trainable=not sinusoidal,
         )
 
-    def _block(self, name, num_heads, hidden_dim, intermediate_dim, attention=None):
+    def _block(
+        self,
+        name,
+        num_heads,
+        hidden_dim,
+        intermediate_dim,
+        attention=None,
+        activation="gelu",
+    ):
         block = TransformerBlock(
             num_heads,
             intermediate_dim,
-            "gelu",
+            activation,
             epsilon=self.layer_norm_epsilon,
             dropout=self.dropout,
             attention={"dropout": self.attention_dropout, **(attention or {})},
@@ -104,14 +112,80 @@ class _PatchTransformer(CompositeLayer):
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
+class AttentionPooling(CompositeLayer):
+    """One vector of a sequence: a learned query attends to it (2106.04560, section 3).
+
+    `y = attention(q, x)`, then `y + f(norm(y))` with a feed-forward f: big_vision's
+    "MAP head", which SigLIP's image tower ends with.
+
+    Args:
+        num_heads: of the attention.
+        intermediate_dim: channels inside the feed-forward.
+        activation: of it, see `FeedForward`.
+        epsilon: of the normalization.
+        seed: integer, the model's.
+        stream: name of its weights.
+    """
+
+    def __init__(
+        self, num_heads, intermediate_dim, activation="gelu", epsilon=1e-6, **kwargs
+    ):
+        super().__init__(initializer=VarianceScaling, **kwargs)  # Glorot's, as there
+        self.num_heads = num_heads
+        self.intermediate_dim = intermediate_dim
+        self.activation = activation
+        self.epsilon = epsilon
+        self.attention = Attention(
+            num_heads,
+            use_bias=True,
+            initializer=VarianceScaling,
+            **self._place("attention"),
+        )
+        self.feed_forward = FeedForward(
+            intermediate_dim, activation, **self._place("feed_forward")
+        )
+
+    def build(self, input_shape):
+        dim = input_shape[-1]
+        self.query = self.add_weight(
+            name="query", shape=(1, 1, dim), initializer=self._initial("query")
+        )
+        self.attention.build((None, 1, dim), (None, None, dim))
+        self.norm = self._layer_norm("norm", dim, self.epsilon)
+        self.feed_forward.build((None, None, dim))
+        self.built = True
+
+    def call(self, states):
+        """`(B, T, D)` -> `(B, D)`."""
+        query = ops.cast(self.query, self.compute_dtype)
+        shape = (ops.shape(states)[0], 1, states.shape[-1])
+        y = self.attention(ops.broadcast_to(query, shape), states)  # (B, 1, D)
+        y = y + self.feed_forward(self.norm(y))
+        return y[:, 0]
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0], input_shape[-1])
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
 class ViTNetwork(_PatchTransformer):
     """Images to hidden states, to features, to logits (2010.11929, section 3.1).
+
+    By its last five arguments it is CLIP's image tower (2103.00020, section 2.4: a norm
+    before the blocks, no bias of the patches) and SigLIP's (2303.15343: attention
+    pooling) as well.
 
     Args:
         image_shape, patch_size, num_layers, hidden_dim, num_heads, intermediate_dim,
         class_token,
         positions, dropout, attention_dropout, layer_norm_epsilon, pooler, num_classes,
             remat: see `ViT`.
+        pre_norm: whether the tokens are normalised before the first block.
+        patch_bias: whether the linear map of the patches has a bias.
+        activation: of the feed-forwards, see `FeedForward`.
+        attention_pooling: whether an image's vector is an `AttentionPooling`'s.
+        projection_dim: E: an image's vector is mapped to so many channels, without a
+            bias; None for none.
         seed: integer, the model's.
         stream: name of its weights.
     """
@@ -132,6 +206,11 @@ class ViTNetwork(_PatchTransformer):
         pooler=False,
         num_classes=None,
         remat=False,
+        pre_norm=False,
+        patch_bias=True,
+        activation="gelu",
+        attention_pooling=False,
+        projection_dim=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -149,12 +228,16 @@ class ViTNetwork(_PatchTransformer):
         self.pooler = pooler
         self.num_classes = num_classes
         self.remat = remat
+        self.pre_norm = pre_norm
+        self.patch_bias = patch_bias
+        self.activation = activation
+        self.attention_pooling = attention_pooling
+        self.projection_dim = projection_dim
         height, width, channels = image_shape
         self.grid = (height // patch_size, width // patch_size)
         tokens = self.grid[0] * self.grid[1] + class_token
-        self.patches = self._built_dense(
-            "patches", patch_size**2 * channels, hidden_dim
-        )
+        self.patches = self._dense("patches", hidden_dim, patch_bias)
+        self.patches.build((None, patch_size**2 * channels))
         self.token = self.table = None
         if class_token:
             self.token = self.add_weight(
@@ -170,14 +253,42 @@ class ViTNetwork(_PatchTransformer):
                 "table", tokens, hidden_dim, positions == "sinusoidal"
             )
         self.drop = Dropout(dropout, **self._place("dropout")) if dropout else None
+        self.norm_before = None
+        if pre_norm:
+            self.norm_before = self._layer_norm(
+                "norm_before", hidden_dim, layer_norm_epsilon
+            )
         self.blocks = [
             self._block(
-                f"block_{i}", num_heads, hidden_dim, intermediate_dim, attention
+                f"block_{i}",
+                num_heads,
+                hidden_dim,
+                intermediate_dim,
+                attention,
+                activation,
             )
             for i in range(num_layers)
         ]
         self.norm = self._layer_norm("norm", hidden_dim, layer_norm_epsilon)
-        self.pool = self.head = None
+        self.pool = self.head = self.attention_pool = self.projection = None
+        if attention_pooling:
+            self.attention_pool = AttentionPooling(
+                num_heads,
+                intermediate_dim,
+                activation,
+                layer_norm_epsilon,
+                **self._place("attention_pool"),
+            )
+            self.attention_pool.build((None, None, hidden_dim))
+        if projection_dim:
+            self.projection = self._dense(
+                "projection",
+                projection_dim,
+                use_bias=False,
+                # Of CLIP's code: vectors that are not short, whose lengths divide.
+                initializer=self._normal("projection", hidden_dim**-0.5),
+            )
+            self.projection.build((None, hidden_dim))
         if pooler:
             self.pool = self._built_dense("pool", hidden_dim, hidden_dim)
         if num_classes:
@@ -217,6 +328,19 @@ class ViTNetwork(_PatchTransformer):
             `(B, 1 + T, D)`, the class token first where there is one; then the
             probabilities.
         """
+        x, positions = self._tokens(images, keep, training)
+        weights = []
+        for block in self.blocks:
+            outputs = block(
+                x, positions=positions, return_weights=return_weights, training=training
+            )
+            x, _, probabilities = unpacked(outputs, False, return_weights)
+            weights.append(probabilities)
+        x = self.norm(x)
+        return (x, weights) if return_weights else x
+
+    def _tokens(self, images, keep, training):
+        """What the first block reads, `(B, 1 + T, D)`, and the rotary positions."""
         side = self.patch_size
         grid = (images.shape[1] // side, images.shape[2] // side)
         x, first = self.embedded(images)
@@ -233,25 +357,35 @@ class ViTNetwork(_PatchTransformer):
         if first is not None:
             shape = (ops.shape(x)[0], 1, self.hidden_dim)
             x = ops.concatenate([ops.broadcast_to(first, shape), x], axis=1)
+        if self.norm_before is not None:
+            x = self.norm_before(x)
         if self.drop is not None:
             x = self.drop(x, training=training)
-        weights = []
+        return x, positions
+
+    def hidden_states(self, images, training=False):
+        """The states `(B, 1 + T, D)` before the first block and after each, a list.
+
+        None is normalised: `network.norm(states[-1])` is what the call returns.
+        """
+        x, positions = self._tokens(images, None, training)
+        states = [x]
         for block in self.blocks:
-            outputs = block(
-                x, positions=positions, return_weights=return_weights, training=training
-            )
-            x, _, probabilities = unpacked(outputs, False, return_weights)
-            weights.append(probabilities)
-        x = self.norm(x)
-        return (x, weights) if return_weights else x
+            states.append(block(states[-1], positions=positions, training=training))
+        return states
 
     def features(self, states):
-        """One vector for each image: `(B, 1 + T, D)` -> `(B, D)`.
+        """One vector for each image: `(B, 1 + T, D)` -> `(B, D)` or `(B, E)`.
 
-        Of the class token, or else the mean; with a pooler its hyperbolic tangent.
+        By attention pooling, or of the class token, or else the mean; with a pooler its
+        hyperbolic tangent; with a projection its map.
         """
-        x = states[:, 0] if self.class_token else ops.mean(states, axis=1)
-        return x if self.pool is None else ops.tanh(self.pool(x))
+        if self.attention_pool is not None:
+            x = self.attention_pool(states)
+        else:
+            x = states[:, 0] if self.class_token else ops.mean(states, axis=1)
+        x = x if self.pool is None else ops.tanh(self.pool(x))
+        return x if self.projection is None else self.projection(x)
 
     def logits(self, states):
         """`(B, 1 + T, D)` -> `(B, K)`, float32."""

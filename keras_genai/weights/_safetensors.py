@@ -45,6 +45,30 @@ class Entry:
     optional: bool = False
 
 
+class Joined:
+    """Several variables as the one that a file has, side by side on the last axis.
+
+    Args:
+        variables: list of Keras variables whose other axes are equal.
+    """
+
+    def __init__(self, variables):
+        self.variables = list(variables)
+        self.dtype = self.variables[0].dtype
+        self.widths = [int(v.shape[-1]) for v in self.variables]
+        self.shape = (*self.variables[0].shape[:-1], sum(self.widths))
+
+    @property
+    def value(self):
+        parts = [keras.ops.convert_to_numpy(v.value) for v in self.variables]
+        return np.concatenate(parts, axis=-1)
+
+    def assign(self, array):
+        parts = np.split(array, np.cumsum(self.widths)[:-1], axis=-1)
+        for variable, part in zip(self.variables, parts, strict=True):
+            fill(variable, np.ascontiguousarray(part))
+
+
 def _same(array):
     return array
 
@@ -63,6 +87,38 @@ def convolution(name, variable):
         (outputs, inputs, h, w),
         lambda a: a.transpose(2, 3, 1, 0),
         lambda a: a.transpose(3, 2, 0, 1),
+    )
+
+
+def reshaped(name, variable, aliases=(), shape=(), shapes=()):
+    """A variable that the file holds in another shape of as many elements.
+
+    Args:
+        shape: in the file.
+        shapes: others that files have.
+    """
+    own = tuple(variable.shape)
+    return Entry(
+        name,
+        variable,
+        shape,
+        lambda a: a.reshape(own),
+        lambda a: a.reshape(shape),
+        aliases,
+        shapes,
+    )
+
+
+def patches(name, variable, aliases=(), side=1, channels=1):
+    """A map of patches `(side * side * C, D)`, in the file a convolution's kernel."""
+    width = variable.shape[1]
+    return Entry(
+        name,
+        variable,
+        (width, channels, side, side),
+        lambda a: a.transpose(2, 3, 1, 0).reshape(-1, width),
+        lambda a: a.reshape(side, side, channels, width).transpose(3, 2, 0, 1),
+        aliases,
     )
 
 
@@ -288,7 +344,7 @@ def load(table, path, ignored=None):
         entry = found[name]
         variable = entry.variable
         array = np.asarray(array.reshape(entry.shape), variable.dtype)
-        array = np.ascontiguousarray(entry.ours(array))
+        array = np.asarray(entry.ours(array), order="C")  # a scalar stays one
         if isinstance(variable, keras.Variable):
             fill(variable, array)
         else:

@@ -51,8 +51,8 @@ def save(table, path, dtype="float32", max_shard_size=None):
                 part = f"{path.stem}-{number:05}-of-{total:05}{path.suffix}"
             names |= dict.fromkeys((entry.name for entry in entries), part)
             arrays = {
-                entry.name: np.ascontiguousarray(
-                    entry.theirs(to_host(entry.variable.value)).astype(kind)
+                entry.name: np.asarray(
+                    entry.theirs(to_host(entry.variable.value)), kind, order="C"
                 )
                 for entry in entries
             }

@@ -2,11 +2,7 @@
 
 import pathlib
 
-import numpy as np
-from keras import ops
-
 from keras_genai.layers.positions import SCALINGS
-from keras_genai.utils.deferred import fill
 from keras_genai.weights import _generation, _keys, _transformers, _writing
 from keras_genai.weights import _safetensors as st
 from keras_genai.weights._keys import (
@@ -97,30 +93,6 @@ LLAMA_KEYS = {
     "rope_interleaved": (False, one_of(False)),
     "partial_rotary_factor": (1.0, one_of(1.0)),
 }
-
-
-class Joined:
-    """Several variables as the one that a file has, side by side on the last axis.
-
-    Args:
-        variables: list of Keras variables whose other axes are equal.
-    """
-
-    def __init__(self, variables):
-        self.variables = list(variables)
-        self.dtype = self.variables[0].dtype
-        self.widths = [int(v.shape[-1]) for v in self.variables]
-        self.shape = (*self.variables[0].shape[:-1], sum(self.widths))
-
-    @property
-    def value(self):
-        parts = [ops.convert_to_numpy(v.value) for v in self.variables]
-        return np.concatenate(parts, axis=-1)
-
-    def assign(self, array):
-        parts = np.split(array, np.cumsum(self.widths)[:-1], axis=-1)
-        for variable, part in zip(self.variables, parts, strict=True):
-            fill(variable, np.ascontiguousarray(part))
 
 
 def from_config(config, path="config.json", kinds=None):
@@ -317,8 +289,8 @@ def _gpt2_table(model, bare):
         table.affine(f"h.{i}.ln_1", block.norm1)
         dense(
             f"h.{i}.attn.c_attn",
-            Joined(part.kernel for part in parts),
-            Joined(part.bias for part in parts),
+            st.Joined(part.kernel for part in parts),
+            st.Joined(part.bias for part in parts),
         )
         dense(f"h.{i}.attn.c_proj", attention.out.kernel, attention.out.bias)
         table.affine(f"h.{i}.ln_2", block.norm2)

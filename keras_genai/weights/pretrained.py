@@ -55,7 +55,7 @@ class Pretrained:
         return _layout(cls).load(cls, source, subfolder, variant, **arguments)
 
     @checked(dtype=text, max_shard_size=optional(either(text, integer(1))))
-    def save_pretrained(self, folder, dtype="float32", max_shard_size=None):
+    def save_pretrained(self, folder, dtype="float32", max_shard_size=None, **kwargs):
         """Writes the model as the library reads it whose layout is `from_pretrained`'s.
 
         Args:
@@ -71,9 +71,8 @@ class Pretrained:
             ValueError: for another dtype, or a network that the library does not have.
             ImportError: `safetensors` is not installed.
         """
-        _layout(type(self)).save(
-            self, folder, dtype, max_shard_size or self.max_shard_size
-        )
+        size = max_shard_size or self.max_shard_size
+        _layout(type(self)).save(self, folder, dtype, size, **kwargs)
 
 
 def _layout(cls):

@@ -170,26 +170,16 @@ def table(model, names=None):
     network = model.network
     bare = not (model.num_classes or model.mae)
     table = _transformers.Table("" if bare else "vit.")
-    side, channels, hidden_dim = (
-        model.patch_size,
-        model.image_shape[-1],
-        model.hidden_dim,
-    )
-
-    def patches(name, variable, aliases):
-        return st.Entry(
-            name,
-            variable,  # (p * p * C, D)
-            (hidden_dim, channels, side, side),
-            lambda a: a.transpose(2, 3, 1, 0).reshape(-1, hidden_dim),
-            lambda a: a.reshape(side, side, channels, hidden_dim).transpose(3, 2, 0, 1),
-            aliases,
-        )
-
     place = "embeddings.patch_embeddings.projection"
     table.vector("embeddings.cls_token", network.token)
     table.vector("embeddings.position_embeddings", network.table)
-    table.add(patches, f"{place}.weight", network.patches.kernel)
+    table.add(
+        st.patches,
+        f"{place}.weight",
+        network.patches.kernel,
+        side=model.patch_size,
+        channels=model.image_shape[-1],
+    )
     table.vector(f"{place}.bias", network.patches.bias)
     for i, block in enumerate(network.blocks):
         _block(table, f"encoder.layer.{i}", block)

@@ -47,12 +47,20 @@ def gradients_are_equal(run, entries, outputs, network, tolerance=1e-3):
     for entry in entries:
         name = next(n for n in (entry.name, *entry.aliases) if n in wanted)
         by_entry[id(entry.variable)] = entry, wanted[name]
-    variables = [entry.variable for entry, _ in by_entry.values()]
-    _, gradients = backend.value_and_gradients(lambda: weighted(run(), ops), variables)
+    # A file may hold several of our variables side by side, as one tensor.
+    parts = [
+        getattr(e.variable, "variables", [e.variable]) for e, _ in by_entry.values()
+    ]
+    variables = [variable for part in parts for variable in part]
+    _, made = backend.value_and_gradients(lambda: weighted(run(), ops), variables)
+    made = iter([host(ops.convert_to_tensor(g)) for g in made])
+    gradients = [
+        np.concatenate([next(made) for _ in part], -1) if len(part) > 1 else next(made)
+        for part in parts
+    ]
     largest = max(np.abs(g).max() for _, g in by_entry.values())
     for (entry, want), got in zip(by_entry.values(), gradients, strict=True):
         want = entry.ours(want.reshape(entry.shape))
-        got = host(ops.convert_to_tensor(got))
         # A shift of the keys changes no softmax: that gradient is 0 but for rounding,
         # which is another on each machine. Then ours must be 0 in the same way.
         rounding = np.finfo("float32").eps * largest * np.sqrt(want.size)

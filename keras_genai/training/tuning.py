@@ -13,7 +13,14 @@ from keras_genai.utils.validation import (
 
 
 class Tuning:
-    """The part of a model that trains low-rank changes of its dense layers."""
+    """The part of a model that trains low-rank changes of its dense layers.
+
+    Its networks are `network`, or what `tuned_networks` returns.
+    """
+
+    def tuned_networks(self):
+        """List of the networks whose dense layers may have such changes."""
+        return [self.network]
 
     @checked(
         rank=integer(1),
@@ -38,7 +45,8 @@ class Tuning:
         Raises:
             ValueError: no layer has a name, or there are such changes already.
         """
-        lora.enable(self.network, rank, targets, alpha, self.seed, also)
+        for network in self.tuned_networks():
+            lora.enable(network, rank, targets, alpha, self.seed, also)
         self._forget_compiled()
 
     def merge_lora(self):
@@ -46,7 +54,7 @@ class Tuning:
 
         Call `compile` afterwards, to train them.
         """
-        lora.merge(self.network)
+        lora.merge(*self.tuned_networks())
         self._forget_compiled()
 
     def _forget_compiled(self):
@@ -58,10 +66,10 @@ class Tuning:
 
     def save(self, *args, **kwargs):
         """See `keras.Model.save`; with LoRA, merge before."""
-        lora.check_merged(self.network)
+        lora.check_merged(*self.tuned_networks())
         super().save(*args, **kwargs)
 
-    def save_pretrained(self, folder, dtype="float32", max_shard_size=None):
+    def save_pretrained(self, folder, dtype="float32", max_shard_size=None, **kwargs):
         """See `Pretrained.save_pretrained`; with LoRA, merge before."""
-        lora.check_merged(self.network)
-        super().save_pretrained(folder, dtype, max_shard_size)
+        lora.check_merged(*self.tuned_networks())
+        super().save_pretrained(folder, dtype, max_shard_size, **kwargs)
