@@ -73,9 +73,9 @@ def same(ours, theirs, texts):
     wanted = theirs(texts)["input_ids"]
     assert ours.encode(texts) == wanted
     assert [ours.encode(text) for text in ODD] == theirs(ODD)["input_ids"]
-    assert ours.encode(texts, special=False) == [
-        theirs(text, add_special_tokens=False)["input_ids"] for text in texts
-    ]
+    plain = theirs(texts, add_special_tokens=False)["input_ids"]
+    assert ours.encode(texts, special=False) == plain
+    wanted = wanted[:: 1 + len(wanted) // 1000] + wanted[-len(ODD) :]  # one by one
     for special in (True, False):
         how = {"skip_special_tokens": not special}
         back = [
@@ -302,7 +302,7 @@ def siglip(request, captions, tmp_path_factory):
 def test_a_folder_of_siglip_gives_siglips_ids(siglip, captions, tmp_path):
     ours = Tokenizer.load(siglip)
     theirs = transformers.SiglipTokenizer.from_pretrained(siglip)
-    same_of_siglip(ours, theirs, captions)
+    same_of_siglip(ours, theirs, [*captions[::5], *ODD])
     assert ours.kind == "siglip" and ours.max_length == 64 and ours.pad_token_id == 1
     padded = theirs(ODD[:4], padding="max_length", max_length=64, truncation=True)
     batch = ours.batch(ODD[:4], length=64)
