@@ -304,6 +304,21 @@ def llama():
     return gpt(**kg.GPT.LLAMA)
 
 
+def clip():
+    towers = {**SIZES, "projection_dim": 4}
+    text = {"vocabulary_size": 20, "max_sequence_length": 8, "eos_token_id": 1}
+    return kg.CLIP(
+        kg.clip.ImageTower((8, 8, 3), 4, **towers),
+        kg.clip.TextTower(**towers, **text),
+        4,
+    )
+
+
+def clip_resnet():
+    tower = kg.clip.ResNetTower((32, 32, 3), (1, 1, 1, 1), 2, projection_dim=4)
+    return kg.CLIP(tower, clip().text_tower, 4)
+
+
 def vit():
     return kg.ViT((8, 8, 3), patch_size=4, **SIZES, num_classes=3)
 
@@ -488,6 +503,9 @@ KINDS = {
             ("Llama", llama, kg.GPT, "config.json"),
             ("ViT", vit, kg.ViT, "config.json"),
             ("BERT", bert, kg.BERT, "config.json"),
+            ("CLIP", clip, kg.CLIP, "config.json"),
+            ("OpenCLIP", clip_resnet, kg.CLIP, "open_clip_config.json"),
+            ("CLIP's images", clip, kg.CLIP, "preprocessor_config.json"),
             ("AutoencoderKL", autoencoder, kg.AutoencoderKL, "config.json"),
             ("DDPM", ddpm, kg.DDPM, "config.json"),
             ("DDPM's scheduler", ddpm, kg.DDPM, "scheduler_config.json"),

@@ -34,39 +34,45 @@ TestCLIPProcesses = processes.battery(
 )
 
 
-class TestGlobalBatch(processes.OnDevices):
-    """The contrast is that of the global batch; its gradient is not one times N."""
+class Divided(processes.OnDevices):
+    """Trains on weighted pairs; of an odd number where a backend can divide that."""
 
-    every_way = True
+    arguments, accumulate = {"mask_equal_captions": True}, 1
 
-    @staticmethod
-    def on_devices():
-        results = {}
+    @classmethod
+    def on_devices(cls):
         count = processes.BATCH * 2
+        model = tiny(**cls.arguments)
+        model.compile(keras.optimizers.SGD(0.05), accumulate=cls.accumulate)
+        x, _ = _pairs(count)
         weight = conformance.uniform("clip/weight", (count,), 0.2, 2.0)
-        for name, arguments, accumulate in (
-            ("softmax", {"mask_equal_captions": True}, 1),
-            ("sigmoid", {"loss": "sigmoid", "pooling": "attention"}, 1),
-            ("in parts", {"mask_equal_captions": True}, 2),
-        ):
-            model = tiny(**arguments)
-            model.compile(keras.optimizers.SGD(0.05), accumulate=accumulate)
-            x, _ = _pairs(count)
-            history = model.fit(
-                x,
-                sample_weight=weight,
-                batch_size=processes.BATCH,
-                epochs=2,
-                verbose=0,
-            ).history
-            results[f"{name}: losses"] = history["loss"]
-            results[f"{name}: evaluated"] = model.evaluate(
-                x, batch_size=processes.BATCH, verbose=0
-            )
-            results[f"{name}: weights"] = np.concatenate(
-                [host(v.value).ravel() for v in model.variables]
-            )
+        history = model.fit(
+            x, sample_weight=weight, batch_size=processes.BATCH, epochs=2, verbose=0
+        ).history
+        weights = [host(v.value).ravel() for v in model.variables]
+        results = {"losses": history["loss"], "weights": np.concatenate(weights)}
+        if cls.every_way:
+            size = processes.BATCH
+            results["evaluated"] = model.evaluate(x, batch_size=size, verbose=0)
         return results
 
     def reference(self):
         return self.on_devices()
+
+
+class TestGlobalBatch(Divided):
+    """The contrast is that of the global batch; its gradient is not one times N."""
+
+    every_way = True
+
+
+class TestGlobalBatchInParts(Divided):
+    """Both at once: parts of the parts."""
+
+    accumulate = 2
+
+
+class TestGlobalBatchOfSigmoids(Divided):
+    """And SigLIP's, with a bias."""
+
+    arguments = {"loss": "sigmoid", "pooling": "attention"}

@@ -15,7 +15,18 @@ from keras import ops
 
 import keras_genai as kg
 from keras_genai.diffusion import Denoiser, samplers, schedules
-from keras_genai.weights import autoencoder_kl, bert, ddpm, dit, gpt, marian, unet, vit
+from keras_genai.weights import (
+    _open_clip,
+    autoencoder_kl,
+    bert,
+    clip,
+    ddpm,
+    dit,
+    gpt,
+    marian,
+    unet,
+    vit,
+)
 from tests.diffusion.test_diffusers import NOISES, START, assert_same, ours, reference
 from tests.support.conformance import host
 from tests.support.parity import shaken
@@ -48,6 +59,11 @@ TRANSFORMERS = {
     "BertConfig": bert.KEYS,
     "ViTConfig": {**vit.KEYS, **vit.PLAIN},
     "ViTMAEConfig": {**vit.KEYS, **vit.MASKED},
+    "CLIPConfig": clip.CLIP_KEYS,
+    "CLIPTextConfig": clip.TEXT,
+    "CLIPVisionConfig": clip.VISION,
+    "SiglipTextConfig": clip.SIGLIP_TEXT,
+    "SiglipVisionConfig": clip.SIGLIP_VISION,
     "MarianConfig": {**marian.KEYS, **{k: (v, 0) for k, v in marian.DECODER.items()}},
 }
 
@@ -71,6 +87,7 @@ def test_the_defaults_are_those_of_transformers(name):
     theirs = getattr(transformers, name)().to_dict()
     for key, (default, _) in TRANSFORMERS[name].items():
         filled = {"head_dim", "num_key_value_heads", "rope_parameters", "id2label"}
+        filled |= {"projection_size"}
         if key in theirs and not (default is None and key in filled):
             assert theirs[key] == default, key
 
@@ -309,7 +326,7 @@ def test_the_least_file_gives_the_same_numbers(network):
 WRONG = [None, -1, 0, "x", [], {}, 1.5, True, 10**9, 10**30, float("nan"), [None]]
 
 
-@pytest.mark.filterwarnings("ignore:.*is passed over")
+@pytest.mark.filterwarnings("ignore:.*is passed over", "ignore:.*in the vocabulary")
 def test_values_of_another_type_are_refused_by_name():
     """Each key of each table with a value of each type: read, or named."""
     readers = [
@@ -329,6 +346,29 @@ def test_values_of_another_type_are_refused_by_name():
             {**vit.KEYS, **vit.PLAIN},
         ),
         (lambda c: marian.from_config(c, "config.json"), {}, marian.KEYS),
+        *(
+            (lambda c, f=f, s=s: f(c, "config.json", s, None), {}, keys)
+            for f, s, keys in (
+                (clip.text_arguments, False, clip.TEXT),
+                (clip.text_arguments, True, clip.SIGLIP_TEXT),
+                (clip.image_arguments, False, clip.VISION),
+                (clip.image_arguments, True, clip.SIGLIP_VISION),
+            )
+        ),
+        *(
+            (
+                lambda c, part=part: _open_clip.from_config(
+                    {"model_cfg": {part: c} if part else c}, "open_clip_config.json"
+                ),
+                {},
+                keys,
+            )
+            for part, keys in (
+                (None, _open_clip.MODEL),
+                ("vision_cfg", _open_clip.VISION),
+                ("text_cfg", _open_clip.TEXT),
+            )
+        ),
     ]
     refused = 0
     for read, base, keys in readers:
