@@ -15,14 +15,17 @@ def apply_gradients(optimizer, gradients_, variables):
     """`backend.interface.apply_gradients`."""
     scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
     inner = optimizer.inner_optimizer if scaled else optimizer
-    with _shared_scalars(inner):
-        if replica() is None:
+    if replica() is None:
+        with _shared_scalars(inner):
             optimizer.apply(gradients_, variables)
-            return
-        tf.distribute.get_replica_context().merge_call(
-            lambda strategy, *parts: _apply_once(strategy, optimizer, parts, variables),
-            args=gradients_,
-        )
+        return
+
+    def merged(strategy, *parts):
+        # Here, once for all replicas: before it each has a thread of its own.
+        with _shared_scalars(inner):
+            _apply_once(strategy, optimizer, parts, variables)
+
+    tf.distribute.get_replica_context().merge_call(merged, args=gradients_)
 
 
 def _shared_scalars(optimizer):
