@@ -328,8 +328,6 @@ def test_a_batch_of_an_iterable_is_one_process_s():
 class TestParts(OnDevices):
     """Parts of the parts that devices have; too few samples for them are refused."""
 
-    every_way = True
-
     @staticmethod
     def on_devices():
         model = vae()
