@@ -325,7 +325,7 @@ def test_a_batch_of_an_iterable_is_one_process_s():
     assert WHOLE.least_of_own(8) == 8
 
 
-class TestParts(OnDevices):
+class TestAccumulation(OnDevices):
     """Parts of the parts that devices have; too few samples for them are refused."""
 
     @staticmethod
