@@ -1,5 +1,7 @@
 """`Model`: one stateful `train_step(data)` on three backends."""
 
+import contextlib
+
 import keras
 import numpy as np
 from keras import ops
@@ -568,7 +570,8 @@ class Model(CompiledFunctions, Saving, backend.Trainer, keras.Model):
             gradients = replicas.total(gradients)
             follows = self.ema is not None and self.ema.follows(self.players[player])
             before = updates(optimizer) if follows else None
-            with scaled_updates(self.rate_factors(player)):
+            factors = self.rate_factors(player)
+            with scaled_updates(factors) if factors else contextlib.nullcontext():
                 backend.apply_gradients(optimizer, gradients, variables)
             if follows:
                 self.ema.update(None if before is None else before < updates(optimizer))

@@ -13,7 +13,7 @@ from keras_genai.losses.contrastive import similarity
 from keras_genai.training.optimizer import inner, not_decayed
 from tests.clip.test_clip_conformance import END, LENGTH, captions, tiny
 from tests.support import conformance
-from tests.support.conformance import host
+from tests.support.conformance import BACKEND, THOROUGH, host
 
 COUNT = 12
 TOKENIZER_TEXTS = ["a red heart", "a dog", "a blue car", "the sun", "a red car"]
@@ -242,7 +242,8 @@ def test_accumulated_is_unaccumulated(loss):
         )
     ]
     assert max(moved) > 1e-3
-    for parts in (3, 5):  # 5 does not divide
+    few = BACKEND != "torch" and not THOROUGH  # each is compiled anew
+    for parts in (5,) if few else (3, 5):  # 5 does not divide
         model, history = trained(parts)
         np.testing.assert_allclose(history["loss"], logs["loss"], atol=1e-5)
         for a, b in zip(model.variables, whole.variables, strict=True):

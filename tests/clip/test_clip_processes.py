@@ -30,7 +30,7 @@ TestCLIPProcesses = processes.battery(
             model.text_embeddings(keras.ops.convert_to_tensor(tokens))
         ),
     },
-    exceptions={"devices": "In every way, by `TestGlobalBatch`."},
+    exceptions={"devices": "By `TestContrast` and its kin."},
 )
 
 
@@ -51,7 +51,7 @@ class Divided(processes.OnDevices):
         ).history
         weights = [host(v.value).ravel() for v in model.variables]
         results = {"losses": history["loss"], "weights": np.concatenate(weights)}
-        if cls.every_way:
+        if cls is TestContrast:
             size = processes.BATCH
             results["evaluated"] = model.evaluate(x, batch_size=size, verbose=0)
         return results
@@ -60,10 +60,8 @@ class Divided(processes.OnDevices):
         return self.on_devices()
 
 
-class TestGlobalBatch(Divided):
+class TestContrast(Divided):
     """The contrast is that of the global batch; its gradient is not one times N."""
-
-    every_way = True
 
 
 class TestGlobalBatchInParts(Divided):
@@ -72,7 +70,7 @@ class TestGlobalBatchInParts(Divided):
     accumulate = 2
 
 
-class TestGlobalBatchOfSigmoids(Divided):
+class TestSigmoids(Divided):
     """And SigLIP's, with a bias."""
 
     arguments = {"loss": "sigmoid", "pooling": "attention"}
