@@ -158,6 +158,7 @@ def test_bad_arguments(arguments, message):
         make(**arguments)
 
 
+@pytest.mark.once
 def test_bad_input():
     x, t = np.zeros((2, 8, 12, 3), "float32"), np.zeros(2, "int32")
     labels, vector = np.zeros(2, "int32"), np.zeros((2, 4), "float32")

@@ -26,6 +26,7 @@ class _PaddedBefore(keras.layers.Layer):
         return self.layer(self.zeros(x))
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize(("size", "strides"), [(4, 2), (3, 1), (3, 2), (5, 2), (2, 2)])
 @pytest.mark.parametrize(
     ("name", "padding"),

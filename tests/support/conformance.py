@@ -63,7 +63,8 @@ def in_turn(name, choices):
 
 # What compiles a step once more, in groups that share what is compiled. Of a family's
 # first battery PyTorch checks all of it, and one of the two backends that compile, or
-# neither, each group, in turn over names and groups; of a variant PyTorch alone.
+# neither, each group, in turn over names and groups; of a variant PyTorch alone. (All
+# else of a variant is checked by PyTorch and one of the two, in turn over the variants.)
 _COMPILED_AGAIN = (
     ("evaluate",),
     ("run_eagerly",),
@@ -78,6 +79,8 @@ def _left_out(name, variant):
     """dict check -> reason: what an ordinary run leaves to another backend."""
     if THOROUGH or BACKEND == "torch":
         return {}
+    if variant and in_turn(name, ("tensorflow", "jax")) != BACKEND:
+        return dict.fromkeys(CHECKS, _OTHER)
     reasons = {"phases": _UNCOMPILED, "gradients": _UNCOMPILED}
     for group in _COMPILED_AGAIN:
         turn = in_turn(f"{name} {group[0]}", ("tensorflow", "jax", "torch"))

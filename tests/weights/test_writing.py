@@ -59,6 +59,7 @@ def test_sizes(size, count):
     assert bytes_of(size) == count
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("size", [0, -1, "", "5 TB", "0GB", 1.5, None])
 def test_sizes_that_are_none(size):
     with pytest.raises(ValueError, match="such as '5GB'"):
