@@ -63,8 +63,8 @@ def in_turn(name, choices):
 
 # What compiles a step once more, in groups that share what is compiled. Of a family's
 # first battery PyTorch checks all of it, and one of the two backends that compile, or
-# neither, each group, in turn over names and groups; of a variant PyTorch alone. (All
-# else of a variant is checked by PyTorch and one of the two, in turn over the variants.)
+# neither, each group, in turn over names and groups; of a variant PyTorch alone. All
+# else of a variant is checked by PyTorch and one of the two, in turn over variants.
 _COMPILED_AGAIN = (
     ("evaluate",),
     ("run_eagerly",),
