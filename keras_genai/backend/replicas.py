@@ -151,15 +151,15 @@ def gather(tensors, rows):
     if share() is None:
         return tensors
     whole = primitives.concrete_int(ops.cast(ops.round(samples(rows)), "int32"))
-    places = ops.arange(whole, dtype="int32") - ops.cast(offset(), "int32")
+    positions = ops.arange(whole, dtype="int32") - ops.cast(offset(), "int32")
     rows = ops.cast(rows, "int32")
-    own = ops.logical_and(places >= 0, places < rows)
-    places = ops.clip(places, 0, rows - 1)
+    own = ops.logical_and(positions >= 0, positions < rows)
+    positions = ops.clip(positions, 0, rows - 1)
 
     def placed(x):
         axes = tuple(range(1, len(x.shape)))
         here = ops.expand_dims(own, axes) if axes else own
-        x = ops.take(x, places, axis=0)
+        x = ops.take(x, positions, axis=0)
         return ops.where(here, x, ops.zeros_like(x))
 
     return total([placed(x) for x in tensors])

@@ -312,10 +312,10 @@ def drawn(tokens, noise):
         return tokens[:, 0]
     counts = ops.sum(ops.cast(tokens[:, :, 0] != ABSENT, "int32"), axis=1)  # (B,)
     u = noise.uniform("caption", (ops.shape(tokens)[0],), dtype="float32")
-    place = ops.cast(u * ops.cast(counts, "float32"), "int32")
-    place = ops.minimum(place, counts - 1)  # where the product rounds up
-    place = ops.expand_dims(place, (1, 2))
-    return ops.take_along_axis(tokens, place, axis=1)[:, 0]
+    index = ops.cast(u * ops.cast(counts, "float32"), "int32")
+    index = ops.minimum(index, counts - 1)  # where the product rounds up
+    index = ops.expand_dims(index, (1, 2))
+    return ops.take_along_axis(tokens, index, axis=1)[:, 0]
 
 
 def digests(tokens):

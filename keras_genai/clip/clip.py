@@ -478,8 +478,9 @@ class CLIP(Tuning, Pretrained, Model):
             return self._contrast(*halves, names, weight)
 
         _, by_pairs = backend.value_and_gradient(whole, pairs)
-        places = ops.arange(rows, dtype="int32") + ops.cast(replicas.offset(), "int32")
-        by_own = ops.take(by_pairs, places, axis=0)
+        positions = ops.arange(rows, dtype="int32")
+        positions = positions + ops.cast(replicas.offset(), "int32")
+        by_own = ops.take(by_pairs, positions, axis=0)
         count = ops.shape(pairs)[0]
 
         def loss_fn(images, tokens, by_own):

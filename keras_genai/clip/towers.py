@@ -334,9 +334,11 @@ class TextTower(Pretrained, CompositeLayer):
         tokens = ops.cast(tokens, "int32")
         if self.pooling == "first_end":
             tokens = ops.cast(ops.equal(tokens, self.eos_token_id), "int32")
-        place = ops.cast(backend.argmax(tokens), "int32")  # (B,), the first of equals
-        places = ops.arange(ops.shape(tokens)[1], dtype="int32")
-        here = ops.equal(ops.expand_dims(place, 1), places)  # (B, T)
+        position = ops.cast(
+            backend.argmax(tokens), "int32"
+        )  # (B,), the first of equals
+        positions = ops.arange(ops.shape(tokens)[1], dtype="int32")
+        here = ops.equal(ops.expand_dims(position, 1), positions)  # (B, T)
         # A sum of one: taken by an index, an exported graph has one size of batch.
         return ops.sum(
             ops.where(ops.expand_dims(here, -1), states, ops.zeros_like(states)), axis=1

@@ -13,31 +13,35 @@ from keras_genai.backend.tensorflow.core import replica
 
 def apply_gradients(optimizer, gradients_, variables):
     """`backend.interface.apply_gradients`."""
-    scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    inner = optimizer.inner_optimizer if scaled else optimizer
     if replica() is None:
-        with _shared_scalars(inner):
+        with _shared_scalars(_inner(optimizer)):
             optimizer.apply(gradients_, variables)
         return
+    tf.distribute.get_replica_context().merge_call(
+        lambda strategy, *parts: _apply_once(strategy, optimizer, parts, variables),
+        args=gradients_,
+    )
 
-    def merged(strategy, *parts):
-        # Here, once for all replicas: before it each has a thread of its own.
-        with _shared_scalars(inner):
-            _apply_once(strategy, optimizer, parts, variables)
 
-    tf.distribute.get_replica_context().merge_call(merged, args=gradients_)
+def _scales(optimizer):
+    return isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+
+
+def _inner(optimizer):
+    return optimizer.inner_optimizer if _scales(optimizer) else optimizer
 
 
 def _shared_scalars(optimizer):
     """Adam's step with what all variables share computed once.
 
-    Keras computes powers and casts anew for each variable: half of all operations of
-    a training step's graph, and of the time to trace it. The operations on a variable
-    are Keras's own, in its order, and so are the bits.
+    Keras computes powers and casts anew for each variable: a fifth of all operations
+    of a U-Net's training step. The operations on a variable are Keras's own, in its
+    order, and so are the bits.
+
+    The context is entered once for all replicas, each of which has a thread of its own.
     """
-    if type(optimizer) not in (keras.optimizers.Adam, keras.optimizers.AdamW):
-        return contextlib.nullcontext()
-    if optimizer.amsgrad:
+    kinds = keras.optimizers.Adam, keras.optimizers.AdamW
+    if type(optimizer) not in kinds or optimizer.amsgrad:
         return contextlib.nullcontext()
 
     def scalars(rate, dtype):
@@ -84,19 +88,18 @@ def _apply_once(strategy, optimizer, parts, variables):
         )
         inner._distributed_tf_update_step(strategy, pairs, rate)
 
-    plain = BaseOptimizer
-    scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    inner = optimizer.inner_optimizer if scaled else optimizer
-    with _replaced(
+    plain, inner = BaseOptimizer, _inner(optimizer)
+    whole = _replaced(
         inner,
         _backend_update_step=update,
         _apply_weight_decay=functools.partial(plain._apply_weight_decay, inner),
         _backend_increment_gradient_accumulators=functools.partial(
             plain._backend_increment_gradient_accumulators, inner
         ),
-    ):
+    )
+    with _shared_scalars(inner), whole:
         first = [strategy.experimental_local_results(part)[0] for part in parts]
-        apply = optimizer._common_apply if scaled else optimizer.apply
+        apply = optimizer._common_apply if _scales(optimizer) else optimizer.apply
         apply(first, variables)
 
 
