@@ -9,6 +9,7 @@ import pytest
 
 import keras_genai as kg
 from tests.support.conformance import assert_same_state, host, state
+from tests.support.short_run import StopAt
 
 pytestmark = pytest.mark.in_turn
 
@@ -41,19 +42,6 @@ def data(size=56):
     rng = np.random.default_rng(0)
     images = rng.uniform(-1, 1, (size, 8, 8, 1)).astype("float32")
     return images, rng.integers(0, 3, size).astype("int32")
-
-
-class StopAt(keras.callbacks.Callback):
-    def __init__(self, epoch, batch):
-        super().__init__()
-        self.at = (epoch, batch)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch
-
-    def on_train_batch_begin(self, batch, logs=None):
-        if (self.epoch, batch) == self.at:
-            raise KeyboardInterrupt
 
 
 def fit(path=None, stop=None, every=2, epochs=3, callbacks=(), x=None, **kwargs):

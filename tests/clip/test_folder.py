@@ -8,6 +8,7 @@ from PIL import Image
 import keras_genai as kg
 from tests.support import tiny_clip
 from tests.support.conformance import assert_same_state, host, state
+from tests.support.short_run import StopAt
 
 pytestmark = pytest.mark.in_turn
 WORDS = ["a red dog", "a cat", "one hat", "the sun", "no", "rain", "a tree", "an egg"]
@@ -24,12 +25,6 @@ def photos(tmp_path):
         lines.append(f"{i}.png,{words}")
     (folder / "metadata.csv").write_text("\n".join(lines))
     return folder
-
-
-class Stop(keras.callbacks.Callback):
-    def on_train_batch_end(self, batch, logs=None):
-        if self.model.optimizer.iterations == 3:
-            raise KeyboardInterrupt
 
 
 def trained(x, callbacks=(), **kwargs):
@@ -50,6 +45,6 @@ def test_a_lazy_folder_trains_as_its_arrays_and_resumes(photos, tmp_path):
     assert_same_state(trained(lazy()), wanted)
     resume = kg.callbacks.Resume(tmp_path / "run.npz", every=1)
     with pytest.raises(KeyboardInterrupt):
-        trained(lazy(), [resume, Stop()])
+        trained(lazy(), [resume, StopAt(1, 1)])
     resume = kg.callbacks.Resume(tmp_path / "run.npz", every=1)
     assert_same_state(trained(lazy(), [resume]), wanted)

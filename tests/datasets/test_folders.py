@@ -9,6 +9,7 @@ import keras_genai as kg
 from keras_genai import datasets
 from keras_genai.backend.devices import Devices
 from tests.support.conformance import assert_same_state, host, state
+from tests.support.short_run import StopAt
 
 once = pytest.mark.once
 
@@ -368,19 +369,6 @@ def test_lazy_captions_are_drawn_by_seed_and_epoch(tmp_path):
 
 
 # Training
-
-
-class StopAt(keras.callbacks.Callback):
-    def __init__(self, epoch, batch):
-        super().__init__()
-        self.at = (epoch, batch)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch
-
-    def on_train_batch_begin(self, batch, logs=None):
-        if (self.epoch, batch) == self.at:
-            raise KeyboardInterrupt
 
 
 def trained(data, path=None, stop=None, epochs=3, **kwargs):
