@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_genai.backend.precision import widen
 from keras_genai.clip.captions import check_images_of
-from keras_genai.clip.clip import CLIP
+from keras_genai.clip.image_encoder import ImageEncoder
 from keras_genai.layers import lora
 from keras_genai.training.compiled import CompiledFunctions
 from keras_genai.utils.arguments import checked
@@ -28,7 +28,7 @@ _per_channel = tuple_of(number())
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class ImageClassifier(CompiledFunctions, Saving, keras.Model):
+class ImageClassifier(ImageEncoder, CompiledFunctions, Saving, keras.Model):
     """The image tower of a CLIP with a linear map to classes, and no text tower.
 
     `ZeroShotClassifier.model()` and `LinearProbe.model()` make it, and what `save` of
@@ -102,11 +102,6 @@ class ImageClassifier(CompiledFunctions, Saving, keras.Model):
             dtype="float32",
             autocast=False,
         )
-
-    # As of a CLIP, of which this has the half that they read.
-    image_embeddings = CLIP.image_embeddings
-    image_variables = CLIP.image_variables
-    encode_image = CLIP.encode_image
 
     def call(self, images, training=False):
         """Logits `(B, K)` of images `(B, H, W, C)` in [-1, 1]."""

@@ -10,6 +10,7 @@ from keras_genai import backend
 from keras_genai.backend import replicas
 from keras_genai.backend.precision import dtype_policy
 from keras_genai.clip import captions as captions_lib
+from keras_genai.clip.image_encoder import ImageEncoder, variables_of
 from keras_genai.clip.index import Index, nearest
 from keras_genai.clip.resnet import ResNetTower
 from keras_genai.clip.scale import LogitScale, unit_vectors
@@ -63,7 +64,7 @@ _per_channel = either(number(), tuple_of(number()))
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
-class CLIP(Tuning, Pretrained, Model):
+class CLIP(ImageEncoder, Tuning, Pretrained, Model):
     """CLIP (2103.00020) and SigLIP (2303.15343): images and texts as unit vectors.
 
     Two towers learn from pairs alone: of a batch, each image's text is to be the most
@@ -546,24 +547,6 @@ class CLIP(Tuning, Pretrained, Model):
 
     # Embeddings, of tensors
 
-    def image_embeddings(self, images, training=False):
-        """Images `(B, H, W, C)` in [-1, 1] -> `(B, E)` of length 1, float32."""
-        mean, std = (np.array(x, "float32") for x in (self.mean, self.std))
-        # ((x + 1) / 2 - mean) / std, which 0.5 and 0.5 leave as it is.
-        images = ops.cast(images, keras.config.floatx())
-        if set(self.mean + self.std) != {0.5}:
-            gain, offset = (
-                ops.cast(ops.convert_to_tensor(x), images.dtype)
-                for x in (0.5 / std, (0.5 - mean) / std)
-            )
-            images = images * gain + offset
-        x = self.image_tower(images, training=training)
-        if len(x.shape) > 2:
-            x = ops.mean(x, axis=tuple(range(1, len(x.shape) - 1)))
-        return unit_vectors(
-            x if self.image_projection is None else self.image_projection(x)
-        )
-
     def text_embeddings(self, tokens, training=False):
         """Token ids `(B, T)` -> `(B, E)` of length 1, float32."""
         check_ids("Tokens", tokens, self.vocabulary_size)
@@ -581,37 +564,6 @@ class CLIP(Tuning, Pretrained, Model):
         )
 
     # Use
-
-    @checked()
-    def encode_image(self, images, *, batch_size=64):
-        """The embeddings of images.
-
-        Args:
-            images: floats `(N, H, W, C)` in [-1, 1], of the model's size.
-            batch_size: images in one pass.
-
-        Returns:
-            NumPy float32 `(N, E)`, each of length 1.
-
-        Raises:
-            ValueError: for images of another shape, type or range.
-
-        Example:
-
-        ```python
-        vectors = model.encode_image(images)
-        vectors @ vectors.T                                 # their cosines
-        ```
-        """
-        images = np.asarray(images)
-        captions_lib.check_images_of(self, images)
-        return self.run_in_batches(
-            "encode_image",
-            self.image_embeddings,
-            self.image_variables(),
-            [images.astype("float32")],
-            batch_size,
-        )
 
     @checked(texts=prompts, truncate=flag)
     def encode_text(self, texts, *, batch_size=64, truncate=False):
@@ -721,13 +673,9 @@ class CLIP(Tuning, Pretrained, Model):
         made = scale * (np.asarray(image_embeddings) @ np.asarray(text_embeddings).T)
         return (made + bias).astype("float32")
 
-    def image_variables(self):
-        """List of the variables that `image_embeddings` reads."""
-        return _variables(self.image_tower, self.image_projection)
-
     def text_variables(self):
         """List of the variables that `text_embeddings` reads."""
-        return _variables(self.text_tower, self.text_projection)
+        return variables_of(self.text_tower, self.text_projection)
 
     # LoRA
 
@@ -823,7 +771,3 @@ class CLIP(Tuning, Pretrained, Model):
                 tokens,
             ),
         }
-
-
-def _variables(*layers):
-    return [v for layer in layers if layer is not None for v in layer.variables]
