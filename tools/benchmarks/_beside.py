@@ -53,6 +53,35 @@ def rows(tasks, backends, gpu):
     return found
 
 
+def with_peer(backends):
+    """Name -> environment variables of our backends and of transformers as it comes."""
+    found = {b: {"KERAS_BACKEND": b, **SHARED} for b in backends}
+    return {PEER: {"KERAS_BACKEND": "torch", **SHARED}, **found}
+
+
+def rows_of_task(task, backends, fastest, most):
+    """The lines of a task beside transformers.
+
+    Args:
+        task: its name.
+        backends: ours.
+        fastest: what is wanted of the fastest of them, a ratio.
+        most: what is wanted of each.
+    """
+    sides = {"fastest backend": (tuple(backends), fastest)}
+    sides |= {backend: (backend, most) for backend in backends}
+    return [
+        {
+            "label": f"{task}: {name} / transformers",
+            "task": task,
+            "over": over,
+            "under": PEER,
+            "wanted": wanted,
+        }
+        for name, (over, wanted) in sides.items()
+    ]
+
+
 class Bench:
     """What a worker serves: see `tools/benchmark.py`."""
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import _beside as beside
-from _beside import PEER, SHARED
+from _beside import PEER
 
 TITLE = "CLIP beside transformers'"
 CASES = {
@@ -38,22 +38,14 @@ CASES = {
 TASKS = ("step", "images", "texts")
 
 
-def contenders(backends):
-    """Name -> environment variables. The peer takes our weights, hence a backend."""
-    found = {b: {"KERAS_BACKEND": b, **SHARED} for b in backends}
-    return {PEER: {"KERAS_BACKEND": "torch", **SHARED}, **found}
+contenders = beside.with_peer
 
 
 def rows(backends, gpu):
     """The lines of the table, with what the speed rule wants."""
-    found = []
-    for task in TASKS:
-        sides = {"fastest backend": (tuple(backends), 1.0 if gpu else 0.8)}
-        sides |= {backend: (backend, 1.0) for backend in backends}
-        for name, (over, wanted) in sides.items():
-            row = {"label": f"{task}: {name} / transformers", "task": task}
-            found.append({**row, "over": over, "under": PEER, "wanted": wanted})
-    return found
+    fastest = 1.0 if gpu else 0.8
+    parts = (beside.rows_of_task(task, backends, fastest, 1.0) for task in TASKS)
+    return [line for part in parts for line in part]
 
 
 def causes(label):

@@ -22,7 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import _beside as beside
-from _beside import PEER, SHARED
+from _beside import PEER
 
 TITLE = "GPT-2, BERT and ViT beside transformers'"
 CASES = {
@@ -56,23 +56,15 @@ TASKS = {
 }
 
 
-def contenders(backends):
-    """Name -> environment variables. The peer takes our weights, hence a backend."""
-    found = {b: {"KERAS_BACKEND": b, **SHARED} for b in backends}
-    return {PEER: {"KERAS_BACKEND": "torch", **SHARED}, **found}
+contenders = beside.with_peer
 
 
 def rows(backends, gpu):
     """The lines of the table: matrix products, which JAX too does at full speed."""
-    found = []
+    found, most = [], 1.0 if gpu else 1.2
     for task in dict.fromkeys(task for tasks in TASKS.values() for task in tasks):
-        most = 1.0 if gpu else 1.2
         fastest = 2 / 3 if task.startswith("decode") else 1.0
-        sides = {"fastest backend": (tuple(backends), fastest)}
-        sides |= {backend: (backend, most) for backend in backends}
-        for name, (over, wanted) in sides.items():
-            row = {"label": f"{task}: {name} / transformers", "task": task}
-            found.append({**row, "over": over, "under": PEER, "wanted": wanted})
+        found += beside.rows_of_task(task, backends, fastest, most)
     return found
 
 
