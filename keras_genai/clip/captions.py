@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_genai.backend import random
+from keras_genai.training.data import WrappedDataset
 from keras_genai.utils.checks import check_images, check_sample_weight, check_tokens
 from keras_genai.utils.validation import is_integer, refuse
 
@@ -158,10 +159,8 @@ def prepared_validation(model, data):
     return prepared(model, data)
 
 
-class TokenizedDataset(keras.utils.PyDataset):
+class TokenizedDataset(WrappedDataset):
     """A `PyDataset` whose captions are tokens.
-
-    All else is the other's: its order, its workers, what it is asked for by callbacks.
 
     Args:
         dataset: `PyDataset` of batches `{"images": ..., "captions": ...}`, alone or
@@ -169,37 +168,15 @@ class TokenizedDataset(keras.utils.PyDataset):
         model: `CLIP`, whose `tokenize` is used.
     """
 
-    _OWN = ("dataset", "model")
-
     def __init__(self, dataset, model):
-        self.__dict__["dataset"] = dataset
-        self.__dict__["model"] = model
-        super().__init__(
-            workers=dataset.workers,
-            use_multiprocessing=dataset.use_multiprocessing,
-            max_queue_size=dataset.max_queue_size,
-        )
-
-    @property
-    def num_batches(self):
-        return self.dataset.num_batches
+        super().__init__(dataset)
+        self.model = model
 
     def __getitem__(self, index):
         batch = self.dataset[index]
         if isinstance(batch, (tuple, list)):
             return (prepared(self.model, batch[0]), *batch[1:])
         return prepared(self.model, batch)
-
-    def on_epoch_begin(self):
-        self.dataset.on_epoch_begin()
-
-    def on_epoch_end(self):
-        self.dataset.on_epoch_end()
-
-    def __getattr__(self, name):
-        if name.startswith("_") or name in self._OWN:
-            raise AttributeError(name)
-        return getattr(self.dataset, name)
 
 
 def rows_of(tokens, count):

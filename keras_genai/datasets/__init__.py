@@ -12,6 +12,7 @@ One's own files:
 
 - `folder(path, size)`: images by classes, with captions or alone, in memory or lazily;
   `prepare(images, size)`: photos of any size as an array of one size.
+- `augmented(data, layers)`: batches whose images random layers of Keras change.
 - `pairs("own.tsv")`: texts in two columns.
 
 Fetched into the cache folder (`KERAS_GENAI_DATA`, by default `~/.keras/keras_genai`),
@@ -23,13 +24,16 @@ Sources and licences are in `NOTICE.md` beside this file.
 """
 
 from keras_genai.datasets._files import cache_folder
+from keras_genai.datasets.augmentation import Augmented, augmented
 from keras_genai.datasets.folders import ImageFolder, folder
 from keras_genai.datasets.images import class_names, emoji, load, names, photographs
 from keras_genai.datasets.preparation import prepare
 from keras_genai.datasets.texts import chorales, pairs, table, text
 
 __all__ = [
+    "Augmented",
     "ImageFolder",
+    "augmented",
     "cache_folder",
     "chorales",
     "class_names",

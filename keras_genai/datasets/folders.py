@@ -16,6 +16,7 @@ import numpy as np
 
 from keras_genai.backend import random
 from keras_genai.backend.devices import Devices
+from keras_genai.datasets._captions import Captions
 from keras_genai.datasets._columns import refuse_faults, two_columns
 from keras_genai.datasets.preparation import (
     INTERPOLATIONS,
@@ -237,7 +238,8 @@ class ImageFolder(keras.utils.PyDataset):
         self.captions = source.captions and source.plain_captions()
         self.image_shape = (*resizing.size, channels)
         self.epoch = 0
-        self._order = self._draws = (None, None)
+        self._order = (None, None)
+        self._draws = source.captions and Captions(source.captions, seed)
         self.divide(Devices())
 
     def set_epoch(self, epoch):
@@ -278,10 +280,10 @@ class ImageFolder(keras.utils.PyDataset):
         rows = self._devices.own(rows)
         images = np.stack([self._image(i) for i in rows])
         if self._source.captions is not None:
-            texts = [self._caption(i, epoch) for i in rows]
+            texts = self._draws.of(rows, epoch)
             if self.tokenize is None:
-                return ({"images": images, "captions": np.array(texts)},)
-            tokens = np.asarray(self.tokenize(texts), "int32")
+                return ({"images": images, "captions": texts},)
+            tokens = np.asarray(self.tokenize(texts.tolist()), "int32")
             return ({"images": images, "tokens": tokens},)
         return (images,) if self.labels is None else (images, self.labels[rows])
 
@@ -295,18 +297,6 @@ class ImageFolder(keras.utils.PyDataset):
                 "kg.datasets.folder leaves such images out."
             ) from error
         return self._values[made]
-
-    def _caption(self, row, epoch):
-        """An image's caption; of several one, drawn anew in each epoch."""
-        texts = self._source.captions[row]
-        if len(texts) == 1:
-            return texts[0]
-        known = self._draws
-        if known[0] != epoch:
-            key = random.key(self.seed, "captions", epoch)
-            draws = random.uniform(key, (len(self.files),), dtype="float32", host=True)
-            known = self._draws = (epoch, draws)
-        return texts[min(int(known[1][row] * len(texts)), len(texts) - 1)]
 
     def fingerprint(self):
         """What `kg.callbacks.Resume` knows a run's data by, as a dict.

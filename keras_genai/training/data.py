@@ -4,11 +4,16 @@ Arrays become an `ArrayDataset`, whose order is a function of the seed and the
 epoch, the same on every backend; everything else keeps its own order.
 """
 
+import hashlib
+
 import keras
 import numpy as np
 
 from keras_genai.backend import random
 from keras_genai.backend.devices import Devices
+
+_WHOLE = 2**28  # bytes of data that are digested whole
+_SAMPLED = 2**26  # bytes that are digested of more
 
 
 def unpack(data):
@@ -129,6 +134,29 @@ class ArrayDataset(keras.utils.PyDataset):
             return self.batch_size, "a batch"
         return self.devices.usable(last), "the last batch"
 
+    def fingerprint(self):
+        """What `kg.callbacks.Resume` knows a run's data by, as a dict.
+
+        Of large arrays some samples, spread over all.
+        """
+        leaves = [a for a in keras.tree.flatten(self.arrays) if a is not None]
+        digest = hashlib.sha256(repr([a is None for a in self.arrays]).encode())
+        size = sum(leaf.nbytes for leaf in leaves)
+        count = self.size
+        if size > _WHOLE:
+            count = min(count, max(256, _SAMPLED * self.size // size))
+        rows = np.linspace(0, self.size - 1, count).round().astype(int)
+        for leaf in leaves:
+            digest.update(f"{leaf.dtype.str} {leaf.shape}".encode())
+            part = leaf if count == self.size else leaf[rows]
+            digest.update(np.ascontiguousarray(part).reshape(-1).view(np.uint8))
+        return {
+            "number of samples": self.size,
+            "batch size": self.batch_size,
+            "shuffling": bool(self.shuffle),
+            "data": digest.hexdigest(),
+        }
+
     def order(self, number):
         """The order of the samples in the pass of that number."""
         if not self.shuffle:
@@ -150,6 +178,39 @@ class ArrayDataset(keras.utils.PyDataset):
             # TensorFlow's queue of batches holds no None.
             return x, () if condition is None else condition, weight
         return (x,) if condition is None else (x, condition)
+
+
+class WrappedDataset(keras.utils.PyDataset):
+    """A `PyDataset` whose batches are another's, changed by `__getitem__`.
+
+    All else is the other's: its order, its workers, what callbacks ask it for.
+
+    Args:
+        dataset: `PyDataset`.
+    """
+
+    def __init__(self, dataset):
+        self.__dict__["dataset"] = dataset
+        super().__init__(
+            workers=dataset.workers,
+            use_multiprocessing=dataset.use_multiprocessing,
+            max_queue_size=dataset.max_queue_size,
+        )
+
+    @property
+    def num_batches(self):
+        return self.dataset.num_batches
+
+    def on_epoch_begin(self):
+        self.dataset.on_epoch_begin()
+
+    def on_epoch_end(self):
+        self.dataset.on_epoch_end()
+
+    def __getattr__(self, name):
+        if name.startswith("_") or name == "dataset":
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
 
 
 def peek(x):
