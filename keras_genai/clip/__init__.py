@@ -3,6 +3,7 @@
 from keras_genai.clip.classifier import ImageClassifier
 from keras_genai.clip.clip import CLIP
 from keras_genai.clip.index import Index
+from keras_genai.clip.packaged import emoji
 from keras_genai.clip.probe import LinearProbe
 from keras_genai.clip.resnet import ResNetTower
 from keras_genai.clip.towers import ImageTower, TextTower
@@ -17,4 +18,5 @@ __all__ = [
     "ResNetTower",
     "TextTower",
     "ZeroShotClassifier",
+    "emoji",
 ]

@@ -148,6 +148,9 @@ def prepared(model, x):
         batch = x[0]
         first = batch[0] if isinstance(batch, (tuple, list)) else batch
         if isinstance(first, dict) and "captions" in first:
+            known = getattr(x, "captions", None)
+            if known is not None:
+                tokenized(model, known)  # one that does not fit is found at once
             return TokenizedDataset(x, model)
     return x
 

@@ -141,7 +141,7 @@ class _Arrays(ArrayDataset):
 
     def __init__(self, data, batch_size, shuffle, seed):
         x, labels = data if isinstance(data, (tuple, list)) else (data, None)
-        self.captions = None
+        self.captions = self._draws = None
         if isinstance(x, dict):
             x = dict(x)
             if "images" not in x:
@@ -149,9 +149,9 @@ class _Arrays(ArrayDataset):
                     f"data must have 'images'; got a dict of {sorted(map(str, x))}."
                 )
             if "captions" in x:
-                texts = x.pop("captions")
-                self.captions = Captions(texts, seed)
-                x["rows"] = np.arange(len(texts), dtype="int32")
+                self.captions = list(x.pop("captions"))
+                self._draws = Captions(self.captions, seed)
+                x["rows"] = np.arange(len(self.captions), dtype="int32")
         x = {k: np.asarray(v) for k, v in x.items()} if isinstance(x, dict) else x
         images = np.asarray(x["images"] if isinstance(x, dict) else x)
         if images.ndim != 4 or not np.issubdtype(images.dtype, np.floating):
@@ -170,7 +170,7 @@ class _Arrays(ArrayDataset):
     def fingerprint(self):
         found = super().fingerprint()
         if self.captions is not None:
-            texts = repr([self.captions.texts, self.seed]).encode()
+            texts = repr([self._draws.texts, self.seed]).encode()
             found["captions"] = hashlib.sha256(texts).hexdigest()
         return found
 
@@ -178,7 +178,7 @@ class _Arrays(ArrayDataset):
         x, *rest = super().__getitem__(index)
         if self.captions is not None:
             x = dict(x)
-            x["captions"] = self.captions.of(x.pop("rows"), self.epoch)
+            x["captions"] = self._draws.of(x.pop("rows"), self.epoch)
         return (x, *rest)
 
 

@@ -110,3 +110,12 @@ def test_a_dataset_of_batches_is_wrapped_and_layers_that_do_not_fit_are_refused(
     brighter = keras.layers.RandomBrightness(0.5, seed=0)
     with pytest.raises(ValueError, match="value_range"):
         kg.datasets.augmented(pictures(), brighter)[0]
+
+
+def test_a_caption_that_is_too_long_is_found_before_work_starts():
+    long = {"images": pictures(), "captions": [*WORDS[:7], ["a " * 30]]}
+    model = tiny_clip.model()
+    model.compile()
+    with pytest.raises(ValueError, match="have more than 24 tokens"):
+        model.fit(augmented(long), verbose=0)
+    assert int(model.optimizers["clip"].iterations) == 0

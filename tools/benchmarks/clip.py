@@ -11,6 +11,8 @@ Tasks:
     step       a training step as `fit` calls it: AdamW, gradients clipped to norm 1
     images     the embeddings of a batch of images, from an array to an array
     texts      those of a batch of texts, of token ids
+
+With `--quality`: `_clip_quality.py`, which trains and judges.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ CASES = {
 TASKS = ("step", "images", "texts")
 
 
+QUALITY_BACKEND = "tensorflow"  # whose layers change pictures the fastest
+QUALITY_GROUPS = ("torch", "text", "weights", "references")
 contenders = beside.with_peer
 
 
@@ -169,3 +173,9 @@ class Peer(Bench):
                 made = getattr(made, "pooler_output", made)
                 made = self.torch.nn.functional.normalize(made, dim=-1)
                 made.cpu().numpy()
+
+
+if __name__ == "__main__":
+    import _clip_quality
+
+    _clip_quality.main()
