@@ -102,6 +102,7 @@ def tiny_models(folder):
     words = kg.Tokenizer.train(verses, 200, "wordpiece", lowercase=True)
     size = {"num_layers": 1, "hidden_dim": 16, "num_heads": 2}
     marian_size = marian_tokenizer(folder / "opus", verses)
+    pairs = kg.Tokenizer.train(verses, 300, kind="clip")
     autoencoder = {"layers_per_block": 1, "groups": 2, "discriminator_filters": 2}
     models = {
         "openai-community/gpt2": kg.GPT(
@@ -111,6 +112,14 @@ def tiny_models(folder):
             max_sequence_length=16, tokenizer=words, **size
         ),
         "google/vit-base-patch16-224": kg.ViT(num_classes=1000, **size),
+        "openai/clip-vit-base-patch32": kg.CLIP(
+            kg.clip.ImageTower((224, 224, 3), 32, projection_dim=8, **size),
+            kg.clip.TextTower(
+                300, 16, projection_dim=8, eos_token_id=pairs.eos_token_id, **size
+            ),
+            8,
+            tokenizer=pairs,
+        ),
         "google/ddpm-cifar10-32": kg.DDPM(kg.UNet((32, 32, 3), **UNET)),
         "stabilityai/sd-vae-ft-mse": kg.AutoencoderKL(
             (32, 32, 3), block_channels=(2, 2, 4, 4), **autoencoder
@@ -253,6 +262,7 @@ def test_the_blocks_run_in_order(monkeypatch, tmp_path):
     assert names["latents"].shape == (1, 28, 28, 4)
     assert names["classes"].shape == (1, 1000)
     assert names["vectors"].shape[0] == 2
+    assert len(names["index"].vectors) == len(names["emoji"]["captions"])
     assert names["dream"].shape == names["photograph"].shape
     for written in ("cgan.keras", "mine.keras", "served/cgan", "served/ddpm"):
         assert pathlib.Path(written).exists(), written

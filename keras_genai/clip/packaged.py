@@ -21,9 +21,7 @@ LENGTH, EMBED_DIM = 32, 128
 PARTS = ("image_tower", "image_projection", "text_tower", "scale")
 
 
-def network(
-    tokenizer, seed: int = 0, dropout: float = 0.0, side: int = SIDE
-) -> CLIP:
+def network(tokenizer, seed: int = 0, dropout: float = 0.0, side: int = SIDE) -> CLIP:
     """The model with fresh weights.
 
     Five 3 x 3 convolutions with group normalization and their mean; two transformer
@@ -110,7 +108,9 @@ def emoji() -> CLIP:
     for part in PARTS:
         layer = getattr(model, part)
         count = len(layer.weights)
-        layer.set_weights([arrays[f"{part}.{i}"].astype("float32") for i in range(count)])
+        layer.set_weights(
+            [arrays[f"{part}.{i}"].astype("float32") for i in range(count)]
+        )
     return model
 
 

@@ -137,7 +137,9 @@ def image_tower():
     parts = [keras.Input((SIDE, SIDE, 3))]
     for filters, stride in FILTERS:
         parts += [
-            keras.layers.ZeroPadding2D(1),  # as PyTorch pads, at a stride of two as well
+            keras.layers.ZeroPadding2D(
+                1
+            ),  # as PyTorch pads, at a stride of two as well
             keras.layers.Conv2D(filters, 3, strides=stride, use_bias=False),
             keras.layers.GroupNormalization(8, epsilon=1e-5),
             keras.layers.Activation("gelu"),

@@ -32,7 +32,12 @@ from keras_genai.utils.files import written_beside  # noqa: E402
 GOLDEN = ROOT / "tests" / "clip" / "emoji.json"
 STYLES = {"google": "flat", "fluent": "3D"}
 VOCABULARY = 2000
-RECIPE = {"batch_size": 128, "learning_rate": 1.5e-3, "weight_decay": 0.1, "dropout": 0.05}
+RECIPE = {
+    "batch_size": 128,
+    "learning_rate": 1.5e-3,
+    "weight_decay": 0.1,
+    "dropout": 0.05,
+}
 
 
 def pairs():
