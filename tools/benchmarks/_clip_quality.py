@@ -6,8 +6,8 @@
 Trained on the training part of `kg.datasets.emoji`, in Google's drawings alone: 1,611
 pictures at 32 x 32, each with four captions (its name, its name with tags, tags), of
 which each step draws one. An image tower of five 3 x 3 convolutions, a text tower of
-two blocks of 128 channels; AdamW, batches of 128, pictures turned, zoomed and recoloured
-by Keras's layers (`kg.datasets.augmented`).
+two blocks of 128 channels; AdamW, batches of 128, pictures turned, zoomed and
+recoloured by Keras's layers (`kg.datasets.augmented`).
 
 Judged, by names alone:
 
