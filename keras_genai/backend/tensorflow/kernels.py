@@ -63,6 +63,22 @@ def argmax(x):
     return tf.argmax(x, axis=-1, output_type="int32")
 
 
+def linear(x, kernel, bias=None):
+    # Of matrices: then TensorFlow's optimizer makes one kernel of product and bias.
+    shape = x.shape
+    rows = x if shape.rank == 2 else tf.reshape(x, (-1, shape[-1]))
+    y = tf.matmul(rows, kernel)
+    if bias is not None:
+        y = tf.nn.bias_add(y, bias)
+    if shape.rank == 2:
+        return y
+    sizes = [-1 if n is None else n for n in shape[:-1]]
+    if sizes.count(-1) > 1:
+        sizes = tf.unstack(tf.shape(x)[:-1], num=shape.rank - 1)
+    y = tf.reshape(y, [*sizes, kernel.shape[-1]])
+    return tf.ensure_shape(y, [*shape[:-1], kernel.shape[-1]])
+
+
 def gelu(x):
     return 0.5 * x * (1.0 + tf.math.erf(x * (0.5**0.5)))
 
