@@ -22,6 +22,7 @@ _ONEDNN = _found()
 def _fits(x, kernel):
     return (
         _ONEDNN is not None
+        and type(x) in (torch.Tensor, torch.nn.Parameter)  # no stand-in of an exporter
         and x.device.type == "cpu"
         and x.dtype == kernel.dtype == torch.float32
         and x.shape[0] >= ROWS
