@@ -205,8 +205,6 @@ def argmax(x):
     return torch.argmax(x, dim=-1).to(torch.int32)
 
 
-
-
 def gelu(x):
     return F.gelu(x)
 
