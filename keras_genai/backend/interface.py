@@ -277,18 +277,30 @@ def leaky_relu(x, slope):
     raise NotImplementedError
 
 
-def linear(x, kernel, bias):
+def linear(x, kernel, bias=None):
     """`x kernel + bias`, in one kernel where there is one.
 
     Args:
-        x: `(B, n)`.
-        kernel: `(n, m)`.
-        bias: `(m,)`.
+        x: `(..., n)`, of at least two axes.
+        kernel: `(n, m)`, of the same type.
+        bias: `(m,)`, likewise, or None.
 
     Returns:
-        `(B, m)`.
+        `(..., m)`.
     """
-    return ops.add(ops.matmul(x, kernel), bias)
+    raise NotImplementedError
+
+
+def quick_gelu(x):
+    """`x sigmoid(1.702 x)` (1606.08415, section 2).
+
+    Args:
+        x: float tensor.
+
+    Returns:
+        Tensor of its shape.
+    """
+    return x * ops.sigmoid(1.702 * x)
 
 
 def convolution(x, kernel, bias, strides, padding="same"):

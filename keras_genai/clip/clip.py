@@ -28,7 +28,7 @@ from keras_genai.clip.sizes import (
     towers_of,
 )
 from keras_genai.clip.towers import ImageTower, TextTower
-from keras_genai.layers import BatchNormalization, lora
+from keras_genai.layers import BatchNormalization, Dense, lora
 from keras_genai.layers.embedding import check_ids
 from keras_genai.layers.initializers import Normal
 from keras_genai.losses.contrastive import clip_loss, siglip_loss
@@ -241,7 +241,7 @@ class CLIP(ImageEncoder, Tuning, Pretrained, Model):
         )
 
     def _projection(self, name, width):
-        layer = keras.layers.Dense(
+        layer = Dense(
             self.embed_dim,
             use_bias=False,
             kernel_initializer=Normal(

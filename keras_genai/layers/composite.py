@@ -6,6 +6,7 @@ import keras
 
 from keras_genai.backend import random
 from keras_genai.layers.convolution import Conv2D
+from keras_genai.layers.dense import Dense
 from keras_genai.layers.embedding import Embedding
 from keras_genai.layers.group_normalization import GroupNormalization
 from keras_genai.layers.initializers import Normal, Streams, torch_uniform
@@ -64,7 +65,7 @@ class CompositeLayer(keras.layers.Layer):
         )
 
     def _dense(self, name, units, use_bias=True, initializer=None):
-        return keras.layers.Dense(
+        return Dense(
             units,
             use_bias=use_bias,
             kernel_initializer=initializer or self._initial(name),

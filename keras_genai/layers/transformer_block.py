@@ -18,7 +18,7 @@ ACTIVATIONS = {
     "relu": ops.relu,
     "gelu": backend.gelu,
     "gelu_tanh": lambda x: ops.gelu(x, approximate=True),
-    "quick_gelu": lambda x: x * ops.sigmoid(1.702 * x),
+    "quick_gelu": backend.quick_gelu,
     "silu": ops.silu,
     "tanh": ops.tanh,
 }

@@ -250,3 +250,17 @@ def test_writing_into_a_cache():
 
     _, (gradient,) = backend.value_and_gradients(loss, [v])
     np.testing.assert_array_equal(host(gradient), np.ones_like(x))
+
+
+def test_quick_gelu_and_its_gradient():
+    x = np.linspace(-6, 6, 49)
+    s = 1.0 / (1.0 + np.exp(-1.702 * x))
+    value = keras.Variable(x.astype("float32"))
+    made = host(backend.quick_gelu(ops.copy(value.value)))
+    np.testing.assert_allclose(made, x * s, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(host(value), x.astype("float32"))
+    _, (gradient,) = backend.value_and_gradients(
+        lambda: ops.sum(backend.quick_gelu(value.value)), [value]
+    )
+    wanted = s * (1.0 + 1.702 * x * (1.0 - s))
+    np.testing.assert_allclose(host(gradient), wanted, rtol=1e-5, atol=1e-6)

@@ -72,3 +72,40 @@ def test_low_rank_updates_and_its_file(tmp_path):
     again = keras.saving.load_model(tmp_path / "dense.keras")
     assert type(again.layers[-1]) is kg.layers.Dense
     np.testing.assert_array_equal(host(again(X)), host(model(X)))
+
+
+@pytest.mark.parametrize(("inputs", "units"), [(64, 80), (80, 64), (3, 64)])
+def test_many_rows_and_the_second_derivative(inputs, units):
+    """Sizes at which a backend takes another kernel than for the few rows above."""
+    draw = np.random.default_rng(1)
+    x = draw.normal(size=(4, 75, inputs))
+    kernel, bias = draw.normal(size=(inputs, units)), draw.normal(size=units)
+    y = x @ kernel + bias
+    values = [keras.Variable(v.astype("float32")) for v in (x, kernel, bias)]
+
+    def made():
+        return backend.linear(*(v.value for v in values))
+
+    np.testing.assert_allclose(host(made()), y, rtol=1e-5, atol=1e-4)
+    # Of sum(y^2) / 2 the gradient by y is y.
+    _, found = backend.value_and_gradients(
+        lambda: 0.5 * ops.sum(ops.square(made())), values
+    )
+    by_kernel = np.einsum("btn,btm->nm", x, y)
+    for a, b in zip(found, (y @ kernel.T, by_kernel, y.sum((0, 1))), strict=True):
+        np.testing.assert_allclose(host(a), b, rtol=1e-4, atol=1e-2)
+
+    # The sum of the squares of the gradient by x, by the kernel: of y = x k.
+    def penalty():
+        by_x = backend.gradients(
+            lambda x: 0.5 * ops.sum(ops.square(backend.linear(x, values[1].value))),
+            values[0].value,
+        )
+        return 0.5 * ops.sum(ops.square(by_x))
+
+    _, (found,) = backend.value_and_gradients(penalty, [values[1]])
+    rows = x.reshape(-1, inputs)
+    grams = rows.T @ rows, kernel @ kernel.T  # |x k k^T|^2 / 2
+    wanted = (grams[0] @ grams[1] + grams[1] @ grams[0]) @ kernel
+    scale = np.abs(wanted).max()
+    np.testing.assert_allclose(host(found) / scale, wanted / scale, atol=1e-5)

@@ -11,6 +11,7 @@ from keras_genai.backend.tensorflow.kernels import (
     gelu,
     group_normalization,
     leaky_relu,
+    linear,
     write,
 )
 from keras_genai.backend.tensorflow.optimizers import apply_gradients

@@ -205,10 +205,6 @@ def argmax(x):
     return torch.argmax(x, dim=-1).to(torch.int32)
 
 
-def linear(x, kernel, bias):
-    return torch.addmm(bias, x, kernel)
-
-
 def gelu(x):
     return F.gelu(x)
 
