@@ -12,7 +12,7 @@ from keras_genai.utils.checks import check_images, check_sample_weight, check_to
 from keras_genai.utils.validation import is_integer, refuse
 
 ABSENT = -1  # what fills the row of a caption that an image does not have
-FEWEST = 10  # steps in an epoch whose loss says something
+FEWEST = 50  # steps, until an epoch's loss says something: rates begin low
 NEAR = 0.01  # of the loss to that of chance
 
 
@@ -331,15 +331,12 @@ def equal_pairs(names):
 
 
 class StuckLoss(keras.callbacks.Callback):
-    """Warns once where the loss is that of chance, `log(batch)`, after an epoch."""
+    """Warns once where an epoch's loss is that of chance, `log(batch)`."""
 
     def __init__(self):
         super().__init__()
         self.steps = 0
         self.done = False
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.steps = 0
 
     def on_train_batch_end(self, batch, logs=None):
         self.steps += 1
@@ -352,7 +349,7 @@ class StuckLoss(keras.callbacks.Callback):
         loss = (logs or {}).get("loss")
         if loss is not None and abs(loss - chance) < NEAR * chance:
             warnings.warn(
-                f"After an epoch of {self.steps} steps the loss, {loss:.4g}, is that "
+                f"After {self.steps} steps the epoch's loss, {loss:.4g}, is that "
                 f"of chance, log(batch) = {chance:.4g}: nothing is learned yet. Do "
                 "images and captions belong together, row by row? Otherwise another "
                 "learning rate (warmed up), larger batches, or more epochs.",

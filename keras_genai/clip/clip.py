@@ -336,8 +336,8 @@ class CLIP(ImageEncoder, Tuning, Pretrained, Model):
     def fit(self, x=None, *args, validation_data=None, callbacks=None, **kwargs):
         """Trains on pairs: see `kg.Model.fit`.
 
-        After the first epoch of ten steps or more a warning is given where the softmax
-        loss has not left `log(batch)`, which it is where nothing is learned.
+        After the first epoch that ends behind fifty steps a warning is given where the
+        softmax loss has not left `log(batch)`, which it is where nothing is learned.
 
         Args:
             x: dict of `"images"` and `"captions"` or `"tokens"`, or an iterable of such

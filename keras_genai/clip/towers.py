@@ -121,6 +121,7 @@ class ImageTower(Pretrained, CompositeLayer):
             **{name: getattr(self, name) for name in own},
             class_token=pooling == "token",
             attention_pooling=pooling == "attention",
+            initialization="clip",
             **self._place("network"),
         )
         self.built = True
@@ -283,6 +284,7 @@ class TextTower(Pretrained, CompositeLayer):
             tie_word_embeddings=True,  # there is no head
             sliding_window=None,
             qk_norm=None,
+            initialization="clip",
             **self._place("network"),
         )
         self.projection = None

@@ -6,7 +6,7 @@ from keras import ops
 from keras_genai import backend
 from keras_genai.backend.precision import widen
 from keras_genai.layers.attention import Attention, normalization, packed, unpacked
-from keras_genai.layers.composite import CompositeLayer
+from keras_genai.layers.composite import INITIAL_STD, CompositeLayer
 from keras_genai.layers.dropout import Dropout
 from keras_genai.layers.initializers import normal_or_uniform
 from keras_genai.utils.arguments import checked
@@ -120,6 +120,28 @@ class FeedForward(CompositeLayer):
         return input_shape
 
 
+def initial_stds(kind, hidden_dim, num_layers):
+    """The deviations of a stack's initial kernels, arguments of `TransformerBlock`.
+
+    Args:
+        kind: `"vit"`: 0.02 all; `"gpt2"`: smaller behind the L layers' shortcuts, by
+            1 / sqrt(2 L) (Radford et al., 2019, section 2.3); `"clip"`: 1 / sqrt(D) for
+            the maps of the attention, 1 / sqrt(2 D) into the feed-forward, and
+            1 / sqrt(2 L D) where a shortcut follows, as CLIP's text tower.
+        hidden_dim: D.
+        num_layers: L.
+    """
+    shortcuts = (2 * num_layers) ** -0.5
+    if kind == "clip":
+        return {
+            "initial_std": hidden_dim**-0.5,
+            "out_std": shortcuts * hidden_dim**-0.5,
+            "expand_std": (2 * hidden_dim) ** -0.5,
+        }
+    out = {"out_std": shortcuts * INITIAL_STD} if kind == "gpt2" else {}
+    return {"initial_std": INITIAL_STD, **out}
+
+
 @keras.saving.register_keras_serializable(PACKAGE)
 class TransformerBlock(CompositeLayer):
     """Attention and feed-forward, each with a normalization and a shortcut.
@@ -148,6 +170,7 @@ class TransformerBlock(CompositeLayer):
         remat: computes the block again for its gradient, instead of keeping what is
             inside: less memory, a third more time.
         initial_std, out_std: see `FeedForward`; of the attention's kernels too.
+        expand_std: of the feed-forward's `W_1` alone; by default `initial_std`.
         seed: integer, the model's.
         stream: name of its weights: blocks of one model take different names.
 
@@ -196,6 +219,7 @@ class TransformerBlock(CompositeLayer):
         remat=False,
         initial_std=None,
         out_std=None,
+        expand_std=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -217,6 +241,7 @@ class TransformerBlock(CompositeLayer):
         self.remat = remat
         self.initial_std = initial_std
         self.out_std = out_std
+        self.expand_std = expand_std
         both = {
             "num_heads": num_heads,
             "use_bias": use_bias,
@@ -239,7 +264,7 @@ class TransformerBlock(CompositeLayer):
             activation,
             use_bias=use_bias,
             dropout=hidden_dropout,
-            initial_std=initial_std,
+            initial_std=expand_std or initial_std,
             out_std=out_std,
             fused_gate=fused_gate,
             **self._place("feed_forward"),

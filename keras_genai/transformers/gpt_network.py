@@ -9,7 +9,11 @@ from keras_genai.layers.composite import INITIAL_STD, CompositeLayer
 from keras_genai.layers.dropout import Dropout
 from keras_genai.layers.initializers import normal_or_uniform
 from keras_genai.layers.positions import PositionEmbedding
-from keras_genai.layers.transformer_block import TransformerBlock, tied_logits
+from keras_genai.layers.transformer_block import (
+    TransformerBlock,
+    initial_stds,
+    tied_logits,
+)
 from keras_genai.utils.checks import check_heads, check_length, check_positive
 from keras_genai.utils.serialization import PACKAGE
 
@@ -27,6 +31,7 @@ class GPTNetwork(CompositeLayer):
         sliding_window, qk_norm, dropout, attention_dropout, remat: see `GPT`.
         causal: whether a token attends to none after it. False is an encoder, such as
             SigLIP's of texts.
+        initialization: `"gpt2"` or `"clip"`, see `initial_stds`.
         seed: integer, the model's.
         stream: name of the place.
     """
@@ -55,6 +60,7 @@ class GPTNetwork(CompositeLayer):
         remat,
         rope_scaling=None,
         causal=True,
+        initialization="gpt2",
         **kwargs,
     ):
         super().__init__(initializer=normal_or_uniform(INITIAL_STD), **kwargs)
@@ -81,6 +87,7 @@ class GPTNetwork(CompositeLayer):
         self.remat = remat
         self.rope_scaling = rope_scaling
         self.causal = causal
+        self.initialization = initialization
         for name in (
             "vocabulary_size",
             "max_sequence_length",
@@ -99,7 +106,7 @@ class GPTNetwork(CompositeLayer):
             )
         if head_dim is None:
             check_heads(num_heads, hidden_dim)
-        std = INITIAL_STD  # smaller where many shortcuts add up
+        stds = initial_stds(initialization, hidden_dim, num_layers)
         self.embedding = self._table("embedding", vocabulary_size, hidden_dim)
         self.position = None
         if positions in ("learned", "sinusoidal"):
@@ -107,7 +114,7 @@ class GPTNetwork(CompositeLayer):
                 max_sequence_length,
                 hidden_dim,
                 positions,
-                std,
+                INITIAL_STD / 2 if initialization == "clip" else INITIAL_STD,
                 **self._place("position"),
             )
         self.drop = Dropout(dropout, **self._place("dropout")) if dropout else None
@@ -132,8 +139,7 @@ class GPTNetwork(CompositeLayer):
                     "rotary_scaling": rope_scaling,
                 },
                 remat=remat,
-                initial_std=std,
-                out_std=std / (2 * num_layers) ** 0.5,
+                **stds,
                 **self._place(f"block_{i}"),
             )
             for i in range(num_layers)

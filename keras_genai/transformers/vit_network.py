@@ -13,6 +13,7 @@ from keras_genai.layers.composite import INITIAL_STD, CompositeLayer
 from keras_genai.layers.initializers import VarianceScaling, normal_or_uniform
 from keras_genai.layers.patches import patchify
 from keras_genai.layers.positions import sinusoidal_grid
+from keras_genai.layers.transformer_block import initial_stds
 from keras_genai.utils.serialization import PACKAGE
 
 POSITIONS = ("learned", "sinusoidal", "rotary")
@@ -69,9 +70,9 @@ class _PatchTransformer(CompositeLayer):
     def __init__(self, **kwargs):
         super().__init__(initializer=normal_or_uniform(INITIAL_STD), **kwargs)
 
-    def _positions(self, name, tokens, dim, sinusoidal):
+    def _positions(self, name, tokens, dim, sinusoidal, std=None):
         if not sinusoidal:
-            initial = self._initial(name)
+            initial = self._normal(name, std)
         else:
 
             def initial(shape, dtype):
@@ -95,6 +96,7 @@ class _PatchTransformer(CompositeLayer):
         intermediate_dim,
         attention=None,
         activation="gelu",
+        initialization="vit",
     ):
         block = TransformerBlock(
             num_heads,
@@ -104,7 +106,7 @@ class _PatchTransformer(CompositeLayer):
             dropout=self.dropout,
             attention={"dropout": self.attention_dropout, **(attention or {})},
             remat=self.remat,
-            initial_std=INITIAL_STD,
+            **initial_stds(initialization, hidden_dim, self.num_layers),
             **self._place(name),
         )
         block.build((None, None, hidden_dim))
@@ -171,7 +173,7 @@ class AttentionPooling(CompositeLayer):
 class ViTNetwork(_PatchTransformer):
     """Images to hidden states, to features, to logits (2010.11929, section 3.1).
 
-    By its last five arguments it is CLIP's image tower (2103.00020, section 2.4: a norm
+    By its last arguments it is CLIP's image tower (2103.00020, section 2.4: a norm
     before the blocks, no bias of the patches) and SigLIP's (2303.15343: attention
     pooling) as well.
 
@@ -186,6 +188,8 @@ class ViTNetwork(_PatchTransformer):
         attention_pooling: whether an image's vector is an `AttentionPooling`'s.
         projection_dim: E: an image's vector is mapped to so many channels, without a
             bias; None for none.
+        initialization: `"vit"`, or `"clip"` as CLIP's image tower begins: see
+            `initial_stds`; its class token and positions have 1 / sqrt(hidden_dim).
         seed: integer, the model's.
         stream: name of its weights.
     """
@@ -211,6 +215,7 @@ class ViTNetwork(_PatchTransformer):
         activation="gelu",
         attention_pooling=False,
         projection_dim=None,
+        initialization="vit",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -233,24 +238,26 @@ class ViTNetwork(_PatchTransformer):
         self.activation = activation
         self.attention_pooling = attention_pooling
         self.projection_dim = projection_dim
+        self.initialization = initialization
         height, width, channels = image_shape
         self.grid = (height // patch_size, width // patch_size)
         tokens = self.grid[0] * self.grid[1] + class_token
         self.patches = self._dense("patches", hidden_dim, patch_bias)
         self.patches.build((None, patch_size**2 * channels))
         self.token = self.table = None
+        std = hidden_dim**-0.5 if initialization == "clip" else None
         if class_token:
             self.token = self.add_weight(
                 name="token",
                 shape=(1, 1, hidden_dim),
-                initializer=self._initial("token"),
+                initializer=self._normal("token", std),
             )
         attention = {}
         if positions == "rotary":
             attention = {"rotary": ROTARY_BASE, "rotary_axes": 2}
         else:
             self.table = self._positions(
-                "table", tokens, hidden_dim, positions == "sinusoidal"
+                "table", tokens, hidden_dim, positions == "sinusoidal", std
             )
         self.drop = Dropout(dropout, **self._place("dropout")) if dropout else None
         self.norm_before = None
@@ -266,6 +273,7 @@ class ViTNetwork(_PatchTransformer):
                 intermediate_dim,
                 attention,
                 activation,
+                initialization,
             )
             for i in range(num_layers)
         ]

@@ -463,7 +463,7 @@ def test_a_loss_that_stays_at_chance_is_told():
     images = np.zeros((40, 8, 8, 3), "float32")  # nothing to see
     x = {"images": images, "tokens": captions("stuck", 40)}
     with pytest.warns(UserWarning, match=r"chance, log\(batch\) = 1.386"):
-        model.fit(x, batch_size=4, epochs=2, verbose=0)
+        model.fit(x, batch_size=4, epochs=6, verbose=0)
 
 
 # Bad input

@@ -3,6 +3,7 @@
 import hashlib
 import math
 
+import numpy as np
 import pytest
 
 import keras_genai as kg
@@ -10,6 +11,7 @@ from keras_genai.clip.sizes import SIZES, arguments_of
 from keras_genai.utils.deferred import deferred
 from keras_genai.weights import _open_clip
 from keras_genai.weights import clip as weights
+from tests.support.conformance import host
 
 pytestmark = pytest.mark.once
 
@@ -62,3 +64,34 @@ def test_every_size_is_whole():
     assert arguments_of("ViT-L/14")[0]["activation"] == "quick_gelu"
     with pytest.raises(ValueError, match="size must be one of RN50, RN101"):
         kg.CLIP.from_size("ViT-B/8")
+
+
+def test_initial_weights_are_as_wide_as_published():
+    # CLIP's code begins its text tower so, which 0.02 all over is too small for.
+    width, layers = 64, 3
+    size = {"num_layers": layers, "hidden_dim": width, "num_heads": 4}
+    text = kg.clip.TextTower(500, 40, eos_token_id=1, projection_dim=32, **size)
+    image = kg.clip.ImageTower((32, 32, 3), 4, projection_dim=32, **size)
+    block = {
+        "query": width**-0.5,
+        "value": width**-0.5,
+        "out": width**-0.5 * (2 * layers) ** -0.5,
+        "dense1": (2 * width) ** -0.5,
+        "dense2": width**-0.5 * (2 * layers) ** -0.5,
+    }
+    wanted = {"embedding": 0.02, "position": 0.01, "projection": width**-0.5, **block}
+    check_deviations(text, wanted)
+    wanted = {"table": width**-0.5, "projection": width**-0.5, **block}
+    check_deviations(image, wanted)
+
+
+def check_deviations(tower, wanted):
+    met = set()
+    for variable in tower.trainable_variables:
+        name = variable.path.removesuffix("/kernel").removesuffix("/embeddings")
+        name = name.split("/")[-1]
+        if name in wanted and len(variable.shape) > 1:
+            found = float(np.std(host(variable.value)))
+            assert abs(found / wanted[name] - 1.0) < 0.1, (variable.path, found)
+            met.add(name)
+    assert met == set(wanted)
