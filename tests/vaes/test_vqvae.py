@@ -291,7 +291,16 @@ def test_generating_without_a_prior_and_wrong_requests():
     with pytest.raises(ValueError, match="takes no labels"):
         model.fit_prior(images(), labels(), verbose=0)
     with pytest.raises(ValueError, match=r"prior must be.*shape \(3, 3\) with 16"):
-        model.prior = prior((3, 3))
+        model.fit_prior(images(), prior=prior((3, 3)), verbose=0)
+    assert model.prior.shape == (2, 2)  # as it was
+    model.prior = prior((3, 3))
+    for use, given in (
+        (model.generate, [4]),
+        (model.export_signatures, []),
+        (model.fit_prior, [images()]),
+    ):
+        with pytest.raises(ValueError, match=r"prior must be.*shape \(3, 3\) with 16"):
+            use(*given)
     model.prior = prior(num_classes=3)
     with pytest.raises(ValueError, match="Labels are missing"):
         model.fit_prior(images(), verbose=0)
