@@ -126,9 +126,9 @@ show(np.clip(rows, -1, 1), title="Three pictures at ten times, from 0 to 999")
 # %%
 unet = kg.UNet(
     (28, 28, 1),
-    block_channels=(8, 8, 16) if FAST else (16, 32, 64),
+    block_channels=(8,) if FAST else (16, 32, 64),
     layers_per_block=1,
-    attention=(False, False, True),
+    attention=False if FAST else (False, False, True),
     groups=8,
     num_classes=10,
     seed=0,
