@@ -1,6 +1,6 @@
 """Variational autoencoders."""
 
-from keras_genai.vaes.active_units import ActiveUnits
+from keras_genai.vaes.latent_metrics import ActiveUnits
 from keras_genai.vaes.autoencoder_kl import AutoencoderKL
 from keras_genai.vaes.gaussian import DiagonalGaussian
 from keras_genai.vaes.pixelcnn import PixelCNN

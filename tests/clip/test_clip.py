@@ -217,7 +217,9 @@ def test_one_caption_is_drawn_by_the_sample_and_the_step():
 
 
 @pytest.mark.in_turn
-@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+@pytest.mark.parametrize(
+    "loss", ["softmax", pytest.param("sigmoid", marks=pytest.mark.once)]
+)
 def test_accumulated_is_unaccumulated(loss):
     """The contrast of the whole batch, dropout, weights and draws of captions too."""
 

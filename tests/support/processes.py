@@ -48,9 +48,9 @@ from tests.support.train_on_devices import ROOT, WAYS, run
 # kills one class on each.
 KILLS = 20 if THOROUGH else 1
 KILLED = {
-    "tensorflow": "TestVAEProcesses",
+    "tensorflow": "TestCNNProcesses",
     "jax": "TestCGANProcesses",
-    "torch": "TestGPTProcesses",
+    "torch": "TestViTProcesses",
 }
 EPOCHS = 3
 STEPS = 7
