@@ -179,7 +179,7 @@ def test_the_parts_are_all_tests_and_each_has_a_report():
         ("-m", "not processes")
     }
     quickly = runner.parts([], quick=True)
-    *large, (everything, *ignored) = [arguments[:-2] for _, arguments in chosen]
+    (everything, *ignored), *large = [arguments[:-2] for _, arguments in chosen]
     assert [a for _, a in quickly] == [[*a[:-2], *quick] for _, a in chosen]
     assert everything == "tests"
     folders = [path for paths in large for path in paths]

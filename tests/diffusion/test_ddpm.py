@@ -75,7 +75,9 @@ def test_the_loss_of_the_best_network_is_what_theory_gives():
     np.testing.assert_allclose(found, parts, rtol=0.15)
 
 
-@pytest.mark.parametrize("schedule", ["linear", "rectified_flow"])
+@pytest.mark.parametrize(
+    "schedule", ["linear", pytest.param("rectified_flow", marks=pytest.mark.once)]
+)
 def test_log_likelihood_is_the_exact_one(schedule):
     model = gaussian(False, schedule, "flow" if schedule != "linear" else "epsilon")
     x = model.network.draw(16, seed=1)

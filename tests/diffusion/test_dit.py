@@ -92,7 +92,9 @@ def answer(network, x, t, labels):
 # Equal to diffusers'
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(
+    "shared", [True, pytest.param(False, marks=pytest.mark.in_turn)]
+)
 @pytest.mark.parametrize("name", CASES)
 def test_equals_diffusers(tmp_path, name, shared):
     network, dit = pair(tmp_path, name, shared)
@@ -105,7 +107,7 @@ def test_equals_diffusers(tmp_path, name, shared):
     np.testing.assert_allclose(host(dit(x, times, labels)), wanted, atol=1e-4)
 
 
-@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("shared", [True, pytest.param(False, marks=pytest.mark.once)])
 def test_gradients_equal_diffusers(tmp_path, shared):
     """Of a shared weight: the sum over the blocks' copies."""
     network, dit = pair(tmp_path, "learned variance", shared)
