@@ -104,9 +104,9 @@ def test_invert_and_generate_undo_each_other():
     flat = (x.reshape(8, -1) - MEANS[0]) @ model.network.vectors
     white = flat / np.sqrt(model.network.values) @ model.network.vectors.T
     np.testing.assert_allclose(noise.reshape(8, -1), white, atol=0.1)
-    way = model.interpolate(x[0], x[1], n=5, num_steps=250)
+    way = model.interpolate(x[0], x[1], n=3, num_steps=250)
     np.testing.assert_allclose(way[[0, -1]], x[:2], atol=0.05)
-    straight = model.interpolate(x[0], x[1], n=3, num_steps=250, kind="linear")
+    straight = model.interpolate(x[0], x[1], n=3, num_steps=125, kind="linear")
     middle = straight[1] if straight.shape == (3, *SHAPE) else None
     np.testing.assert_allclose(middle, (x[0] + x[1]) / 2, atol=0.05)
 

@@ -177,7 +177,7 @@ def test_editing(both):
 def test_images_of_another_size():
     def unet(shape):
         model = kg.DDPM(
-            kg.UNet(shape, block_channels=(8, 8), groups=4, attention=(False, True)),
+            kg.UNet(shape, block_channels=(8,), groups=4, attention=False),
             SCHEDULE,
             num_steps=2,
             ema_decay=None,
