@@ -55,7 +55,7 @@ print("Keras", keras.__version__, "on", keras.backend.backend())
 )
 names = kg.datasets.class_names("fashion_mnist")
 if FAST:
-    images, labels = images[:300], labels[:300]
+    images, labels = images[:400], labels[:400]
     test_images, test_labels = test_images[:100], test_labels[:100]
 
 
