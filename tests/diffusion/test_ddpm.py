@@ -78,6 +78,7 @@ def test_the_loss_of_the_best_network_is_what_theory_gives():
 @pytest.mark.parametrize(
     "schedule", ["linear", pytest.param("rectified_flow", marks=pytest.mark.once)]
 )
+@pytest.mark.slow
 def test_log_likelihood_is_the_exact_one(schedule):
     model = gaussian(False, schedule, "flow" if schedule != "linear" else "epsilon")
     x = model.network.draw(16, seed=1)
@@ -90,6 +91,7 @@ def test_log_likelihood_is_the_exact_one(schedule):
     np.testing.assert_allclose(bits, wanted, atol=0.1)
 
 
+@pytest.mark.slow
 def test_invert_and_generate_undo_each_other():
     model = gaussian()
     x = model.network.draw(8, seed=2)
@@ -111,6 +113,7 @@ def test_invert_and_generate_undo_each_other():
     np.testing.assert_allclose(middle, (x[0] + x[1]) / 2, atol=0.05)
 
 
+@pytest.mark.slow
 def test_inpainting_draws_from_the_conditional():
     """RePaint (2201.09865): with resampling, what is painted fits what is known."""
     model = gaussian()
