@@ -3,7 +3,6 @@
 import contextlib
 import gc
 import os
-import time
 
 # As the package sets it where it is imported first, as in the processes of the tests.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -53,26 +52,25 @@ def _chosen(item):
     return "way" in item.fixturenames or item.get_closest_marker("skipif") is not None
 
 
-def _process_seconds():
-    """The processors' time of this process and of its children that have ended."""
-    return time.process_time() + sum(os.times()[2:4])
-
-
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_setup(item):
     """From here on the time is the test's (`tools/test.py --profile`)."""
-    item.stash[_BEGAN] = _process_seconds()
+    from tests.support import spent
+
+    item.stash[_BEGAN] = spent.seconds()
     return (yield)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item):
     """Its time goes into the JUnit report, with what it set up for others."""
+    from tests.support import spent
+
     try:
         return (yield)
     finally:
-        spent = _process_seconds() - item.stash[_BEGAN]
-        item.user_properties.append(("process_seconds", round(spent, 3)))
+        seconds = spent.seconds() - item.stash[_BEGAN]
+        item.user_properties.append(("process_seconds", round(seconds, 3)))
 
 
 _BEGAN = pytest.StashKey[float]()

@@ -224,6 +224,7 @@ def test_every_public_module_says_what_it_is(path):
         assert docstring, f"{path} has no docstring."
 
 
+@pytest.mark.processes
 def test_the_import_brings_in_no_other_backend():
     # Keras itself imports JAX where it is installed (for Orbax checkpoints), so what
     # counts is what this package adds.

@@ -241,6 +241,7 @@ def shorten(monkeypatch, folder):
     keras.backend.backend() != "torch", reason="one text: it runs on one backend"
 )
 @pytest.mark.filterwarnings("ignore:FID of 16 samples")
+@pytest.mark.slow
 def test_the_blocks_run_in_order(monkeypatch, tmp_path):
     for package in ("safetensors", "huggingface_hub", "tokenizers", "sentencepiece"):
         pytest.importorskip(package)

@@ -171,8 +171,16 @@ def test_pytests_cache_is_on_only_where_it_is_asked_for():
 def test_the_parts_are_all_tests_and_each_has_a_report():
     given = ["tests/gans", "-x"]
     assert runner.parts(given) == [("pytest", given)]
-    chosen = [arguments for _, arguments in runner.parts([])]
-    *large, (everything, *ignored) = chosen
+    quick = ["-m", "not processes and not slow"]
+    assert runner.parts(given, quick=True) == [("pytest", [*quick, *given])]
+    (_, processes), *chosen = runner.parts([])
+    assert processes == ["tests", "-m", "processes"]
+    assert {tuple(arguments[-2:]) for _, arguments in chosen} == {
+        ("-m", "not processes")
+    }
+    quickly = runner.parts([], quick=True)
+    (everything, *ignored), *large = [arguments[:-2] for _, arguments in chosen]
+    assert [a for _, a in quickly] == [[*a[:-2], *quick] for _, a in chosen]
     assert everything == "tests"
     folders = [path for paths in large for path in paths]
     assert [f"--ignore={path}" for path in folders] == ignored

@@ -37,7 +37,7 @@ def train(way: str, backend: str, python: str) -> dict[str, list[float]]:
     """What the twenty steps gave, by name."""
     print(f"  {backend}: {WAYS[backend].get(way, 'one device')}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        result = run(way, [JOB], Path(folder), backend, python)[JOB]
+        result, _ = run(way, [JOB], Path(folder), backend, python)[JOB]
     if isinstance(result, str):
         raise SystemExit(result)
     return {name: numbers for name, (_, numbers) in result.items()}

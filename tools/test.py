@@ -40,7 +40,8 @@ ROOT = environment.ROOT
 SINGLE_BACKEND = {"torch": ("torch", "keras")}
 # Folders of tests that have a process of their own, or one for two; the others share
 # one. A process keeps what it compiled: all tests in one need more maps of memory than
-# Linux gives, and more memory than a small machine has.
+# Linux gives, and more memory than a small machine has. Those that start processes are
+# together, from all folders: what they start serves them all.
 LARGE_FOLDERS = (("diffusion",), ("transformers",), ("vaes",), ("gans", "layers"))
 # Most of JAX's time goes into compiling thousands of tiny programs, each of which runs
 # a few times: half of it without the costly passes. (Of level 0 some are wrong: NaN.)
@@ -123,14 +124,14 @@ def main() -> int:
             steps += ruff_steps(python)
         steps += [
             pytest_step(python, backend, what, arguments, Path(folder), options)
-            for what, arguments in parts(pytest_arguments)
+            for what, arguments in parts(pytest_arguments, options.quick)
             for backend in backends
         ]
         if not pytest_arguments and not options.quick:
             steps += [single_backend_step(alone[name], name) for name in alone]
             if "jax" in backends:
                 steps.append(wheel_step(python))
-            steps += notebook_steps(python, backends)
+            steps += notebook_steps(python, backends, Path(folder), options)
         total, spent = Counts(), []
         for step, ended in run(steps, options.jobs):
             total += tell(step, ended)
@@ -221,14 +222,20 @@ def ruff_steps(python: Path) -> list[Step]:
     ]
 
 
-def parts(arguments: list[str]) -> list[tuple[str, list[str]]]:
+def parts(arguments: list[str], quick: bool = False) -> list[tuple[str, list[str]]]:
     """What to call each run of pytest on a backend, and its arguments."""
+    quickly = "not processes and not slow"
     if arguments:
-        return [("pytest", arguments)]
+        return [("pytest", [*(["-m", quickly] if quick else []), *arguments])]
     large = [[f"tests/{name}" for name in names] for names in LARGE_FOLDERS]
     rest = [f"--ignore={folder}" for folders in large for folder in folders]
     named = [(" and ".join(folders), folders) for folders in large]
-    return [*named, ("the other tests", ["tests", *rest])]
+    # The longest first, so that nobody waits for it at the end.
+    named.insert(0, ("the other tests", ["tests", *rest]))
+    if quick:
+        return [(what, [*folders, "-m", quickly]) for what, folders in named]
+    alone = [(what, [*folders, "-m", "not processes"]) for what, folders in named]
+    return [("tests with processes", ["tests", "-m", "processes"]), *alone]
 
 
 def pytest_step(
@@ -247,21 +254,9 @@ def pytest_step(
     if not CACHE_OPTIONS.intersection(arguments):
         command += ["-p", "no:cacheprovider"]
     variables = {"KERAS_BACKEND": backend, "MPLBACKEND": "Agg"}
-    # Tests build the same small models again and again: XLA compiles each once.
-    variables |= {
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "jax"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-    if options.quick:
-        command += ["-m", "not processes and not slow"]
+    variables |= compiling(folder, options.jobs)
     if options.thorough:
         variables["KG_THOROUGH"] = "1"
-    flags = [os.environ.get("XLA_FLAGS", ""), *QUICK_COMPILATION]
-    if options.jobs > 1:
-        threads = max(1, (os.cpu_count() or 1) // options.jobs)
-        variables |= thread_limits(threads)
-        flags += ["--xla_cpu_multi_thread_eigen=false"] * (threads == 1)
-    variables["XLA_FLAGS"] = " ".join(flags).strip()
     return Step(
         f"{what} on {backend}",
         command + arguments,
@@ -269,6 +264,26 @@ def pytest_step(
         variables,
         report,
     )
+
+
+def compiling(folder: Path, jobs: int) -> dict[str, str]:
+    """The variables by which a process compiles quickly, and has its share of cores.
+
+    Args:
+        folder: of the run.
+        jobs: steps at a time.
+    """
+    # Tests build the same small models again and again: XLA compiles each once.
+    variables = {
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "jax"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    flags = [os.environ.get("XLA_FLAGS", ""), *QUICK_COMPILATION]
+    if jobs > 1:
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        variables |= thread_limits(threads)
+        flags += ["--xla_cpu_multi_thread_eigen=false"] * (threads == 1)
+    return {**variables, "XLA_FLAGS": " ".join(flags).strip()}
 
 
 def single_backend_step(python: Path, backend: str) -> Step:
@@ -287,16 +302,25 @@ def wheel_step(python: Path) -> Step:
     return Step("the wheel, with jax alone", command, count_status, {})
 
 
-def notebook_steps(python: Path, backends: list[str]) -> list[Step]:
-    """Every tutorial, shortened, on one backend each, in turn over the tutorials."""
-    steps = []
+def notebook_steps(
+    python: Path, backends: list[str], folder: Path, options: argparse.Namespace
+) -> list[Step]:
+    """Every tutorial, shortened, on one backend each, in turn over the tutorials.
+
+    But for two: DDPM's many loops cost TensorFlow twice as much as PyTorch.
+    """
+    swapped = {"04_ddpm": "torch", "09_vit": "tensorflow"}
+    steps, variables = [], compiling(folder, options.jobs)
     for number, source in enumerate(sorted((ROOT / "tutorials").glob("[0-9]*.py"))):
         backend = environment.BACKENDS[number % len(environment.BACKENDS)]
+        backend = swapped.get(source.stem, backend)
         if backend in backends:
             command = [str(python), str(ROOT / "tools" / "notebooks.py"), source.stem]
             command += ["--check", "--backend", backend]
             title = f"tutorial {source.stem} on {backend}"
-            steps.append(Step(title, command, count_status, {}, file=source.name))
+            steps.append(
+                Step(title, command, count_status, variables, file=source.name)
+            )
     return steps
 
 

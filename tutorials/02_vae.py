@@ -55,8 +55,8 @@ print("Keras", keras.__version__, "on", keras.backend.backend())
 )
 names = kg.datasets.class_names("fashion_mnist")
 if FAST:
-    images, labels = images[:1000], labels[:1000]
-    test_images, test_labels = test_images[:500], test_labels[:500]
+    images, labels = images[:400], labels[:400]
+    test_images, test_labels = test_images[:100], test_labels[:100]
 
 
 def show(pictures, columns=10, title=None, scale=2):

@@ -57,8 +57,8 @@ print("Keras", keras.__version__, "on", keras.backend.backend())
 (images, labels), (test_images, test_labels) = kg.datasets.load("fashion_mnist")
 names = kg.datasets.class_names("fashion_mnist")
 if FAST:
-    images, labels = images[:640], labels[:640]
-    test_images, test_labels = test_images[:250], test_labels[:250]
+    images, labels = images[:320], labels[:320]
+    test_images, test_labels = test_images[:60], test_labels[:60]
 print(images.shape, images.dtype, images.min(), images.max())
 
 
@@ -104,7 +104,8 @@ def show(pictures, columns=10, title=None):
 # same backwards. The paper's layers have 256 channels; 48 will do here.
 
 # %%
-model = kg.VQVAE((28, 28, 1), codebook_size=128, latent_dim=32, filters=48, seed=0)
+filters = 8 if FAST else 48
+model = kg.VQVAE((28, 28, 1), codebook_size=128, latent_dim=32, filters=filters, seed=0)
 for network in (model.encoder, model.quantizer, model.decoder):
     print(f"{network.name:14} {network.count_params():9,} weights")
 print("codes of a picture:", model.code_shape, "of", model.codebook_size)
@@ -196,7 +197,12 @@ show(model.decode_indices(mixed), columns=4, title="Upper and lower halves of tw
 
 # %%
 prior = kg.PixelCNN(
-    model.code_shape, model.codebook_size, num_classes=10, filters=32, blocks=5, seed=0
+    model.code_shape,
+    model.codebook_size,
+    num_classes=10,
+    filters=8 if FAST else 32,
+    blocks=1 if FAST else 5,
+    seed=0,
 )
 prior_epochs = 1 if FAST else 7
 steps = prior_epochs * -(-len(images) // 64)

@@ -126,9 +126,9 @@ show(np.clip(rows, -1, 1), title="Three pictures at ten times, from 0 to 999")
 # %%
 unet = kg.UNet(
     (28, 28, 1),
-    block_channels=(8, 8, 16) if FAST else (16, 32, 64),
+    block_channels=(8,) if FAST else (16, 32, 64),
     layers_per_block=1,
-    attention=(False, False, True),
+    attention=False if FAST else (False, False, True),
     groups=8,
     num_classes=10,
     seed=0,
@@ -223,7 +223,7 @@ for n in counts:
 # of the loop.
 
 # %%
-scales = (1.0, 2.0) if FAST else (1.0, 2.0, 4.0, 8.0)
+scales = (2.0,) if FAST else (1.0, 2.0, 4.0, 8.0)
 bags = np.full(10, names.index("Bag"))
 by_scale = [
     model.generate(labels=bags, seed=2, num_steps=20, guidance_scale=w) for w in scales
@@ -254,7 +254,7 @@ floor = kg.metrics.fid(features.predict(images[: len(judged)], verbose=0), real)
 print(f"{'':14} {'of its kind':>12} {'FID':>8}")
 print(f"{'test pictures':14} {judge(judged)[0]:12.3f} {floor:8.2f}")
 samples = {}
-for w in (1.0, 2.0) if FAST else (1.0, 2.0, 4.0):
+for w in (2.0,) if FAST else (1.0, 2.0, 4.0):
     samples[w] = model.generate(
         labels=asked,
         seed=3,

@@ -54,7 +54,7 @@ def run_folder(callback, folder, epoch):
     if key not in chosen:
         found = [re.fullmatch(r"run-(\d+)", path.name) for path in folder.iterdir()]
         last = max((int(match[1]) for match in found if match), default=0)
-        goes_on = epoch > 0 or callback.model._initial_epoch is not None
+        goes_on = epoch > 0 or callback.model.resumed
         chosen[key] = folder / f"run-{max(last, 1) if goes_on else last + 1}"
         check_folder(chosen[key])
     return chosen[key]

@@ -14,12 +14,7 @@ from keras_genai.clip.image_encoder import ImageEncoder, variables_of
 from keras_genai.clip.index import Index, nearest
 from keras_genai.clip.resnet import ResNetTower
 from keras_genai.clip.scale import LogitScale, unit_vectors
-from keras_genai.clip.shapes import (
-    channels_of,
-    image_shape_of,
-    output_dim_of,
-    side_or_sides,
-)
+from keras_genai.clip.shapes import channels_of, image_shape_of, output_dim_of
 from keras_genai.clip.sizes import (
     CLIP_MEAN,
     CLIP_STD,
@@ -50,6 +45,7 @@ from keras_genai.utils.validation import (
     number,
     one_of,
     prompts,
+    sides,
     text,
     tuple_of,
 )
@@ -165,7 +161,7 @@ class CLIP(ImageEncoder, Tuning, Pretrained, Model):
         ),
         embed_dim=integer(1),
         loss=one_of("softmax", "sigmoid"),
-        image_size=side_or_sides,
+        image_size=sides(),
         mean=_per_channel,
         std=_per_channel,
         mask_equal_captions=flag,

@@ -3,19 +3,7 @@
 import keras
 
 from keras_genai.clip.sizes import HALF
-from keras_genai.utils.validation import image_shape, integer, refuse
-
-
-def side_or_sides(name, value):
-    """A side, or `(height, width)`; returns the pair."""
-    side = integer(1)
-    try:
-        if isinstance(value, (tuple, list)):
-            height, width = value
-            return side(name, height), side(name, width)
-        return side(name, value), side(name, value)
-    except (TypeError, ValueError):
-        return refuse(name, "a positive integer, or (height, width)", value)
+from keras_genai.utils.validation import image_shape
 
 
 def channels_of(name, value, channels):

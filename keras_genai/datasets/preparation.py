@@ -13,14 +13,13 @@ import numpy as np
 
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import (
-    either,
     integer,
-    integers,
     one_of,
     optional,
     pair,
     refuse,
     shown,
+    sides,
 )
 
 # What is read, by Pillow's names of the formats. EPS is not: Pillow would start another
@@ -33,18 +32,15 @@ SUFFIXES = frozenset(
 INTERPOLATIONS = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 WHITE = 255
 
-SIZE = either(
-    integer(1, 2**16),
-    integers(2, 2),
-    says="an integer, or (height, width), at least 1",
-)
+LONGEST = 2**16  # side of an image
+SIZE = sides(LONGEST)
 
 
 @checked(
     images=None,
     size=SIZE,
     resize=one_of("shorter", "square"),
-    shorter_side=optional(integer(1, 2**16)),
+    shorter_side=optional(integer(1, LONGEST)),
     interpolation=one_of(*INTERPOLATIONS),
     channels=one_of(1, 3),
     value_range=pair(),
@@ -123,7 +119,7 @@ class Resizing:
     """
 
     def __init__(self, size, resize, shorter_side, interpolation):
-        self.size = size if isinstance(size, tuple) else (size, size)
+        self.size = size
         self.resize = resize
         self.shorter_side = shorter_side
         self.interpolation = interpolation

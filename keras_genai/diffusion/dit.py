@@ -14,7 +14,7 @@ from keras_genai.layers.patches import patchify, unpatchify
 from keras_genai.layers.positions import sinusoidal_grid
 from keras_genai.layers.time_embedding import TimeEmbedding
 from keras_genai.utils.arguments import checked
-from keras_genai.utils.checks import check_image_shape, check_positive
+from keras_genai.utils.checks import check_image_shape, check_positive, patched_row
 from keras_genai.utils.serialization import PACKAGE, Saving, configuration, deserialized
 from keras_genai.utils.validation import number, text
 from keras_genai.weights.pretrained import Pretrained
@@ -227,7 +227,7 @@ class DiT(Pretrained, Saving, keras.Model):
         # Of half precision, 999.5 would not be a time.
         super().__init__(autocast=False, **kwargs)
         self._allow_non_tensor_positional_args = True  # one t for all may be a number
-        row = _row(size)
+        row = patched_row(size, SIZES, PATCHES)
         given = {
             "num_layers": num_layers,
             "hidden_dim": hidden_dim,
@@ -381,19 +381,3 @@ class DiT(Pretrained, Saving, keras.Model):
     @classmethod
     def from_config(cls, config):
         return cls(**deserialized(config))
-
-
-def _row(size):
-    """What a name of table 1 stands for: a dict of arguments."""
-    name, _, patch = str(size).partition("/")
-    if name not in SIZES or patch not in map(str, PATCHES):
-        known = (f"{name}/{patch}" for name in SIZES for patch in PATCHES)
-        raise ValueError(f"size must be one of {', '.join(known)}; got {size!r}.")
-    num_layers, hidden_dim, num_heads = SIZES[name]
-    side = int(patch)
-    return {
-        "num_layers": num_layers,
-        "hidden_dim": hidden_dim,
-        "num_heads": num_heads,
-        "patch_size": side,
-    }

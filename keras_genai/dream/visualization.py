@@ -3,6 +3,8 @@
 Feature visualization (Olah, Mordvintsev and Schubert, 2017), after 1312.6034.
 """
 
+import json
+
 import keras
 import numpy as np
 from keras import ops
@@ -14,7 +16,7 @@ from keras_genai.callbacks import image_grid
 from keras_genai.dream import ascent
 from keras_genai.dream.deepdream import STEPS, DeepDream
 from keras_genai.dream.features import features_of, find, network_of, preprocessed
-from keras_genai.dream.objectives import Channel
+from keras_genai.dream.objectives import Channel, Direction, Layer, Logit, Neuron
 from keras_genai.dream.parametrization import PARAMETRIZATIONS, warped
 from keras_genai.dream.pictures import check_pictures
 from keras_genai.utils.arguments import checked
@@ -91,6 +93,9 @@ def visualize(
         )
     if isinstance(objectives, dict):
         objectives = [Channel(name, index) for name, index in objectives.items()]
+    elif not isinstance(objectives, (list, tuple)):
+        objectives = [objectives]
+    objectives = [_copied(objective) for objective in objectives]
     dreamer = DeepDream(
         model, objectives=objectives, tile=None, preprocess=preprocess, seed=seed
     )
@@ -114,7 +119,11 @@ def visualize(
         z, state = ascent.climbed(z, gradient, state, number, rate, "adam")
         return (value, z, *state)
 
-    step = backend.jit(step, dreamer.sampling_variables())
+    name = ("visualize", parametrization, shape, preprocess)
+    name += (keras.config.dtype_policy().name, *map(_told_apart, dreamer.objectives))
+    step = programs.compiled_once(
+        dreamer.network, name, step, dreamer.sampling_variables()
+    )
     state = map(backend.from_host, ascent.start_state(z, "adam", np))
     z, rate = backend.from_host(z), backend.from_host(np.float32(learning_rate))
     bar = keras.utils.Progbar(steps, verbose=verbose, unit_name="step")
@@ -123,6 +132,25 @@ def visualize(
         value, z, *state = step(z, shake, at, rate, *state)
         bar.add(1, [("objective", float(value) / n)])
     return backend.to_host(form.image(z))
+
+
+# Told by their configuration: two objects of the same climb the same.
+_PLAIN = (Layer, Channel, Neuron, Direction, Logit)
+
+
+def _copied(objective):
+    """An objective that is no longer the user's, who may change it: a program lasts."""
+    if type(objective) not in _PLAIN:
+        return objective
+    return type(objective).from_config(objective.get_config())
+
+
+def _told_apart(objective):
+    """What the program that climbs an objective is kept by: hashable."""
+    if type(objective) not in _PLAIN:
+        return objective
+    config = {**objective.get_config(), "name": None}
+    return type(objective), json.dumps(config, sort_keys=True, default=int)
 
 
 @checked(layer=text, images=array((3, 4), finite=False))

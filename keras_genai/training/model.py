@@ -77,7 +77,7 @@ class Model(CompiledFunctions, Saving, backend.Trainer, keras.Model):
         self.accumulation = 1
         self.accumulate = 1
         self._names = ()
-        self._skip = 0
+        self._skip, self._resumed = 0, False
 
     def set_players(
         self,
@@ -394,7 +394,7 @@ class Model(CompiledFunctions, Saving, backend.Trainer, keras.Model):
         except fitting.NotFinite:
             fitting.raise_not_finite(self)
         finally:
-            self._skip = 0
+            self._skip, self._resumed = 0, False
             self._initial_epoch = None
             self._fit_data = self._stored_run = None
 
@@ -415,7 +415,13 @@ class Model(CompiledFunctions, Saving, backend.Trainer, keras.Model):
             batch: batches of it that were trained on, which are passed over.
         """
         self._initial_epoch = epoch  # Keras's own, for callbacks that resume
+        self._resumed = True
         self._skip = batch // self.steps_per_execution
+
+    @property
+    def resumed(self):
+        """Whether the present `fit` goes on with a stored run (`resume_at`)."""
+        return self._resumed
 
     @property
     def passes_over(self):

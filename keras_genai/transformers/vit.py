@@ -26,7 +26,7 @@ from keras_genai.utils.checks import (
     check_labels,
     check_positive,
     check_sample_weight,
-    row_of,
+    patched_row,
 )
 from keras_genai.utils.serialization import PACKAGE, configuration, deserialized
 from keras_genai.utils.validation import integer, number, text
@@ -167,7 +167,7 @@ class ViT(Tuning, Pretrained, Model):
         **kwargs,
     ):
         super().__init__(seed=seed, **kwargs)
-        sizes = _row(size)
+        sizes = patched_row(size, SIZES)
         self.patch_size = sizes["patch_size"] if patch_size is None else patch_size
         self.num_layers = sizes["num_layers"] if num_layers is None else num_layers
         self.hidden_dim = sizes["hidden_dim"] if hidden_dim is None else hidden_dim
@@ -571,21 +571,6 @@ class ViT(Tuning, Pretrained, Model):
 
         made = {"embed": (embed, inputs)}
         return {"logits": (logits, inputs), **made} if self.num_classes else made
-
-
-def _row(size):
-    """What a name such as `"B/16"` stands for: a dict of arguments."""
-    name, _, patch = str(size).partition("/")
-    if name not in SIZES or not patch.isdigit() or int(patch) < 1:
-        known = ", ".join(f"{key}/16" for key in SIZES)
-        raise ValueError(
-            f"size must be a name and the side of a patch, such as {known}; got "
-            f"{size!r}."
-        )
-    return {
-        **row_of(name, SIZES, ("num_layers", "hidden_dim", "num_heads")),
-        "patch_size": int(patch),
-    }
 
 
 def _copy(old, new):

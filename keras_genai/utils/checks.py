@@ -148,6 +148,27 @@ def row_of(size, table, names):
     return dict(zip(names, table[size], strict=True))
 
 
+def patched_row(size, table, patches=None):
+    """What a name such as `"B/16"` stands for: a row and the side of a patch.
+
+    Args:
+        size: the name.
+        table: dict name -> `(num_layers, hidden_dim, num_heads)`.
+        patches: the sides that there are; None for any.
+
+    Returns:
+        Dict of arguments.
+    """
+    name, _, patch = str(size).partition("/")
+    side = int(patch) if patch.isdecimal() else 0
+    if name not in table or side < 1 or (patches and side not in patches):
+        known = ", ".join(f"{key}/{n}" for key in table for n in patches or (16,))
+        says = "one of" if patches else "a name and the side of a patch, such as"
+        raise ValueError(f"size must be {says} {known}; got {size!r}.")
+    row = row_of(name, table, ("num_layers", "hidden_dim", "num_heads"))
+    return {**row, "patch_size": side}
+
+
 def sizes_of(size, table, **given):
     """The arguments given, and in the place of None what a size's name stands for.
 

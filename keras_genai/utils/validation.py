@@ -246,6 +246,22 @@ def image_shape(free_sides=False):
     return check
 
 
+def sides(most=MOST):
+    """A side, or `(height, width)`; returns the pair."""
+    says = "a positive integer, or (height, width)"
+    says += f", at most {most}" if most != MOST else ""
+    both = tuple_of(integer(1, most), length=2)
+
+    def check(name, value):
+        many = isinstance(value, (tuple, list)) or getattr(value, "ndim", 0)
+        try:
+            return both(name, value if many else (value, value))
+        except Refusal:
+            return refuse(name, says, value)
+
+    return check
+
+
 def pair(interval=""):
     """Two finite numbers, the second above the first."""
     inside = f" {interval}" if interval else ""

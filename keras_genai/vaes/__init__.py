@@ -1,8 +1,8 @@
 """Variational autoencoders."""
 
-from keras_genai.vaes.active_units import ActiveUnits
 from keras_genai.vaes.autoencoder_kl import AutoencoderKL
 from keras_genai.vaes.gaussian import DiagonalGaussian
+from keras_genai.vaes.latent_metrics import ActiveUnits
 from keras_genai.vaes.pixelcnn import PixelCNN
 from keras_genai.vaes.pixelcnn_network import pixelcnn_network
 from keras_genai.vaes.schedules import KLWarmup

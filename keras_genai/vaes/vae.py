@@ -38,8 +38,8 @@ from keras_genai.utils.validation import (
     text,
 )
 from keras_genai.vaes import evaluation, likelihoods
-from keras_genai.vaes.active_units import ActiveUnits, LatentMeans
 from keras_genai.vaes.gmm_prior import Mixture, branch
+from keras_genai.vaes.latent_metrics import ActiveUnits, LatentMeans
 from keras_genai.vaes.schedules import check_weight
 from keras_genai.vaes.vae_networks import VAENetworks
 

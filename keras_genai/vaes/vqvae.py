@@ -155,7 +155,7 @@ class VQVAE(GenerativeModel):
             metrics=["reconstruction", *([loss_name] if loss_name else [])]
             + [self.perplexity],
         )
-        self.prior = prior
+        self.prior = self._fitting(prior)
 
     # Parts
 
@@ -209,19 +209,8 @@ class VQVAE(GenerativeModel):
                 f"{self.reconstruction!r}; it makes {made}."
             )
 
-    @property
-    def prior(self):
-        return self._prior
-
-    def __setattr__(self, name, value):
-        # No setter of a property: PyTorch keeps a module that is set in its own way.
-        if name == "prior":
-            self._check_prior(value)
-            self.forget_compiled()
-            name = "_prior"
-        super().__setattr__(name, value)
-
-    def _check_prior(self, prior):
+    def _fitting(self, prior):
+        """The prior, or None; refuses one of other codes."""
         found = [getattr(prior, name, None) for name in ("shape", "vocabulary_size")]
         wanted = [self.code_shape, self.codebook_size]
         if prior is not None and found != wanted:
@@ -230,11 +219,14 @@ class VQVAE(GenerativeModel):
                 f"{wanted[0]}, {wanted[1]}); got one of the shape {found[0]} with "
                 f"{found[1]} values."
             )
+        return prior
 
     @property
     def num_classes(self):
         """K of the prior's labels, or None."""
-        return None if self.prior is None else self.prior.num_classes
+        # Where it is asked for, and not where the prior is set, it is checked.
+        prior = self._fitting(self.prior)
+        return None if prior is None else prior.num_classes
 
     # Training
 
@@ -305,13 +297,13 @@ class VQVAE(GenerativeModel):
             `keras.callbacks.History` of the prior.
         """
         codes = self.encode_indices(x, batch_size=encode_batch_size)
-        if prior is not None:
-            self.prior = prior
-        if self.prior is None:
+        prior = self._fitting(self.prior if prior is None else prior)
+        if prior is None:
             classes = None if y is None else int(np.max(y)) + 1
-            self.prior = PixelCNN(
+            prior = PixelCNN(
                 self.code_shape, self.codebook_size, classes, seed=self.seed
             )
+        self.prior = prior
         if not self.prior.compiled:
             self.prior.compile(optimizer)
         elif optimizer is not None:

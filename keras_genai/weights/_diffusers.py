@@ -5,7 +5,7 @@ folder: `config.json` beside `diffusion_pytorch_model.safetensors`.
 """
 
 from keras_genai.utils.files import reading
-from keras_genai.weights import _keys, _writing
+from keras_genai.weights import _keys, _table, _writing
 from keras_genai.weights import _safetensors as st
 
 STEM = "diffusion_pytorch_model"
@@ -18,45 +18,12 @@ ATTENTION = {  # name of a matrix -> its name in the first files, and our layer'
 }
 
 
-class Table:
-    """The entries of a network, gathered layer by layer.
-
-    Attributes:
-        entries: list of `Entry`.
-    """
-
-    def __init__(self):
-        self.entries = []
-
-    def affine(self, name, layer):
-        """A normalization."""
-        self.entries.append(st.vector(f"{name}.weight", layer.gamma))
-        self.entries.append(st.vector(f"{name}.bias", layer.beta))
+class Table(_table.Table):
+    """The entries of a network with diffusers' image blocks."""
 
     def convolution(self, name, layer):
-        self.entries.append(st.convolution(f"{name}.weight", layer.kernel))
-        self.entries.append(st.vector(f"{name}.bias", layer.bias))
-
-    def dense(self, name, layer, old=None, pointwise=False):
-        """A matrix, and the bias where there is one.
-
-        Args:
-            name: of the layer in the file.
-            layer: ours.
-            old: its name in older files.
-            pointwise: whether the file holds it as a 1 x 1 convolution.
-        """
-        weights, biases = (
-            () if old is None else (f"{old}.{part}",) for part in ("weight", "bias")
-        )
-        entry = st.pointwise if pointwise else st.dense
-        self.entries.append(entry(f"{name}.weight", layer.kernel, weights))
-        if layer.use_bias:
-            self.entries.append(st.vector(f"{name}.bias", layer.bias, biases))
-
-    def embedding(self, name, layer):
-        """A table of vectors, rows as in Keras."""
-        self.entries.append(st.vector(f"{name}.weight", layer.embeddings))
+        self.add(st.convolution, f"{name}.weight", layer.kernel)
+        self.vector(f"{name}.bias", layer.bias)
 
     def resnet(self, name, block):
         """A `ResNetBlock`."""
@@ -72,7 +39,7 @@ class Table:
     def attention(self, name, block):
         """The four matrices of a `SelfAttention2D` or an `Attention`."""
         for new, (old, own) in ATTENTION.items():
-            self.dense(f"{name}.{new}", getattr(block, own), f"{name}.{old}")
+            self.dense(f"{name}.{new}", getattr(block, own), old=f"{name}.{old}")
 
     def attention_2d(self, name, block):
         """A `SelfAttention2D`."""
@@ -80,9 +47,10 @@ class Table:
         self.attention(name, block)
 
     def cross_attention_2d(self, name, block, pointwise):
-        """A `CrossAttention2D`; see `dense` for `pointwise`, of its two ends."""
+        """A `CrossAttention2D`; pointwise: its two ends are 1 x 1 convolutions."""
+        make = st.pointwise if pointwise else st.dense
         self.affine(f"{name}.norm", block.norm)
-        self.dense(f"{name}.proj_in", block.inward, pointwise=pointwise)
+        self.dense(f"{name}.proj_in", block.inward, make=make)
         for i, part in enumerate(block.blocks):
             place = f"{name}.transformer_blocks.{i}"
             self.affine(f"{place}.norm1", part.norm1)
@@ -92,7 +60,7 @@ class Table:
             self.attention(f"{place}.attn2", part.cross_attention)
             self.dense(f"{place}.ff.net.0.proj", part.feed_forward.dense1)
             self.dense(f"{place}.ff.net.2", part.feed_forward.dense2)
-        self.dense(f"{name}.proj_out", block.out, pointwise=pointwise)
+        self.dense(f"{name}.proj_out", block.out, make=make)
 
 
 def class_of(config, path, *names):

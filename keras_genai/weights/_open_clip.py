@@ -20,6 +20,7 @@ from keras_genai.weights._keys import (
     SIZE,
     one_of,
 )
+from keras_genai.weights._table import Table
 
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
@@ -294,7 +295,7 @@ def table(model, names=()):
         names: those in a file that is read: whether the text tower's have a prefix.
     """
     custom = any(name.startswith("text.") for name in names or ())
-    table = _transformers.Table()
+    table = Table()
     resnet = isinstance(model.image_tower, model.resnet_tower_class)
     (_resnet if resnet else _image)(table, model.image_tower)
     _text(table, "text." if custom else "", model.text_tower)

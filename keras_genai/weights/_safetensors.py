@@ -78,7 +78,7 @@ def vector(name, variable, aliases=()):
     return Entry(name, variable, tuple(variable.shape), _same, _same, aliases)
 
 
-def convolution(name, variable):
+def convolution(name, variable, aliases=()):
     """A kernel `(h, w, in, out)`, in PyTorch's files `(out, in, h, w)`."""
     h, w, inputs, outputs = variable.shape
     return Entry(
@@ -87,6 +87,7 @@ def convolution(name, variable):
         (outputs, inputs, h, w),
         lambda a: a.transpose(2, 3, 1, 0),
         lambda a: a.transpose(3, 2, 0, 1),
+        aliases,
     )
 
 

@@ -16,56 +16,6 @@ VERSION = "5.0.0"
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
 
-class Table:
-    """The entries of a network, gathered layer by layer.
-
-    Args:
-        prefix: what all names begin with, such as `"bert."`; names are also found
-            with and without it, as transformers itself finds them.
-
-    Attributes:
-        entries: list of `Entry`.
-    """
-
-    def __init__(self, prefix=""):
-        self.prefix = prefix
-        self.entries = []
-
-    def add(self, make, name, variable, bare=False, aliases=(), **how):
-        """One entry.
-
-        Args:
-            make: function (name, variable, aliases) -> `Entry`, such as `st.dense`.
-            name: in the file, after the prefix.
-            variable: ours.
-            bare: whether the prefix is left away.
-            aliases: other names, after the prefix.
-        """
-        names = [name, *aliases]
-        if not bare:
-            full = [self.prefix + n for n in names]
-            names = full + (names if self.prefix else [])
-        self.entries.append(make(names[0], variable, tuple(names[1:]), **how))
-
-    def affine(self, name, layer, bare=False):
-        """A normalization; the oldest files say gamma and beta."""
-        for own, new in (("gamma", "weight"), ("beta", "bias")):
-            variable = getattr(layer, own)
-            if variable is not None:
-                old = (f"{name}.{own}",)
-                self.add(st.vector, f"{name}.{new}", variable, bare, old)
-
-    def dense(self, name, layer, bare=False):
-        """A matrix, and the bias where there is one."""
-        self.add(st.dense, f"{name}.weight", layer.kernel, bare)
-        if layer.use_bias:
-            self.add(st.vector, f"{name}.bias", layer.bias, bare)
-
-    def vector(self, name, variable, bare=False):
-        """A bias, or a table of vectors, rows as in Keras."""
-        self.add(st.vector, name, variable, bare)
-
-
 def class_of(config, path, *names):
     """The class that wrote a folder, by default the first of the names.
 

@@ -4,6 +4,7 @@ import dataclasses
 
 from keras_genai.weights import _keys, _transformers, _writing
 from keras_genai.weights._keys import NULL, RATE, SIZE
+from keras_genai.weights._table import Table
 
 TOKENIZER = ("tokenizer.json", "vocab.txt")  # one of these files
 BODY = "BertModel"
@@ -155,7 +156,7 @@ def table(model, names=None):
     """
     network = model.network
     bare = to_config(model)["architectures"] == [BODY]
-    table = _transformers.Table("" if bare else "bert.")
+    table = Table("" if bare else "bert.")
     for own, name in (
         (network.tokens, "word_embeddings"),
         (network.positions, "position_embeddings"),
@@ -165,11 +166,7 @@ def table(model, names=None):
     table.affine("embeddings.LayerNorm", network.norm)
     for i, block in enumerate(network.blocks):
         place = f"encoder.layer.{i}"
-        for name, own in LAYERS.items():
-            layer = block
-            for part in own.split("."):
-                layer = getattr(layer, part)
-            table.dense(f"{place}.{name}", layer)
+        table.dense_layers(place, block, LAYERS)
         table.affine(f"{place}.attention.output.LayerNorm", block.norm1)
         table.affine(f"{place}.output.LayerNorm", block.norm2)
     required = len(table.entries)

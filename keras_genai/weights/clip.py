@@ -11,6 +11,7 @@ from keras_genai.weights import _keys, _open_clip, _transformers, _writing
 from keras_genai.weights import _safetensors as st
 from keras_genai.weights._diffusers import SIDES, sides_of
 from keras_genai.weights._keys import FLAG, NULL, NUMBER, OBJECT, POSITIVE, RATE, SIZE
+from keras_genai.weights._table import Table
 
 TOKENIZER = ("tokenizer.json", "vocab.json", "spiece.model")  # one of these files
 PREPROCESSOR = "preprocessor_config.json"
@@ -218,7 +219,7 @@ def _check_layout(path, names):
 
 def text_table(tower, siglip):
     """transformers' names of a text tower: a list of `Entry`."""
-    table, network = _transformers.Table(PREFIXES["text"]), tower.network
+    table, network = Table(PREFIXES["text"]), tower.network
     place = "embeddings"
     table.vector(f"{place}.token_embedding.weight", network.embedding.embeddings)
     table.vector(f"{place}.position_embedding.weight", network.position.embeddings)
@@ -232,7 +233,7 @@ def text_table(tower, siglip):
 
 def image_table(tower, siglip):
     """transformers' names of an image tower: a list of `Entry`."""
-    table, network = _transformers.Table(PREFIXES["image"]), tower.network
+    table, network = Table(PREFIXES["image"]), tower.network
     side, channels = tower.patch_size, tower.image_shape[-1]
     if network.token is not None:
         shape = tuple(network.token.shape)[-1:]
@@ -271,11 +272,7 @@ def image_table(tower, siglip):
 def _blocks(table, blocks):
     for i, block in enumerate(blocks):
         place = f"encoder.layers.{i}"
-        for name, own in BLOCK.items():
-            layer = block
-            for part in own.split("."):
-                layer = getattr(layer, part)
-            table.dense(f"{place}.{name}", layer)
+        table.dense_layers(place, block, BLOCK)
         for name, own in NORMS.items():
             table.affine(f"{place}.{name}", getattr(block, own))
 

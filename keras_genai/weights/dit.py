@@ -157,21 +157,14 @@ def table(model):
     A shared embedding has an entry for each block's copy.
     """
     table = _diffusers.Table()
-    side, channels, hidden_dim = (
-        model.patch_size,
-        model.image_shape[-1],
-        model.hidden_dim,
+    table.add(
+        st.patches,
+        "pos_embed.proj.weight",
+        model.patches.kernel,  # (p * p * C, D)
+        side=model.patch_size,
+        channels=model.image_shape[-1],
     )
-    table.entries += [
-        st.Entry(
-            "pos_embed.proj.weight",
-            model.patches.kernel,  # (p * p * C, D)
-            (hidden_dim, channels, side, side),
-            lambda a: a.transpose(2, 3, 1, 0).reshape(-1, hidden_dim),
-            lambda a: a.reshape(side, side, channels, hidden_dim).transpose(3, 2, 0, 1),
-        ),
-        st.vector("pos_embed.proj.bias", model.patches.bias),
-    ]
+    table.vector("pos_embed.proj.bias", model.patches.bias)
     for i, block in enumerate(model.blocks):
         place = f"transformer_blocks.{i}"
         embedding = f"{place}.norm1.emb"
@@ -180,9 +173,8 @@ def table(model):
         table.dense(f"{time}.linear_1", condition.time.dense1)
         table.dense(f"{time}.linear_2", condition.time.dense2)
         if condition.table is not None:
-            table.embedding(
-                f"{embedding}.class_embedder.embedding_table", condition.table
-            )
+            name = f"{embedding}.class_embedder.embedding_table.weight"
+            table.vector(name, condition.table.embeddings)
         table.dense(f"{place}.norm1.linear", block.modulation)
         table.attention(f"{place}.attn1", block.attention)
         table.dense(f"{place}.ff.net.0.proj", block.mlp1)

@@ -17,6 +17,7 @@ from keras_genai.weights._keys import (
     TOKENS,
     one_of,
 )
+from keras_genai.weights._table import Table
 
 GPT2 = ("GPT2LMHeadModel", "GPT2Model")
 LLAMA = ("LlamaForCausalLM", "LlamaModel")
@@ -59,6 +60,15 @@ GPT2_ALIASES = {
     "max_position_embeddings": "n_positions",
     "num_attention_heads": "n_head",
     "num_hidden_layers": "n_layer",
+}
+LLAMA_LAYERS = {  # name in a block of the file -> ours
+    "self_attn.q_proj": "self_attention.query",
+    "self_attn.k_proj": "self_attention.key",
+    "self_attn.v_proj": "self_attention.value",
+    "self_attn.o_proj": "self_attention.out",
+    "mlp.gate_proj": "feed_forward.gate",
+    "mlp.up_proj": "feed_forward.dense1",
+    "mlp.down_proj": "feed_forward.dense2",
 }
 LLAMA_SIZES = {
     "vocab_size": "vocabulary_size",
@@ -275,7 +285,7 @@ def table(model, bare=False):
 
 
 def _gpt2_table(model, bare):
-    network, table = model.network, _transformers.Table("transformer.")
+    network, table = model.network, Table("transformer.")
 
     def dense(name, kernel, bias):  # GPT-2's files hold matrices as Keras does
         table.add(st.vector, f"{name}.weight", kernel)
@@ -301,22 +311,13 @@ def _gpt2_table(model, bare):
 
 
 def _llama_table(model, bare):
-    network, table = model.network, _transformers.Table("model.")
+    network, table = model.network, Table("model.")
     table.vector("embed_tokens.weight", network.embedding.embeddings)
     for i, block in enumerate(network.blocks):
-        place, inner = f"layers.{i}", block.feed_forward
+        place = f"layers.{i}"
         table.vector(f"{place}.input_layernorm.weight", block.norm1.scale)
-        for name, layer in (
-            ("q_proj", block.self_attention.query),
-            ("k_proj", block.self_attention.key),
-            ("v_proj", block.self_attention.value),
-            ("o_proj", block.self_attention.out),
-        ):
-            table.dense(f"{place}.self_attn.{name}", layer)
+        table.dense_layers(place, block, LLAMA_LAYERS)
         table.vector(f"{place}.post_attention_layernorm.weight", block.norm2.scale)
-        table.dense(f"{place}.mlp.gate_proj", inner.gate)
-        table.dense(f"{place}.mlp.up_proj", inner.dense1)
-        table.dense(f"{place}.mlp.down_proj", inner.dense2)
     table.vector("norm.weight", network.norm_last.scale)
     if network.head is not None and not bare:
         table.dense("lm_head", network.head, bare=True)

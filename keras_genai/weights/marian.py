@@ -4,6 +4,7 @@ import dataclasses
 
 from keras_genai.weights import _generation, _keys, _transformers, _writing
 from keras_genai.weights._keys import NULL, RATE, SIZE, TOKEN
+from keras_genai.weights._table import Table
 
 CLASS = "MarianMTModel"
 TOKENIZER = ("source.spm",)
@@ -165,27 +166,23 @@ def table(model, names=None):
     """transformers' names of the model's variables: a list of `Entry`."""
     del names
     network = model.network
-    table = _transformers.Table()
+    table = Table()
     table.vector("model.shared.weight", network.table.embeddings)
     if network.bias is not None:
         table.vector("final_logits_bias", network.bias)
     for side in ("encoder", "decoder"):
         for i, block in enumerate(getattr(network, side)):
             place = f"model.{side}.layers.{i}"
-            _attention(table, f"{place}.self_attn", block.self_attention)
+            table.dense_layers(f"{place}.self_attn", block.self_attention, ATTENTION)
             table.affine(f"{place}.self_attn_layer_norm", block.norm1)
             if block.cross:
-                _attention(table, f"{place}.encoder_attn", block.cross_attention)
+                cross = block.cross_attention
+                table.dense_layers(f"{place}.encoder_attn", cross, ATTENTION)
                 table.affine(f"{place}.encoder_attn_layer_norm", block.norm_cross)
             table.dense(f"{place}.fc1", block.feed_forward.dense1)
             table.dense(f"{place}.fc2", block.feed_forward.dense2)
             table.affine(f"{place}.final_layer_norm", block.norm2)
     return table.entries
-
-
-def _attention(table, place, layer):
-    for name, own in ATTENTION.items():
-        table.dense(f"{place}.{name}", getattr(layer, own))
 
 
 # The keys of `generation_config.json` that become arguments of `TranslationConfig`.

@@ -324,7 +324,7 @@ def table(model):
             embedding = getattr(model, f"vector_dense{part}")
             table.dense(f"class_embedding.linear_{part}", embedding)
     if model.num_classes is not None:
-        table.embedding("class_embedding", model.class_embedding)
+        table.vector("class_embedding.weight", model.class_embedding.embeddings)
 
     def attention(name, block):
         if model.context_dim is None:

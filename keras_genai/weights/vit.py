@@ -4,6 +4,7 @@ from keras_genai.weights import _keys, _transformers
 from keras_genai.weights import _safetensors as st
 from keras_genai.weights._diffusers import SIDES, sides_of
 from keras_genai.weights._keys import NULL, RATE, SIZE
+from keras_genai.weights._table import Table
 
 BODY, CLASSIFIER, MAE = "ViTModel", "ViTForImageClassification", "ViTMAEForPreTraining"
 # What this network has not but with these values.
@@ -169,7 +170,7 @@ def table(model, names=None):
     """
     network = model.network
     bare = not (model.num_classes or model.mae)
-    table = _transformers.Table("" if bare else "vit.")
+    table = Table("" if bare else "vit.")
     place = "embeddings.patch_embeddings.projection"
     table.vector("embeddings.cls_token", network.token)
     table.vector("embeddings.position_embeddings", network.table)
@@ -202,11 +203,7 @@ def table(model, names=None):
 
 
 def _block(table, place, block, bare=False):
-    for name, own in LAYERS.items():
-        layer = block
-        for part in own.split("."):
-            layer = getattr(layer, part)
-        table.dense(f"{place}.{name}", layer, bare)
+    table.dense_layers(place, block, LAYERS, bare)
     table.affine(f"{place}.layernorm_before", block.norm1, bare)
     table.affine(f"{place}.layernorm_after", block.norm2, bare)
 

@@ -21,6 +21,7 @@ BACKEND = keras.backend.backend()
 class TestTwentySteps(OnDevices):
     """The golden steps: batch norm, dropout, lazy R1, an average, accumulation."""
 
+    every_way = True
     on_devices = staticmethod(twenty_steps)
     reference = staticmethod(GOLDEN.read)
 

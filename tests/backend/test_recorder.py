@@ -29,6 +29,7 @@ print(model.history.history["loss"], model.generate(2).tolist())
 """
 
 
+@pytest.mark.processes
 def test_without_what_it_needs_the_numbers_are_the_same():
     made = []
     for without in (0, 1):

@@ -267,7 +267,7 @@ def test_bad_arguments_are_refused(tmp_path):
     ):
         with pytest.raises(error, match=message):
             datasets.folder(path, 4, **kwargs)
-    with pytest.raises(ValueError, match="size must be an integer, or .height, width"):
+    with pytest.raises(ValueError, match="size must be a positive integer, or .height"):
         datasets.folder(tmp_path, 0)
 
 

@@ -207,7 +207,7 @@ def test_bad_photos_are_named(tmp_path):
         with pytest.raises(ValueError, match=what):
             datasets.prepare(images, 4)
     for kwargs, what in (
-        ({"size": 0}, "size must be an integer, or .height, width., at least 1; got 0"),
+        ({"size": 0}, "size must be a positive integer, or .height, .*65536; got 0"),
         ({"size": (3,)}, "size must be"),
         ({"size": 4, "resize": "longer"}, "resize must be one of shorter, square"),
         ({"size": 4, "shorter_side": 3}, "shorter_side must be at least the size, 4"),

@@ -75,7 +75,10 @@ def test_the_loss_of_the_best_network_is_what_theory_gives():
     np.testing.assert_allclose(found, parts, rtol=0.15)
 
 
-@pytest.mark.parametrize("schedule", ["linear", "rectified_flow"])
+@pytest.mark.parametrize(
+    "schedule", ["linear", pytest.param("rectified_flow", marks=pytest.mark.once)]
+)
+@pytest.mark.slow
 def test_log_likelihood_is_the_exact_one(schedule):
     model = gaussian(False, schedule, "flow" if schedule != "linear" else "epsilon")
     x = model.network.draw(16, seed=1)
@@ -88,6 +91,7 @@ def test_log_likelihood_is_the_exact_one(schedule):
     np.testing.assert_allclose(bits, wanted, atol=0.1)
 
 
+@pytest.mark.slow
 def test_invert_and_generate_undo_each_other():
     model = gaussian()
     x = model.network.draw(8, seed=2)
@@ -102,13 +106,14 @@ def test_invert_and_generate_undo_each_other():
     flat = (x.reshape(8, -1) - MEANS[0]) @ model.network.vectors
     white = flat / np.sqrt(model.network.values) @ model.network.vectors.T
     np.testing.assert_allclose(noise.reshape(8, -1), white, atol=0.1)
-    way = model.interpolate(x[0], x[1], n=5, num_steps=250)
+    way = model.interpolate(x[0], x[1], n=3, num_steps=250)
     np.testing.assert_allclose(way[[0, -1]], x[:2], atol=0.05)
-    straight = model.interpolate(x[0], x[1], n=3, num_steps=250, kind="linear")
+    straight = model.interpolate(x[0], x[1], n=3, num_steps=125, kind="linear")
     middle = straight[1] if straight.shape == (3, *SHAPE) else None
     np.testing.assert_allclose(middle, (x[0] + x[1]) / 2, atol=0.05)
 
 
+@pytest.mark.slow
 def test_inpainting_draws_from_the_conditional():
     """RePaint (2201.09865): with resampling, what is painted fits what is known."""
     model = gaussian()

@@ -72,6 +72,8 @@ def run(sampler, denoise, x, noise=None):
     return backend.jit(lambda x: sampler(denoise, x, noise))(ops.convert_to_tensor(x))
 
 
+@pytest.mark.slow
+@pytest.mark.once  # of tables, which are NumPy's
 def test_orders():
     """The global error falls at the order of the theory."""
     with float64():

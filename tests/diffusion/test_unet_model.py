@@ -82,7 +82,7 @@ def test_dropout():
     ("name", "policy"),
     [
         ("heads, classes, scales", "mixed_bfloat16"),
-        ("Stable Diffusion 1", "mixed_float16"),
+        pytest.param("Stable Diffusion 1", "mixed_float16", marks=pytest.mark.once),
     ],
 )
 def test_half_precision(name, policy):

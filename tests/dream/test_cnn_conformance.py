@@ -48,7 +48,7 @@ TestResidual = conformance.battery(
     variant=True,
 )
 
-TestProcesses = processes.battery(
+TestCNNProcesses = processes.battery(
     lambda: kg.CNN(
         (8, 8, 1), CLASSES, architecture="residual", filters=(4, 6), steps=3, seed=3
     ),

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import keras_genai as kg
-from keras_genai import dream
+from keras_genai import backend, dream
+from tests.support import conformance
 from tests.support.conformance import host
 
 pytestmark = pytest.mark.in_turn
@@ -68,6 +69,37 @@ def test_a_second_call_adds_nothing_to_the_layers():
     dream.visualize(network, dream.Channel("conv_1", 0), (28, 28), steps=1, verbose=0)
     dream.visualize(network, dream.Channel("conv_1", 1), (28, 28), steps=1, verbose=0)
     assert [len(layer._inbound_nodes) for layer in network.layers] == before
+
+
+def test_a_second_visualization_compiles_nothing(monkeypatch):
+    """Another one is climbed wherever something that the program closes over is."""
+    network, made = cnn().network, []
+    jit = conformance.count_calls(backend.primitives.jit, made)
+    monkeypatch.setattr(backend.primitives, "jit", jit)
+
+    def visualize(objective, **settings):
+        settings = {"n": 1, "steps": 2, "move": 2, "verbose": 0} | settings
+        return dream.visualize(network, objective, (28, 28), **settings)
+
+    channel = dream.Channel("conv_2", 7)
+    first, count = visualize(channel), len(made)
+    for again in (channel, dream.Channel("conv_2", 7), {"conv_2": 7}):
+        np.testing.assert_array_equal(visualize(again), first)
+    visualize(channel, seed=1, steps=3, turn=0.0, learning_rate=0.1)
+    assert len(made) == count
+    channel.index = 8
+    other = visualize(channel)
+    fresh = visualize(dream.Channel("conv_2", 8))
+    np.testing.assert_array_equal(other, fresh)
+    np.testing.assert_array_equal(visualize({"conv_2": 7}), first)
+    assert np.abs(other - first).max() > 1e-3 and len(made) == count + 1
+    for objective, settings in (
+        (dream.Channel("conv_2", 7, weight=-1.0), {}),
+        (dream.Neuron("conv_2", 7), {}),
+        ({"conv_2": 7}, {"parametrization": "pixels"}),
+        ({"conv_2": 7}, {"preprocess": lambda x: -x}),
+    ):
+        assert np.abs(visualize(objective, **settings) - first).max() > 1e-3
 
 
 def test_feature_maps_and_their_ranking():

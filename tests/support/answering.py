@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 import traceback
 
 
@@ -18,11 +19,14 @@ def answer_each_line(file, answer):
 
     Args:
         file: of `answers`.
-        answer: function dict -> dict; what it raises is the answer's `"error"`.
+        answer: function dict -> dict; what it raises is the answer's `"error"`. The
+            processors' `"seconds"` that it took are added.
     """
     for line in sys.stdin:
+        began = time.process_time()
         try:
             made = answer(json.loads(line))
         except Exception:
             made = {"error": traceback.format_exc()}
+        made["seconds"] = time.process_time() - began
         print(json.dumps(made), file=file, flush=True)

@@ -13,6 +13,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import time
 import traceback
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -21,6 +22,7 @@ WAYS = {
     "tensorflow": {"mirrored": "2 mirrored replicas", "workers": "2 workers"},
     "torch": {"processes": "2 processes under torchrun"},
 }
+PROCESSES = {"processes": 2, "workers": 2}  # that do the same, each its part
 
 
 # The side that starts
@@ -37,8 +39,8 @@ def run(way, jobs, folder, backend, python=sys.executable):
         python: the interpreter of the processes.
 
     Returns:
-        dict job -> dict name -> `(shape, list of numbers)`, or a text that says what
-        went wrong.
+        dict job -> (dict name -> `(shape, list of numbers)`, or a text that says what
+        went wrong; the process-seconds that it took).
 
     Raises:
         RuntimeError: with the end of what they said, where the processes failed.
@@ -119,11 +121,14 @@ def main(way, path, *jobs):
 
     results = {}
     for job in jobs:
+        began = time.process_time()
         try:
             with scope():
-                results[job] = _plain(find(job).on_devices())
+                result = _plain(find(job).on_devices())
         except Exception:
-            results[job] = traceback.format_exc()
+            result = traceback.format_exc()
+        seconds = time.process_time() - began
+        results[job] = result, seconds * PROCESSES.get(way, 1)
     if backend.is_main_process():
         pathlib.Path(path).write_text(json.dumps(results))
 

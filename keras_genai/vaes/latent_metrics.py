@@ -1,4 +1,4 @@
-"""What is told of the latents over all the data: how many are active, their KL."""
+"""Metrics of the latents over all the data: how many are active, and their KL."""
 
 import keras
 from keras import ops
