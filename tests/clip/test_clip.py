@@ -464,7 +464,7 @@ def test_float16_begins_where_its_scale_holds():
 def test_a_loss_that_stays_at_chance_is_told():
     model = plain()
     model.compile(keras.optimizers.SGD(0.0))
-    model.scale.logit_scale.assign(0.0)  # texts differ, and should not count
+    model.scale.logit_scale.assign(-5.0)  # texts differ, and should not count
     images = np.zeros((40, 8, 8, 3), "float32")  # nothing to see
     x = {"images": images, "tokens": captions("stuck", 40)}
     with pytest.warns(UserWarning, match=r"chance, log\(batch\) = 1.386"):
