@@ -174,6 +174,7 @@ class DDPM(Pretrained, GenerativeModel):
         **kwargs,
     ):
         super().__init__(seed=seed, **kwargs)
+        self.compose()
         self.schedule = schedules.get(schedule)
         if num_classes is None:
             num_classes = getattr(network, "num_classes", None)
@@ -204,8 +205,13 @@ class DDPM(Pretrained, GenerativeModel):
             self.network = network or self._default_network()
         self._check_network()
         sampling_loop(self, sampler, num_steps)  # refuses a sampler that does not fit
+        parts = self.trained_parts()
         self.set_players(
-            "network", ema="network", ema_decay=ema_decay, metrics=list(_PARTS)
+            "network",
+            networks={"network": parts} if len(parts) > 1 else None,
+            ema="network",
+            ema_decay=ema_decay,
+            metrics=list(_PARTS),
         )
 
     @property
@@ -248,6 +254,13 @@ class DDPM(Pretrained, GenerativeModel):
 
     # A model that composes others, such as one of an autoencoder's latents, overrides
     # these; here they change nothing.
+
+    def compose(self):
+        """Sets the parts that are other models, before the network is made."""
+
+    def trained_parts(self):
+        """Names of the attributes that train, and are averaged, as one player."""
+        return ("network",)
 
     def to_latents(self, x):
         """Images `(B, H, W, C)` as what the network denoises: a tensor, `latent_shape`.
@@ -342,14 +355,19 @@ class DDPM(Pretrained, GenerativeModel):
             x, noise, t, condition or None, weighting=self.weighting
         )
 
-    def _batch(self, data):
-        """Latents, conditions and weights of a batch."""
+    def batch_of(self, data, training):
+        """Latents, conditions and weights of a batch, tensors.
+
+        Args:
+            data: the triple that a step is given.
+            training: whether it is a step of training, which may draw noise.
+        """
         images, y, weight = data
         images, _, weight = tensors((images, None, weight))
         return ops.stop_gradient(self.to_latents(images)), self.conditions_of(y), weight
 
     def train_step(self, data):
-        x, condition, weight = self._batch(data)
+        x, condition, weight = self.batch_of(data, training=True)
         batch = ops.shape(x)[0]
         u = self.noise.uniform("times", (batch,))
         noise = self.noise.normal("noise", ops.shape(x))
@@ -377,7 +395,7 @@ class DDPM(Pretrained, GenerativeModel):
 
     def test_step(self, data):
         """Each sample at one time of each part of the training's times."""
-        x, condition, weight = self._batch(data)
+        x, condition, weight = self.batch_of(data, training=False)
         batch = ops.shape(x)[0]
         first = self.samples_seen() + backend.replicas.offset()
         whole = 0.0

@@ -10,6 +10,7 @@ from keras import ops
 from keras_genai import backend
 from keras_genai.backend import programs, random
 from keras_genai.diffusion import guidance, samplers
+from keras_genai.diffusion.denoiser import split
 from keras_genai.diffusion.repaint import repaint
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_positive
@@ -53,6 +54,7 @@ class SamplingLoop:
         interval, rescale: see `guidance.classifier_free`.
         repaint: of `repaint.tables`, for `inpaint`.
         image_shape: `(H, W, C)` of the images; None for the model's own.
+        decode: whether images are made of the latents at the end, or they are returned.
     """
 
     model: Any
@@ -64,6 +66,7 @@ class SamplingLoop:
     rescale: float = 0.0
     repaint: dict | None = None
     image_shape: tuple | None = None
+    decode: bool = True
 
     @property
     def latent_shape(self):
@@ -74,7 +77,7 @@ class SamplingLoop:
     def form(self):
         """Hashable: what the compiled function depends on, beside model and inputs."""
         options = self.guided, self.interval is None, self.rescale == 0
-        form = options, self.repaint is None, self.latent_shape
+        form = options, self.repaint is None, self.latent_shape, self.decode
         if backend.COMPILES:
             return self.sampler.form, *form
         tables = {} if self.repaint is None else self.repaint
@@ -154,9 +157,10 @@ class SamplingLoop:
         )
 
     def images(self, x):
-        """The images of x at the last node."""
+        """The images of x at the last node, or its latents: see `decode`."""
         clip = self.model.clip
-        return self.model.from_latents(x if clip is None else ops.clip(x, -clip, clip))
+        x = x if clip is None else ops.clip(x, -clip, clip)
+        return self.model.from_latents(x) if self.decode else x
 
     def _painted(self, x, key, first, inputs):
         known, mask = inputs["known"], inputs["mask"]
@@ -174,7 +178,7 @@ class SamplingLoop:
 
     # Over NumPy arrays
 
-    def batches(self, name, inputs, n, key, batch_size, verbose=0):
+    def batches(self, name, inputs, n, key, batch_size, verbose=0, callback=None):
         """Iterator of the images as NumPy arrays, n in all.
 
         Args:
@@ -182,14 +186,18 @@ class SamplingLoop:
             inputs: dict of NumPy arrays, a row for each sample or a scalar.
             n, key, batch_size: see `in_batches`.
             verbose: 1 drives the steps from Python, with a progress bar of them.
+            callback: function `(done, total, first, preview)`, called after each
+                evaluation of the network, `done` of `total`, of the samples from number
+                `first` on: `preview()` gives the x_0 that it was led to as NumPy
+                images. The steps are then driven from Python, too.
         """
         inputs = {**inputs, **self.numbers()}
-        if verbose:
-            return self._stepped(inputs, n, key, batch_size, verbose)
+        if verbose or callback is not None:
+            return self._stepped(inputs, n, key, batch_size, verbose, callback)
         name = (name, self.form)
         return in_batches(self.model, name, self.sample, inputs, n, key, batch_size)
 
-    def _stepped(self, inputs, n, key, batch_size, verbose):
+    def _stepped(self, inputs, n, key, batch_size, verbose, callback):
         model, size = self.model, self.model.programs.rows(n, batch_size)
         count = self.sampler.evaluations * -(-n // size)
         bar = keras.utils.Progbar(count, verbose=verbose, unit_name="evaluation")
@@ -198,21 +206,42 @@ class SamplingLoop:
             return self.bound(inputs).start((key[0], key[1]), size, first, inputs)
 
         def step(i, key, first, state, inputs):
-            loop, noise = self.bound(inputs), samplers.keyed_noise(key, first)
-            return loop.sampler.step(loop.denoiser(inputs), i, state, noise)
+            loop, noise, seen = self.bound(inputs), samplers.keyed_noise(key, first), []
+            denoise = loop.denoiser(inputs)
+
+            def noting(x, t):
+                made = denoise(x, t)
+                seen[:] = [split(made)[0]]
+                return made
+
+            return loop.sampler.step(noting, i, state, noise), seen[0]
 
         def compiled(name, fn):
             name = (name, self.form, size)
             return model.compiled_once(name, fn, model.sampling_variables())
 
         start, images = compiled("start", start), compiled("images", self.images)
-        run = samplers.driven(self.sampler, compiled("step", step))
+        step = compiled("step", step)
+        done, number = 0, 0
+
+        def run(i, key, first, state, inputs):
+            nonlocal done
+            state, x_0 = step(i, key, first, state, inputs)
+            done += 1
+            if callback is not None:
+                rows = min(size, n - number)
+                callback(
+                    done, count, number, lambda: backend.to_host(images(x_0))[:rows]
+                )
+            return state
+
+        run = samplers.driven(self.sampler, run)
         words = backend.from_host(np.array(key, "int32"))
-        for first in range(0, n, size):
-            batch = _tensors(inputs, first, size)
-            x = start(words, backend.from_host(np.array(first, "int32")), batch)
-            x = run(x, batch, key=key, first=first, bar=bar)
-            yield backend.to_host(images(x))[: n - first]
+        for number in range(0, n, size):
+            batch = _tensors(inputs, number, size)
+            x = start(words, backend.from_host(np.array(number, "int32")), batch)
+            x = run(x, batch, key=key, first=number, bar=bar)
+            yield backend.to_host(images(x))[: n - number]
 
 
 @checked(
