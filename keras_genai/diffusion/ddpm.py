@@ -424,6 +424,7 @@ class DDPM(Pretrained, GenerativeModel):
         negative=mapping,
         noise=array(4),
         size=integers(length=2),
+        callback=function,
         vector=array(2),
         context=array(3),
     )
@@ -445,6 +446,7 @@ class DDPM(Pretrained, GenerativeModel):
         negative=None,
         noise=None,
         size=None,
+        callback=None,
         batch_size=64,
         verbose=0,
     ):
@@ -478,6 +480,10 @@ class DDPM(Pretrained, GenerativeModel):
                 default drawn from the seed.
             size: `(H, W)` of the images, for a network that takes other sizes than its
                 own, such as `kg.UNet`; by default those of `image_shape`.
+            callback: function `(done, total, first, preview)`, called after each
+                evaluation of the network, `done` of `total`, for the samples from
+                number `first` on; `preview()` gives the images that it foresees. The
+                loop is then driven from Python.
             batch_size: images in one pass.
             verbose: 1 shows a progress bar of the network's evaluations; the loop is
                 then driven from Python.
@@ -504,6 +510,7 @@ class DDPM(Pretrained, GenerativeModel):
             negative=negative,
             noise=noise,
             size=size,
+            callback=callback,
             batch_size=batch_size,
             verbose=verbose,
         )
@@ -513,6 +520,7 @@ class DDPM(Pretrained, GenerativeModel):
         guidance_scale=either(number(), array(1)),
         negative=mapping,
         noise=array(4),
+        callback=function,
         vector=array(2),
         context=array(3),
     )
@@ -527,6 +535,7 @@ class DDPM(Pretrained, GenerativeModel):
         guidance_scale=1.0,
         negative=None,
         noise=None,
+        callback=None,
         batch_size=64,
         verbose=0,
         **options,
@@ -548,7 +557,7 @@ class DDPM(Pretrained, GenerativeModel):
         if noise is not None:
             inputs["noise"] = checked_images(noise, n, loop.latent_shape, "noise")
         key = random.key(seed, "generate/latents")
-        return loop.batches("generate", inputs, n, key, batch_size, verbose)
+        return loop.batches("generate", inputs, n, key, batch_size, verbose, callback)
 
     # Images
 

@@ -17,6 +17,7 @@ from keras_genai.utils.checks import check_positive
 from keras_genai.utils.validation import (
     array,
     either,
+    flag,
     function,
     integers,
     mapping,
@@ -252,6 +253,7 @@ class SamplingLoop:
     guidance_rescale=number("[0, 1]"),
     strength=number("(0, 1]"),
     size=integers(length=2),
+    decode=flag,
 )
 def sampling_loop(
     model,
@@ -264,6 +266,7 @@ def sampling_loop(
     guidance_rescale=0.0,
     strength=1.0,
     size=None,
+    decode=True,
 ):
     """The `SamplingLoop` of a model; see `DDPM.generate` and `DDPM.img2img`.
 
@@ -305,6 +308,7 @@ def sampling_loop(
         interval,
         guidance_rescale,
         image_shape=size and (*size, model.image_shape[-1]),
+        decode=decode,
     )
 
 

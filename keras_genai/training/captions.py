@@ -76,6 +76,12 @@ def _rows(model, texts, truncate):
     if end is not None:
         # Of a tokenizer that sets none around a text.
         found = [row if end in row else [*row, end] for row in found]
+    null = getattr(model, "null_tokens", None)  # of a model that has such a prompt
+    if null is not None:
+        found = [
+            row if text else null.tolist()
+            for row, text in zip(found, texts, strict=True)
+        ]
     empty = [i for i, row in enumerate(found) if not row]
     if empty:
         raise ValueError(f"The text of number {empty[0]} has no tokens.")
@@ -90,7 +96,8 @@ def _rows(model, texts, truncate):
                 f"{says}. Shorten them, or cut them: "
                 "model.tokenize(texts, truncate=True)."
             )
-        warnings.warn(f"{says}: they are cut.", stacklevel=4)
+        lost = model.tokenizer.decode(found[long[0]][length - 1 : -1])
+        warnings.warn(f"{says}: they are cut, that one before {lost!r}.", stacklevel=4)
         found = [
             row if len(row) <= length else [*row[: length - 1], row[-1]]
             for row in found
@@ -235,13 +242,28 @@ def drawn(tokens, noise):
         tokens: int32.
         noise: `random.Noise` that the draw is keyed by; None takes the first.
     """
+    return drawn_of([tokens], noise)[0]
+
+
+def drawn_of(arrays, noise):
+    """The same of arrays that belong to captions, of which the first are the tokens.
+
+    Args:
+        arrays: list of tensors `(B, T, ...)` or `(B, K, T, ...)`.
+        noise: see `drawn`.
+    """
+    tokens = arrays[0]
     if len(tokens.shape) == 2:
-        return tokens
+        return arrays
     if noise is None:
-        return tokens[:, 0]
+        return [array[:, 0] for array in arrays]
     counts = ops.sum(ops.cast(tokens[:, :, 0] != ABSENT, "int32"), axis=1)  # (B,)
     u = noise.uniform("caption", (ops.shape(tokens)[0],), dtype="float32")
     index = ops.cast(u * ops.cast(counts, "float32"), "int32")
     index = ops.minimum(index, counts - 1)  # where the product rounds up
-    index = ops.expand_dims(index, (1, 2))
-    return ops.take_along_axis(tokens, index, axis=1)[:, 0]
+
+    def taken(array):
+        axes = tuple(range(1, len(array.shape)))
+        return ops.take_along_axis(array, ops.expand_dims(index, axes), axis=1)[:, 0]
+
+    return [taken(array) for array in arrays]
