@@ -7,7 +7,7 @@
 import pathlib
 import warnings
 
-from keras_genai.utils.files import reading
+from keras_genai.utils.files import reading, written_into
 from keras_genai.weights import (
     _diffusers,
     _transformers,
@@ -174,12 +174,16 @@ def _check_variant(folder, parts, variant):
 # Writing
 
 
-@_writing.saved_whole
 def save(model, folder, dtype="float32", max_shard_size=None):
     """Writes a pipeline's folder; see `LatentDiffusion.save_pretrained`."""
     _check_written(model)
     _writing.check_dtype(dtype)
     scheduler = ddpm.to_config(model)
+    with written_into(_writing.check_folder(folder), INDEX) as beside:
+        _save(model, beside, scheduler, dtype, max_shard_size)
+
+
+def _save(model, folder, scheduler, dtype, max_shard_size):
     how = {"dtype": dtype, "max_shard_size": max_shard_size}
     autoencoder_kl.save(model.autoencoder, folder / "vae", **how)
     # What samples is the average, where one is kept: that is what is written.

@@ -75,7 +75,7 @@ def shake(model, scale=0.3):
             variable.assign(host(variable.value) + scale * noise)
     if model.ema is not None:
         for shadow, variable in zip(model.ema.shadow, model.ema._values(), strict=True):
-            shadow.assign(variable.value)
+            shadow.assign(host(variable.value))
     model.renew_null()
 
 
