@@ -74,8 +74,7 @@ def shake(model, scale=0.3):
             noise = conformance.uniform(f"text to image {i}", tuple(variable.shape))
             variable.assign(host(variable.value) + scale * noise)
     if model.ema is not None:
-        for shadow, variable in zip(model.ema.shadow, model.ema._values(), strict=True):
-            shadow.assign(host(variable.value))
+        model.ema.reset()
     model.renew_null()
 
 
