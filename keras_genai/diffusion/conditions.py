@@ -118,9 +118,10 @@ class Conditions:
                 f"{', '.join(unknown) or 'none'}."
             )
         for name, array in given.items():
-            self._check_one(name, np.asarray(array), count, null)
+            self.check_one(name, np.asarray(array), count, null)
 
-    def _check_one(self, name, array, count, null):
+    def check_one(self, name, array, count, null=False):
+        """Refuses one condition, NumPy, that does not fit: see `check`."""
         if name == "labels":
             check_labels(array, self.num_classes + bool(null and self.dropout), count)
             return

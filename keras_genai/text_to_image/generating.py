@@ -166,38 +166,14 @@ def of_images(model, count, given, negative, scale, clip_skip, truncate, options
     return {**options, **made}
 
 
-def sizes(model, height, width):
-    """The arguments of `DDPM.generate` of a size, where one is given."""
-    if height is None and width is None:
-        return {}
-    own = model.image_shape[:2]
-    sides = tuple(
-        mine if given is None else given
-        for given, mine in zip((height, width), own, strict=True)
-    )
-    model.latent_shape((*sides, model.image_shape[2]))  # refuses what does not divide
-    return {"size": sides}
-
-
-def finite(x, part):
-    """The array; refuses one that is not finite, and says where it became so.
-
-    Args:
-        x: NumPy, latents or pictures.
-        part: `"latents"`, `"decoder"`, or None where either may be.
-    """
-    if np.isfinite(x).all():
-        return x
-    where = {
-        "latents": "The latents became so while they were denoised, in the network",
-        "decoder": "The latents are finite: the autoencoder's decoder made it so",
-        None: "The network or the autoencoder made them so",
-    }[part]
-    raise FloatingPointError(
-        f"The {'latents' if part == 'latents' else 'pictures'} are not finite. "
-        f"{where}. Half precision overflows in parts that were trained in float32: "
-        "load the model, or its autoencoder, with dtype='float32'."
-    )
+def check_finite(images):
+    """Refuses pictures that the decoder made of finite latents, and that are not."""
+    if not np.isfinite(images).all():
+        raise FloatingPointError(
+            "The pictures are not finite, and their latents are: the autoencoder's "
+            "decoder gave such numbers. In float16 what is over 65,504 is infinite: "
+            "load the autoencoder in float32 or bfloat16."
+        )
 
 
 def variables_of(autoencoder, name):
@@ -241,9 +217,11 @@ def interpolated(model, ends, n, kind, seeds, options):
     a, b = states(model, list(ends), own["clip_skip"], bool(own["truncate"]))
     between = np.linspace(0.0, 1.0, n, dtype="float32")
     context = a + between[:, None, None] * (b - a)
-    sides = [options.get(k) for k in ("height", "width")]
-    size = sizes(model, *sides).get("size", model.image_shape[:2])
-    shape = model.latent_shape((*size, model.image_shape[2]))
+    sides = [
+        options.get(name) or own
+        for name, own in zip(("height", "width"), model.image_shape[:2], strict=True)
+    ]
+    shape = model.latent_shape((*sides, model.image_shape[2]))
     noise = [first_noise(seed, shape).ravel() for seed in seeds]
     if seeds[0] == seeds[1]:
         noise = np.repeat(noise[0][None], n, axis=0)

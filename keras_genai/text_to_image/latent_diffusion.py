@@ -192,8 +192,7 @@ class LatentDiffusion(DDPM):
             clip=clip,
             **kwargs,
         )
-        if self.null_context is not None:
-            self.renew_null()
+        self.renew_null()
 
     def _set_text(self, encoder, given):
         """Notes what the text encoder is; returns the shape of its states."""
@@ -221,18 +220,8 @@ class LatentDiffusion(DDPM):
         self.autoencoder, self.text_encoder = self.__dict__.pop("_parts")
         if self.autoencoder is not None:
             self.autoencoder.trainable = False
-        self.null_context = None
         if self.text_encoder is not None and not self.train_text_encoder:
             self.text_encoder.trainable = False
-            width = width_of(self.text_encoder, self.max_sequence_length)
-            self.null_context = self.add_weight(
-                name="null_context",
-                shape=(self.max_sequence_length, width),
-                initializer="zeros",
-                trainable=False,
-                autocast=False,
-                aggregation="only_first_replica",
-            )
 
     def trained_parts(self):
         return ("network", "text_encoder") if self.train_text_encoder else ("network",)
@@ -283,22 +272,18 @@ class LatentDiffusion(DDPM):
 
     def null_conditions(self, conditions):
         """The empty prompt, as ids or as states, like `conditions`."""
-        others = {k: v for k, v in conditions.items() if k in ("labels", "vector")}
-        made = super().null_conditions(others)
-        if "tokens" in conditions:
-            made["tokens"] = self._rows(self.null_tokens, conditions["tokens"])
-        if "context" in conditions:
-            null = self.null_context
-            if null is None:  # of a text encoder that trains: as it is now
-                tokens = ops.convert_to_tensor(self.null_tokens[None])
-                null = self.encoded({"tokens": tokens})["context"]
-            made["context"] = self._rows(null, conditions["context"])
-        return made
+        given = dict(conditions)
+        tokens, made = given.pop("tokens", None), {}
+        if tokens is not None:
+            made["tokens"] = self._null_rows(tokens)
+        if "context" in given and self.train_text_encoder:  # as it is now
+            made |= self.encoded({"tokens": self._null_rows(given.pop("context"))})
+        return {**super().null_conditions(given), **made}
 
-    @staticmethod
-    def _rows(null, like):
-        null = ops.cast(ops.convert_to_tensor(null), like.dtype)
-        return ops.broadcast_to(null, ops.shape(like))
+    def _null_rows(self, like):
+        """The ids of the empty prompt `(B, T)`, a row for each of `like`."""
+        null = ops.convert_to_tensor(self.null_tokens[None], "int32")
+        return ops.repeat(null, ops.shape(like)[0], axis=0)
 
     def encoded(self, conditions, training=False, clip_skip=None):
         """Conditions with the states of the text in place of its token ids.
@@ -330,11 +315,12 @@ class LatentDiffusion(DDPM):
     def renew_null(self):
         """Encodes the empty prompt anew, after weights of the text encoder changed.
 
-        `fit` does so itself.
+        It is `null_condition["context"]`, what stands for a caption that is left out;
+        `fit` does so itself. That of a text encoder that trains is never kept.
         """
-        if self.null_context is not None:
-            (states,) = self.encode_prompts([self.null_tokens.tolist()])
-            self.null_context.assign(states)
+        if self.text_encoder is not None and not self.train_text_encoder:
+            (states,) = self.encode_prompts(self.null_tokens[None])
+            self.null_condition["context"].assign(states)
 
     # Data
 
@@ -379,12 +365,16 @@ class LatentDiffusion(DDPM):
         if self.text_encoder is None:
             self.check_conditions({**named, **self.conditions.named(condition)}, count)
         else:
-            if tokens is None or named or condition is not None:
+            known = {*self.conditions.shapes} - {"context"}
+            if tokens is None or set(named) != known or condition is not None:
+                more = "".join(f", {name!r}" for name in sorted(known))
                 raise ValueError(
-                    "The data of a model with a text encoder are a dict of 'images' "
-                    f"and of 'captions' or 'tokens' alone; got {sorted(map(str, x))}"
+                    f"The data of this model are a dict of 'images'{more} and of "
+                    f"'captions' or 'tokens' alone; got {sorted(map(str, x))}"
                     f"{'' if condition is None else ' and labels'}."
                 )
+            for name, array_ in named.items():
+                self.conditions.check_one(name, np.asarray(array_), count)
             rows = captions_lib.rows_of(tokens, count)
             check_tokens(rows, self.vocabulary_size, self.max_sequence_length)
             if context is not None and np.shape(context)[:-1] != np.shape(tokens):
@@ -408,6 +398,7 @@ class LatentDiffusion(DDPM):
         given = dict(zip(names, found, strict=True))
         if "context" in given:  # cached: the ids have done their work
             del given["tokens"]
+        given |= {k: x[k] for k in self.conditions.shapes if k in x and k not in given}
         return z, self.conditions_of(given), weight
 
     def _drawn(self, x, cached, training):
@@ -654,14 +645,15 @@ class LatentDiffusion(DDPM):
             count,
             seed,
             **conditions,
-            **generating.sizes(self, height, width),
+            height=height,
+            width=width,
             callback=callback,
             batch_size=batch_size,
             verbose=verbose,
             decode=False,
             **options,
         )
-        return (decode(generating.finite(z, "latents")) for z in latents)
+        return (decode(z) for z in latents)
 
     @checked(latents=array(4, finite=False), **_parts)
     def decode(self, latents, *, tile=None, overlap=0.25, batch_size=8):
@@ -690,7 +682,8 @@ class LatentDiffusion(DDPM):
                 [latents],
                 batch_size,
             )
-        return generating.finite(made, "decoder")
+        generating.check_finite(made)
+        return made
 
     @checked(prompts=generating.prompts, clip_skip=integer(0), truncate=flag)
     def encode_prompts(self, prompts, *, clip_skip=None, truncate=False, batch_size=64):
@@ -776,10 +769,9 @@ class LatentDiffusion(DDPM):
             truncate,
             options,
         )
-        made = super().img2img(
+        return super().img2img(
             images, strength, seed, batch_size=batch_size, verbose=verbose, **given
         )
-        return generating.finite(made, None)
 
     @checked(
         images=array(finite=False),
@@ -795,26 +787,26 @@ class LatentDiffusion(DDPM):
         *,
         prompts=None,
         negative_prompts=None,
-        num_steps=None,
+        method=None,
         guidance_scale=None,
         clip_skip=None,
         truncate=False,
-        resamplings=1,
         batch_size=8,
+        verbose=0,
         **options,
     ):
         """Paints a part of pictures anew, of prompts: see `DDPM.inpaint`.
 
         Args:
-            images: floats `(N, H, W, C)`; what they hold under the mask is not read.
+            images: floats `(N, H, W, C)` in [-1, 1].
             mask: booleans, True where to paint: `(H, W)`, `(H, W, 1)` or
                 `(N, H, W, 1)`.
             seed: integer >= 0.
             prompts, negative_prompts: one for all, or one for each image.
-            num_steps: of the sampler; by default the model's own.
-            guidance_scale, clip_skip, truncate, batch_size: see `generate`.
-            resamplings: how often each stretch is done (RePaint); 1 goes back nowhere.
-            **options: others of `DDPM.inpaint`.
+            method: by default `"concat"` where the network takes the mask, else
+                `"blended"`.
+            guidance_scale, clip_skip, truncate, batch_size, verbose: see `generate`.
+            **options: others of `DDPM.inpaint`: `strength`, `num_steps`, `sampler`, ...
 
         Returns:
             NumPy float32 like `images`: equal to them outside the mask.
@@ -830,16 +822,18 @@ class LatentDiffusion(DDPM):
             truncate,
             options,
         )
-        made = super().inpaint(
+        if method is None:
+            joined = self.concat_channels == (self.latent_channels or 0) + 1
+            method = "concat" if joined else "blended"
+        return super().inpaint(
             images,
             mask,
             seed,
-            num_steps=num_steps or self.num_steps,
-            resamplings=resamplings,
+            method=method,
             batch_size=batch_size,
+            verbose=verbose,
             **given,
         )
-        return generating.finite(made, None)
 
     @checked(images=array(finite=False), strength=number("(0, 1]"))
     def vary(self, images, n=4, strength=0.6, seed=0, *, prompts=None, **options):
@@ -913,14 +907,13 @@ class LatentDiffusion(DDPM):
     # Export
 
     def sampling_variables(self):
-        """The network's by its average, the autoencoder's, and the empty prompt's."""
+        """Those that drawing reads: the network's by its average, and the others'."""
         own = self.averaged_variables("network")
-        if self.autoencoder is not None:
-            own += generating.variables_of(self.autoencoder, "encoder")
-            own += generating.variables_of(self.autoencoder, "decoder")
-        if self.null_context is not None:
-            own.append(self.null_context)
-        return own
+        for name in ("encoder", "decoder"):
+            own += generating.variables_of(self.autoencoder, name)
+        if self.text_encoder is not None and not self.train_text_encoder:
+            own += self.text_encoder.variables
+        return [*own, *self.null_condition.values()]
 
     def input_ranges(self):
         ranges = super().input_ranges()

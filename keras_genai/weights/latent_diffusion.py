@@ -72,10 +72,13 @@ def load(cls, source, subfolder=None, variant=None, **arguments):
                 else None
             )
         path = folder / "scheduler" / ddpm.SCHEDULER
-        config = ddpm.from_config(st.read_json(path), path)
+        sampler = arguments.get("sampler")
+        config = ddpm.from_config(st.read_json(path), path, sampler)
     config["schedule"] = cls.schedule_class(**config["schedule"])
     # An average is a second copy of the network: it is kept where it is asked for.
-    return cls(**{"ema_decay": None, **config, **arguments})
+    joined = ddpm.concat_channels(arguments["network"])
+    own = {**config, "concat_channels": joined, "ema_decay": None}
+    return cls(**{**own, **arguments})
 
 
 def _refuse_file(path):
