@@ -35,6 +35,7 @@ def cached(model, x, path=None, batch_size=16, verbose=1):
     if not (path / _ABOUT).is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         with written_folder(path, head=_ABOUT) as folder:
+            folder.mkdir(exist_ok=True)
             _write(model, rows, tokens, batch_size, verbose, folder)
             (folder / _ABOUT).write_text(json.dumps(key, indent=2) + "\n", "utf-8")
     return _read(path, key)

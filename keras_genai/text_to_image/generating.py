@@ -22,6 +22,8 @@ def prompts(name, value):
         return value  # the empty prompt, too
     if hasattr(value, "dtype") and len(value.shape) == 3:
         return array(3, "f")(name, value)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "UO" and value.ndim == 1:
+        value = value.tolist()
     if isinstance(value, (list, tuple)) and value:
         if all(isinstance(x, str) for x in value):
             return value

@@ -937,6 +937,10 @@ class LatentDiffusion(DDPM):
             return super().export_signatures()
         return signatures.export_signatures(self)
 
+    def export_assets(self):
+        """The tokenizer's files; `tokenizer.json` cuts and fills up by itself."""
+        return {} if self.tokenizer is None else signatures.assets(self)
+
     # Configuration
 
     def get_config(self):

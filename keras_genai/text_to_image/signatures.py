@@ -1,6 +1,12 @@
 """The functions of a text-to-image model that `export` writes."""
 
+import json
+import pathlib
+import tempfile
+
 from keras_genai.diffusion import DDPM
+
+TOKENIZER = "tokenizer.json"
 
 
 def export_signatures(model):
@@ -29,3 +35,29 @@ def export_signatures(model):
         decode = (lambda latents: {"images": model.from_latents(latents)}, [latents])
         made["decode"] = decode
     return made
+
+
+def assets(model):
+    """The tokenizer's files by name, bytes: see `LatentDiffusion.export_assets`."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.tokenizer.save(folder)
+        files = {p.name: p.read_bytes() for p in pathlib.Path(folder).iterdir()}
+    if TOKENIZER in files:
+        content = json.loads(files[TOKENIZER])
+        length = model.max_sequence_length
+        content["truncation"] = {
+            "direction": "Right",
+            "max_length": length,
+            "strategy": "LongestFirst",
+            "stride": 0,
+        }
+        content["padding"] = {
+            "strategy": {"Fixed": length},
+            "direction": "Right",
+            "pad_to_multiple_of": None,
+            "pad_id": model.pad_token_id,
+            "pad_type_id": 0,
+            "pad_token": model.tokenizer.token(model.pad_token_id),
+        }
+        files[TOKENIZER] = json.dumps(content).encode()
+    return files

@@ -19,11 +19,10 @@ def tokenizer():
 
 def tower(seed=0, **arguments):
     sizes = {"num_layers": 2, "hidden_dim": 8, "num_heads": 2, "seed": seed}
+    words = {"vocabulary_size": tokenizer().vocabulary_size, "eos_token_id": 1}
     return kg.clip.TextTower(
-        tokenizer().vocabulary_size,
-        LENGTH,
-        **{**sizes, **arguments},
-        eos_token_id=1,
+        max_sequence_length=LENGTH,
+        **{**words, **sizes, **arguments},
         stream="text",
         name="text",
     )
