@@ -57,17 +57,20 @@ from keras_genai.utils.validation import (
     flag,
     function,
     integer,
-    integers,
     mapping,
     number,
     optional,
     pair,
     text,
+    tuple_of,
 )
 from keras_genai.weights.pretrained import Pretrained
 
 TIME_SAMPLINGS = ("uniform", "lognormal", "logit_normal")
 VARIANCES = ("small", "large", "learned")
+_LENGTH_AND_WIDTH = (
+    "(length, dimensions), integers of at least 1, or None for any length"
+)
 # Equal parts of the training's times, in per cent: `evaluate` shows the loss of each.
 _PARTS = ("loss_0_25", "loss_25_50", "loss_50_75", "loss_75_100")
 
@@ -166,7 +169,7 @@ class DDPM(Pretrained, GenerativeModel):
 
     @checked(
         parameterization=text,
-        context_shape=integers(),
+        context_shape=tuple_of(optional(integer(1)), length=2, says=_LENGTH_AND_WIDTH),
         concat_channels=integer(1),
         condition_dropout=number("[0, 1)"),
         image_dropout=number("[0, 1)"),
