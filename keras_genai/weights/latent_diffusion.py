@@ -51,11 +51,8 @@ def load(cls, source, subfolder=None, variant=None, **arguments):
         _check_variant(folder, parts, variant)
         dtype = {"dtype": arguments["dtype"]} if "dtype" in arguments else {}
         if "autoencoder" not in arguments:
-            path = folder / "vae"
-            upcast = st.read_json(path / "config.json").get("force_upcast") is True
-            how = {"dtype": "float32"} if upcast else dtype
             arguments["autoencoder"] = autoencoder_kl.load(
-                cls.autoencoder_class, path, None, variant, **how
+                cls.autoencoder_class, folder / "vae", None, variant, **dtype
             )
         if "network" not in arguments:
             arguments["network"] = unet.load(

@@ -268,8 +268,9 @@ def test_half_precision_files(folder, tmp_path, dtype):
     whole.save_pretrained(tmp_path / "a", dtype=dtype)
     model = kg.LatentDiffusion.from_pretrained(tmp_path / "a", dtype=dtype)
     assert model.network.conv_in.kernel.dtype == dtype
-    # Its configuration says that it must be computed in float32.
-    assert model.autoencoder.decoder.variables[0].dtype == "float32"
+    # Its configuration says that it overflows in float16.
+    held = "float32" if dtype == "float16" else dtype
+    assert model.autoencoder.decoder.variables[0].dtype == held
     assert model.generate(tiny.tokens(1), num_steps=2).dtype == "float32"
     model.save_pretrained(tmp_path / "b", dtype=dtype)
     for name in ("unet", "vae"):
