@@ -45,7 +45,8 @@ def network(seed=0, **arguments):
     side = SIDE // 2
     sizes = {"block_channels": (8,), "layers_per_block": 1, "groups": 4}
     given = {"attention": True, "context_dim": 8, "num_heads": 2, "seed": seed}
-    return kg.UNet((side, side, 4), **{**sizes, **given, **arguments})
+    shape = {"image_shape": (side, side, 4)}
+    return kg.UNet(**{**shape, **sizes, **given, **arguments})
 
 
 def model(seed=1, **arguments):

@@ -1,4 +1,4 @@
-"""LatentDiffusion passes the battery: with a frozen text encoder, and with its own."""
+"""LatentDiffusion passes the battery: of latents, and of pixels with what it trains."""
 
 import keras
 import numpy as np
@@ -34,7 +34,12 @@ TestLatentDiffusion = conformance.battery(
 
 TestTrainedTextEncoder = conformance.battery(
     "text_to_image_trained",
-    lambda: tiny.model(train_text_encoder=True, text_encoder=tiny.tower(dropout=0.1)),
+    lambda: tiny.model(
+        autoencoder=None,  # of pixels
+        network=tiny.network(image_shape=(tiny.SIDE, tiny.SIDE, 3)),
+        text_encoder=tiny.tower(dropout=0.1, num_layers=1),
+        train_text_encoder=True,
+    ),
     batch("text_to_image_trained"),
     compile=fast,
     variant=True,
