@@ -11,7 +11,6 @@ from keras_genai.utils.validation import array, is_integer, refuse
 from keras_genai.utils.validation import prompts as texts_or_ids
 
 GUIDANCE = 7.5  # by default, as published with Stable Diffusion 1
-WHITE = 0.95  # share of a mask from which on it is taken for one upside down
 
 
 def prompts(name, value):
@@ -194,21 +193,13 @@ def repeated(values, n):
 
 
 def check_mask(mask):
-    """Warns of a mask that paints nearly all: the sides may be mistaken."""
+    """Refuses a mask that paints nothing; `DDPM.inpaint` says what else is wrong."""
     mask = np.asarray(mask)
-    if mask.dtype.kind in "bif" and mask.size and np.isin(mask, (0, 1)).all():
-        share = float(mask.mean())
-        if share == 0.0:
-            raise ValueError(
-                "mask is False everywhere: nothing would be painted. It must be True "
-                "where to paint."
-            )
-        if share > WHITE:
-            warnings.warn(
-                f"mask is True, where it is painted anew, for {share:.0%} of the "
-                "pixels; what is False is kept. Is it upside down? Then give ~mask.",
-                stacklevel=4,
-            )
+    if mask.dtype.kind in "bif" and mask.size and not mask.any():
+        raise ValueError(
+            "mask is False everywhere: nothing would be painted. It must be True where "
+            "to paint."
+        )
 
 
 def interpolated(model, ends, n, kind, seeds, options):

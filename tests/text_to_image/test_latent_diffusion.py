@@ -432,7 +432,7 @@ def test_guidance_that_has_no_effect(model):
 def test_masks(model):
     images = tiny.data(1)["images"]
     mask = np.ones((8, 8), bool)
-    with pytest.warns(UserWarning, match="True, where it is painted.*upside down"):
+    with pytest.warns(UserWarning, match="the wrong way round"):
         model.inpaint(images, mask, prompts="red", num_steps=2)
     with pytest.raises(ValueError, match="False everywhere"):
         model.inpaint(images, ~mask, prompts="red")
