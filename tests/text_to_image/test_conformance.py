@@ -48,6 +48,7 @@ TestTrainedTextEncoder = conformance.battery(
 TestTextToImageProcesses = processes.battery(
     lambda: tiny.model(num_steps=2),
     batch("text_to_image_processes"),
+    onnx=("encode_text", "decode"),
     ranges={"tokens": (0, 28), "t": (0.0, 999.0), "guidance_scale": (1.5, 3.0)},
     methods={
         "generate": lambda model, seed, tokens, guidance_scale: model.generate(
