@@ -39,9 +39,8 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     data = training_data()
-    print(
-        f"{len(data['images'])} pictures with {sum(map(len, data['captions']))} texts"
-    )
+    texts = sum(map(len, data["captions"]))
+    print(f"{len(data['images'])} pictures with {texts} texts")
     autoencoder = trained_autoencoder(data["images"], options)
     scale = scaling_factor(autoencoder, data["images"])
     model = pretrained.emoji_model(tokenizer_of(data), autoencoder, scale, SEED)
@@ -72,14 +71,9 @@ def halved(images: np.ndarray) -> np.ndarray:
 
 
 def tokenizer_of(data: dict) -> kg.Tokenizer:
-    """Word pieces of the captions, with an end token."""
+    """Byte pairs of the captions, between a start and an end token."""
     texts = [text for texts in data["captions"] for text in texts]
-    return kg.Tokenizer.train(
-        texts,
-        WORDS,
-        lowercase=True,
-        special_tokens=["<pad>", "</s>", "<unk>"],
-    )
+    return kg.Tokenizer.train(texts, WORDS, "clip")
 
 
 def scaling_factor(autoencoder: kg.AutoencoderKL, images: np.ndarray) -> float:
@@ -112,7 +106,7 @@ def train(model: kg.LatentDiffusion, data: dict, options) -> None:
 
 def clipped(model: kg.LatentDiffusion, texts: list[str]) -> list[str]:
     """The texts that are short enough for the model, at least one."""
-    most = model.max_sequence_length - 1
+    most = model.max_sequence_length
     short = [text for text in texts if len(model.tokenizer.encode(text)) <= most]
     return short or [", ".join(texts[0].split(", ")[-1:])]
 
