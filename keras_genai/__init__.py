@@ -15,6 +15,7 @@ from keras_genai import (
     layers,
     losses,
     metrics,
+    text_to_image,
     transformers,
     vaes,
 )
@@ -22,6 +23,7 @@ from keras_genai.clip import CLIP
 from keras_genai.diffusion import DDPM, DiT, UNet, guidance, samplers, schedules
 from keras_genai.dream import CNN, DeepDream
 from keras_genai.gans import CGAN, DCGAN
+from keras_genai.text_to_image import LatentDiffusion
 from keras_genai.training import EMA, GenerativeModel, Model
 from keras_genai.transformers import BERT, GPT, Tokenizer, Translator, ViT
 from keras_genai.utils.serialization import load_model
@@ -42,6 +44,7 @@ __all__ = [
     "EMA",
     "GPT",
     "GenerativeModel",
+    "LatentDiffusion",
     "Model",
     "PixelCNN",
     "Tokenizer",
@@ -64,6 +67,7 @@ __all__ = [
     "metrics",
     "samplers",
     "schedules",
+    "text_to_image",
     "transformers",
     "vaes",
 ]

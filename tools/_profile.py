@@ -40,6 +40,7 @@ FAMILIES = {
     ],
     "bert": ["*/test_bert*", "transformers/test_minilm.py", "08_*"],
     "clip": ["clip/*", "10_*"],
+    "text_to_image": ["text_to_image/*", "14_*"],
     "vit": ["*/test_vit*", "09_*"],
     "translator": [
         "transformers/test_seq2seq*",

@@ -2,7 +2,12 @@
 
 from keras_genai.callbacks.evaluate import Evaluate
 from keras_genai.callbacks.learning_rate import LearningRateScheduler
-from keras_genai.callbacks.pictures import image_grid, save_animation
+from keras_genai.callbacks.pictures import (
+    image_grid,
+    read_settings,
+    save_animation,
+    save_image,
+)
 from keras_genai.callbacks.resume import Resume
 from keras_genai.callbacks.retrieval import Retrieval
 from keras_genai.callbacks.samples import ImageGrid
@@ -18,5 +23,7 @@ __all__ = [
     "TensorBoard",
     "Translations",
     "image_grid",
+    "read_settings",
     "save_animation",
+    "save_image",
 ]

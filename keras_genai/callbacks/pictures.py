@@ -1,6 +1,7 @@
 """Many images as one picture, and as one animation."""
 
 import io
+import json
 import math
 from pathlib import Path
 
@@ -16,6 +17,7 @@ ANIMATIONS = {
     "gif": ("GIF", 65535, {"optimize": False}),
     "apng": ("PNG", 2**31 - 1, {}),
 }
+_SETTINGS = "keras_genai"  # the name of the PNG's chunk of text
 LONGEST = 600_000  # milliseconds: a GIF counts hundredths of a second in 16 bits
 
 
@@ -151,6 +153,110 @@ def save_animation(
     )
     with written_beside(path) as beside:
         beside.write_bytes(file.getvalue())
+
+
+@checked(
+    path=path,
+    image=array((2, 3), finite=False, says="an image (H, W, C) or (H, W)"),
+    value_range=pair(),
+)
+def save_image(
+    path: str | Path,
+    image: np.ndarray,
+    *,
+    value_range: tuple[float, float] = (-1.0, 1.0),
+    **settings,
+) -> None:
+    """Writes one picture as a PNG, with what it was made by.
+
+    Args:
+        path: ends in `.png`.
+        image: floats `(H, W, C)`, C as in `image_grid`, or uint8.
+        value_range: values of black and white, for floats.
+        **settings: what is written into the file beside the picture, such as
+            `prompts="a red heart", seed=3, num_steps=20`: strings, numbers, lists and
+            dicts of them, None. `read_settings` reads them.
+
+    Raises:
+        ImportError: Pillow is not installed.
+        ValueError: for another ending or shape, or a setting that JSON does not hold.
+
+    Example:
+
+    ```python
+    settings = {"prompts": "a red heart", "seed": 3}
+    images = model.generate(**settings)
+    kg.callbacks.save_image("heart.png", images[0], **settings)
+    again = model.generate(**kg.callbacks.read_settings("heart.png"))
+    ```
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"path must end in .png; got {path.name!r}.")
+    image = image[..., None] if image.ndim == 2 else image
+    if image.shape[-1] > 4:
+        raise ValueError(
+            f"image must have 1 to 4 channels, last; got the shape {image.shape}."
+        )
+    try:
+        text = json.dumps(settings, default=_plain, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"settings must be strings, numbers, lists, dicts or None: {error}."
+        ) from None
+    from PIL import Image, PngImagePlugin
+
+    if image.dtype != np.uint8:
+        image = _on_white(image, *value_range)
+    elif image.shape[-1] == 1:
+        image = image[..., 0]
+    about = PngImagePlugin.PngInfo()
+    if settings:
+        about.add_itxt(_SETTINGS, text)
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG", pnginfo=about)
+    with written_beside(path) as beside:
+        beside.write_bytes(file.getvalue())
+
+
+@checked(path=path)
+def read_settings(path: str | Path) -> dict:
+    """What `save_image` wrote into a picture: `{}` where there is nothing.
+
+    Args:
+        path: of a PNG.
+
+    Returns:
+        Dict of the settings.
+
+    Raises:
+        ImportError: Pillow is not installed.
+        ValueError: there is no such file, it is no PNG, or its settings are damaged.
+    """
+    from PIL import Image
+
+    path = Path(path)
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            picture.load()
+            text = getattr(picture, "text", {}).get(_SETTINGS)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path} is no PNG that can be read ({error}).") from error
+    try:
+        settings = {} if text is None else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"The settings in {path} are damaged ({error}).") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"The settings in {path} are no object of names and values.")
+    return settings
+
+
+def _plain(value):
+    """A number of NumPy, or a small array, as JSON holds it."""
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray)):
+        if value.size <= 10_000:
+            return value.tolist()
+    raise TypeError(f"{type(value).__name__} is none of these")
 
 
 def _on_white(images, low, high):

@@ -28,6 +28,7 @@ from keras_genai.layers.embedding import check_ids
 from keras_genai.layers.initializers import Normal
 from keras_genai.losses.contrastive import clip_loss, siglip_loss
 from keras_genai.training import Model
+from keras_genai.training import captions as data_lib
 from keras_genai.training.compiled import Range
 from keras_genai.training.gradient_accumulation import outputs_of_parts
 from keras_genai.training.optimizer import decaying, inner, optimizer_of
@@ -305,6 +306,11 @@ class CLIP(ImageEncoder, Tuning, Pretrained, Model):
 
     # Data
 
+    @property
+    def end_token_id(self):
+        """The id that ends each text, or None."""
+        return getattr(self.text_tower, "eos_token_id", None)
+
     @checked(truncate=flag)
     def tokenize(self, texts, *, truncate=False):
         """The token ids of texts, as the text tower takes them.
@@ -322,7 +328,7 @@ class CLIP(ImageEncoder, Tuning, Pretrained, Model):
         Raises:
             ValueError: a text is too long or has no tokens, or there is no tokenizer.
         """
-        return captions_lib.tokenized(self, texts, truncate)
+        return data_lib.tokenized(self, texts, truncate)
 
     def check_data(self, x, condition, weight):
         captions_lib.check(self, x, condition, weight)
@@ -343,7 +349,7 @@ class CLIP(ImageEncoder, Tuning, Pretrained, Model):
             ValueError: for data that do not fit, or batches of one pair, of which the
                 softmax learns nothing.
         """
-        x = captions_lib.prepared(self, x)
+        x = data_lib.prepared(self, x)
         captions_lib.check_batches(self, x, *args, **kwargs)
         callbacks = callbacks if isinstance(callbacks, (list, tuple)) else [callbacks]
         callbacks = [c for c in callbacks if c is not None]
@@ -352,21 +358,21 @@ class CLIP(ImageEncoder, Tuning, Pretrained, Model):
         return super().fit(
             x,
             *args,
-            validation_data=captions_lib.prepared_validation(self, validation_data),
+            validation_data=data_lib.prepared_validation(self, validation_data),
             callbacks=callbacks,
             **kwargs,
         )
 
     def evaluate(self, x=None, *args, **kwargs):
         """The loss on pairs, each of the first caption: see `kg.Model.evaluate`."""
-        return super().evaluate(captions_lib.prepared(self, x), *args, **kwargs)
+        return super().evaluate(data_lib.prepared(self, x), *args, **kwargs)
 
     def train_on_batch(self, x, *args, **kwargs):
         """One step on one batch: see `keras.Model.train_on_batch`."""
-        return super().train_on_batch(captions_lib.prepared(self, x), *args, **kwargs)
+        return super().train_on_batch(data_lib.prepared(self, x), *args, **kwargs)
 
     def test_on_batch(self, x, *args, **kwargs):
-        return super().test_on_batch(captions_lib.prepared(self, x), *args, **kwargs)
+        return super().test_on_batch(data_lib.prepared(self, x), *args, **kwargs)
 
     def default_optimizer(self, player):
         """AdamW as the papers': 5e-4 and decay 0.2; with the sigmoid 1e-3 and 1e-4.
@@ -438,7 +444,7 @@ class CLIP(ImageEncoder, Tuning, Pretrained, Model):
         rows = ops.shape(images)[0]
         if images.shape[0] == 1 and replicas.share() is None:
             captions_lib.check_count(self, 1)
-        tokens = captions_lib.drawn(tokens, self.noise)
+        tokens = data_lib.drawn(tokens, self.noise)
         if self.accumulate == 1:
 
             def loss_fn(images, tokens, weight):
@@ -492,7 +498,7 @@ class CLIP(ImageEncoder, Tuning, Pretrained, Model):
 
     def test_step(self, data):
         images, tokens, weight = self._inputs(data)
-        tokens = captions_lib.drawn(tokens, None)
+        tokens = data_lib.drawn(tokens, None)
         self.track("clip", self.objective(images, tokens, weight, training=False))
         self._track_chance(ops.shape(images)[0])
 
@@ -504,7 +510,7 @@ class CLIP(ImageEncoder, Tuning, Pretrained, Model):
     def _inputs(self, data):
         """A batch as tensors: images, int32 tokens, weight."""
         x, _, weight = data
-        captions_lib.check_names(x)
+        data_lib.check_names(self, x)
         images = ops.cast(ops.convert_to_tensor(x["images"]), keras.config.floatx())
         tokens = ops.cast(ops.convert_to_tensor(x["tokens"]), "int32")
         if weight is not None:
@@ -553,7 +559,7 @@ class CLIP(ImageEncoder, Tuning, Pretrained, Model):
 
     def call(self, inputs, training=False):
         """The logits `(N, M)` of `{"images": (N, H, W, C), "tokens": (M, T)}`."""
-        captions_lib.check_names(inputs)
+        data_lib.check_names(self, inputs)
         return self.scale.logits(
             self.image_embeddings(inputs["images"], training=training),
             self.text_embeddings(inputs["tokens"], training=training),
@@ -583,7 +589,7 @@ class CLIP(ImageEncoder, Tuning, Pretrained, Model):
         model.encode_text(["a red heart", "a dog"])         # (2, E)
         ```
         """
-        tokens = captions_lib.ids_of(self, texts, truncate)
+        tokens = data_lib.ids_of(self, texts, truncate)
         captions_lib.check_tokens_of(self, tokens)
         return self.run_in_batches(
             "encode_text",

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_genai.clip.fingerprint import fingerprint
+from keras_genai.training.fingerprint import fingerprint
 from keras_genai.utils.archives import DAMAGED, opened_arrays
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.files import written_beside

@@ -5,8 +5,8 @@ import warnings
 import numpy as np
 
 from keras_genai.clip.classifier import EmbeddingClassifier, labels_of
-from keras_genai.clip.fingerprint import fingerprint
 from keras_genai.export.child import check_installed
+from keras_genai.training.fingerprint import fingerprint
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import having, integer, number, refuse
 

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 
 from keras_genai.clip.classifier import EmbeddingClassifier
-from keras_genai.clip.fingerprint import fingerprint
+from keras_genai.training.fingerprint import fingerprint
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.validation import having, text, texts, tuple_of
 

@@ -32,8 +32,13 @@ from keras_genai.diffusion.denoiser import (
     uniform_times,
 )
 from keras_genai.diffusion.editing import checked_images
-from keras_genai.diffusion.sampling_loop import sampling_inputs, sampling_loop
+from keras_genai.diffusion.sampling_loop import (
+    plain_spacing,
+    sampling_inputs,
+    sampling_loop,
+)
 from keras_genai.diffusion.unet import UNet
+from keras_genai.layers.initializers import Zeros
 from keras_genai.losses.reduction import mean_over_samples, weighted_mean
 from keras_genai.training import GenerativeModel
 from keras_genai.training.compiled import Range
@@ -49,18 +54,23 @@ from keras_genai.utils.serialization import PACKAGE, configuration
 from keras_genai.utils.validation import (
     array,
     either,
+    flag,
     function,
-    integers,
+    integer,
     mapping,
     number,
     optional,
     pair,
     text,
+    tuple_of,
 )
 from keras_genai.weights.pretrained import Pretrained
 
 TIME_SAMPLINGS = ("uniform", "lognormal", "logit_normal")
 VARIANCES = ("small", "large", "learned")
+_LENGTH_AND_WIDTH = (
+    "(length, dimensions), integers of at least 1, or None for any length"
+)
 # Equal parts of the training's times, in per cent: `evaluate` shows the loss of each.
 _PARTS = ("loss_0_25", "loss_25_50", "loss_50_75", "loss_75_100")
 
@@ -74,13 +84,16 @@ class DDPM(Pretrained, GenerativeModel):
     `generate` goes from noise to images by any sampler of `kg.samplers`.
 
     The condition `y` of `fit(images, y)` is what the arguments name: integer labels
-    (`num_classes`), vectors (`vector_dim`), sequences (`context_shape`), or a dict of
-    several of them, with the keys `"labels"`, `"vector"` and `"context"`.
+    (`num_classes`), vectors (`vector_dim`), sequences (`context_shape`), images joined
+    to x (`concat_channels`), or a dict of several of them, with the keys `"labels"`,
+    `"vector"`, `"context"` and `"image"`.
 
     Published weights (`from_pretrained`, `save_pretrained`): a U-Net with its
     `scheduler_config.json`, in one folder or in a pipeline's `unet` and `scheduler`,
-    such as `"google/ddpm-cifar10-32"`. What is written is the network that samples, as
-    diffusers' `DDPMPipeline` reads it.
+    such as `"google/ddpm-cifar10-32"`. The scheduler's settings become the model's:
+    `sampler`, `sampler_options`, `spacing`, `round_times`. No average is kept unless
+    `ema_decay` is given, since it is a second copy of the network. What is written is
+    the network that samples, as diffusers' `DDPMPipeline` and `DDIMPipeline` read it.
 
     Args:
         network: a built Keras model, called as `network(x, t)`, with the keywords
@@ -99,10 +112,20 @@ class DDPM(Pretrained, GenerativeModel):
             default the network's own `num_classes`.
         vector_dim: E of the condition vectors `(B, E)`.
         context_shape: `(S, E)` of the condition sequences; S may be None.
-        condition_dropout: rate at which a condition is left out of the training, in
-            [0, 1): guidance needs it above 0. A label left out is K, a vector or
-            sequence zeros. By default 0.1 where there are conditions, and the network
-            has a row for K.
+        concat_channels: channels of the condition image `(B, h, w, C')`, of x's sides,
+            which is joined to x's channels: the mask and what is known of Stable
+            Diffusion's inpainting (C' = C + 1), the small image of an upscaler, the
+            image of InstructPix2Pix (2211.09800). The network takes C + C' channels.
+        condition_dropout: rate at which labels, vector and sequence are left out of the
+            training together, in [0, 1): guidance needs it above 0. By default 0.1
+            where there are conditions, and the network has a row for K.
+        image_dropout: rate at which the condition image is left out, in [0, 1), half
+            of the times that the others are (2211.09800, section 3.2.1):
+            `image_guidance_scale` needs it above 0. An image left out is zeros.
+        null_condition: what stands for a vector or a sequence left out: a dict with the
+            keys `"vector"`, floats `(E,)`, and `"context"`, `(S, E)`, such as an
+            encoded empty text; by default zeros. A label left out is K. It is a weight
+            of the model: `model.null_condition["context"].assign(...)` changes it.
         weighting: of the squared error: `"uniform"`, `"min_snr"`, `"edm"` or
             `"sigmoid"`.
         time_sampling: of the training: `"uniform"`; `"lognormal"`, of sigma / alpha
@@ -118,6 +141,11 @@ class DDPM(Pretrained, GenerativeModel):
         sampler: of `generate` and of what `export` writes: a name in
             `kg.samplers.NAMES`.
         num_steps: of that sampler.
+        sampler_options: dict of that sampler's arguments, such as `{"eta": 1.0}`.
+        spacing: of the steps: a spacing of `kg.samplers.time_grid`, or a dict of its
+            arguments, such as `{"spacing": "leading", "offset": 1, "end": "least"}`; by
+            default `"trailing"`, and `"lcm"` of that sampler.
+        round_times: whether the network is handed the nearest integers of the times.
         ema_decay: decay of the average of the network that samples, or None.
         seed: integer >= 0.
 
@@ -141,14 +169,20 @@ class DDPM(Pretrained, GenerativeModel):
 
     @checked(
         parameterization=text,
-        context_shape=integers(),
+        context_shape=tuple_of(optional(integer(1)), length=2, says=_LENGTH_AND_WIDTH),
+        concat_channels=integer(1),
         condition_dropout=number("[0, 1)"),
+        image_dropout=number("[0, 1)"),
+        null_condition=mapping,
         weighting=text,
         time_sampling=text,
         variance=text,
         clip=optional(number("> 0")),
         time_scale=number("> 0"),
         sampler=either(text, function),
+        sampler_options=mapping,
+        spacing=either(text, mapping),
+        round_times=flag,
     )
     def __init__(
         self,
@@ -160,7 +194,10 @@ class DDPM(Pretrained, GenerativeModel):
         num_classes=None,
         vector_dim=None,
         context_shape=None,
+        concat_channels=None,
         condition_dropout=None,
+        image_dropout=0.0,
+        null_condition=None,
         weighting="uniform",
         time_sampling="uniform",
         variance="small",
@@ -169,22 +206,31 @@ class DDPM(Pretrained, GenerativeModel):
         time_scale=None,
         sampler="ddim",
         num_steps=50,
+        sampler_options=None,
+        spacing=None,
+        round_times=False,
         ema_decay=0.9999,
         seed=0,
         **kwargs,
     ):
         super().__init__(seed=seed, **kwargs)
+        self.compose()
         self.schedule = schedules.get(schedule)
         if num_classes is None:
             num_classes = getattr(network, "num_classes", None)
-        self.image_shape = _image_shape(image_shape, network)
+        _check_taken(network, vector_dim, context_shape)
+        self.image_shape = _image_shape(image_shape, network, concat_channels)
         self.conditions = Conditions(
             num_classes,
             vector_dim,
             context_shape,
             _dropout(condition_dropout, num_classes, network),
+            concat_channels,
+            image_dropout,
         )
         self.num_classes = num_classes
+        self.concat_channels = concat_channels
+        self.null_condition = self._null_variables(null_condition)
         _check_choices(self.schedule, weighting, time_sampling, variance, clip)
         samplers.get(sampler)
         check_positive("num_steps", num_steps)
@@ -197,6 +243,9 @@ class DDPM(Pretrained, GenerativeModel):
         self.time_scale = time_scale or _time_scale(self.schedule)
         self.sampler = sampler
         self.num_steps = num_steps
+        self.sampler_options = dict(sampler_options or {})
+        self.spacing = spacing if spacing is None else plain_spacing(spacing)
+        self.round_times = round_times
         self.ema_decay = ema_decay
         self.denoiser()  # refuses what does not fit the schedule
         self._own = [] if network is None else ["network"]
@@ -204,8 +253,13 @@ class DDPM(Pretrained, GenerativeModel):
             self.network = network or self._default_network()
         self._check_network()
         sampling_loop(self, sampler, num_steps)  # refuses a sampler that does not fit
+        parts = self.trained_parts()
         self.set_players(
-            "network", ema="network", ema_decay=ema_decay, metrics=list(_PARTS)
+            "network",
+            networks={"network": parts} if len(parts) > 1 else None,
+            ema="network",
+            ema_decay=ema_decay,
+            metrics=list(_PARTS),
         )
 
     @property
@@ -214,10 +268,9 @@ class DDPM(Pretrained, GenerativeModel):
         return self.variance == "learned"
 
     def _default_network(self):
-        shape = self.latent_shape(self.image_shape)
-        channels = shape[-1]
+        *sides, channels = self.latent_shape(self.image_shape)
         return UNet(
-            shape,
+            (*sides, channels + (self.concat_channels or 0)),
             out_channels=2 * channels if self.learned_variance else channels,
             block_channels=(64, 128, 128),
             attention=(False, True, False),
@@ -229,7 +282,8 @@ class DDPM(Pretrained, GenerativeModel):
         height, width, channels = self.latent_shape(self.image_shape)
         x = keras.KerasTensor((None, height, width, channels))
         t = keras.KerasTensor((None,))
-        made = self.prediction(x, t, self.conditions.keras_tensors())
+        conditions = self.conditions.keras_tensors((height, width))
+        made = self.prediction(x, t, conditions)
         wanted = (height, width, channels * (2 if self.learned_variance else 1))
         if tuple(made.shape[1:]) != wanted:
             raise ValueError(
@@ -248,6 +302,13 @@ class DDPM(Pretrained, GenerativeModel):
 
     # A model that composes others, such as one of an autoencoder's latents, overrides
     # these; here they change nothing.
+
+    def compose(self):
+        """Sets the parts that are other models, before the network is made."""
+
+    def trained_parts(self):
+        """Names of the attributes that train, and are averaged, as one player."""
+        return ("network",)
 
     def to_latents(self, x):
         """Images `(B, H, W, C)` as what the network denoises: a tensor, `latent_shape`.
@@ -270,21 +331,62 @@ class DDPM(Pretrained, GenerativeModel):
 
         Args:
             y: what `fit` is given, as tensors; or a dict with the keys `"labels"`,
-                `"vector"` and `"context"`, of what `generate` is given.
+                `"vector"`, `"context"` and `"image"`, of what `generate` is given.
         """
         return self.conditions.tensors(self.conditions.named(y))
 
     def null_conditions(self, conditions):
-        """The conditions of images without any: label K, zeros; like `conditions`."""
-        return self.conditions.null(conditions)
+        """The conditions of images without any: label K, and `null_condition`.
+
+        The condition image, which says what is to be changed, stays as it is.
+
+        Args:
+            conditions: dict of tensors, of `conditions_of`.
+
+        Returns:
+            Dict like `conditions`.
+        """
+        return self.conditions.null(conditions, self.null_condition)
 
     def check_conditions(self, y, count):
         """Refuses a `y` of `fit`, NumPy arrays, that does not fit `count` images."""
         self.conditions.check(self.conditions.named(y), count)
 
     def time_grid(self, num_steps, spacing):
-        """The `TimeGrid` of so many steps; `spacing`: see `kg.samplers.time_grid`."""
-        return samplers.time_grid(self.schedule, num_steps, spacing)
+        """The `TimeGrid` of so many steps.
+
+        Args:
+            num_steps: how many.
+            spacing: a spacing of `kg.samplers.time_grid`, or a dict of its arguments.
+        """
+        return samplers.time_grid(self.schedule, num_steps, **plain_spacing(spacing))
+
+    def _null_variables(self, given):
+        """The null of the vector and the context: dict name -> weight of the model."""
+        values = self.conditions.check_null(given)
+        variables = {}
+        for name, shape in self.conditions.fixed_shapes.items():
+            variables[name] = self.add_weight(
+                name=f"null_{name}",
+                shape=shape,
+                dtype="float32",
+                initializer=Zeros(),
+                trainable=False,
+            )
+            if name in values:
+                variables[name].assign(values[name])
+        return variables
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        for name, variable in self.null_condition.items():
+            store[f"null_{name}"] = backend.to_host(variable)
+
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        for name, variable in self.null_condition.items():
+            if f"null_{name}" in store:  # else a file from before it was a weight
+                variable.assign(store[f"null_{name}"])
 
     # Training
 
@@ -295,7 +397,10 @@ class DDPM(Pretrained, GenerativeModel):
 
     def prediction(self, x, t, condition, training=False):
         """What the network gives, in whatever parameterization: `(B, H, W, C)`."""
-        condition = condition or {}
+        condition = dict(condition or {})
+        image = condition.pop("image", None)
+        if image is not None:
+            x = ops.concatenate([x, ops.cast(image, x.dtype)], axis=-1)
         if isinstance(self.network, Functional):
             return self.network([x, t, *condition.values()], training=training)
         return self.network(x, t, **condition, training=training)
@@ -324,6 +429,7 @@ class DDPM(Pretrained, GenerativeModel):
             learned_variance=self.learned_variance,
             sigma_data=self.sigma_data,
             time_scale=self.time_scale,
+            round_times=self.round_times,
         )
 
     def _times(self, u):
@@ -342,21 +448,23 @@ class DDPM(Pretrained, GenerativeModel):
             x, noise, t, condition or None, weighting=self.weighting
         )
 
-    def _batch(self, data):
-        """Latents, conditions and weights of a batch."""
+    def batch_of(self, data, training):
+        """Latents, conditions and weights of a batch, tensors.
+
+        Args:
+            data: the triple that a step is given.
+            training: whether it is a step of training, which may draw noise.
+        """
         images, y, weight = data
         images, _, weight = tensors((images, None, weight))
         return ops.stop_gradient(self.to_latents(images)), self.conditions_of(y), weight
 
     def train_step(self, data):
-        x, condition, weight = self._batch(data)
+        x, condition, weight = self.batch_of(data, training=True)
         batch = ops.shape(x)[0]
         u = self.noise.uniform("times", (batch,))
         noise = self.noise.normal("noise", ops.shape(x))
-        if condition and self.conditions.dropout:
-            keep = self.noise.bernoulli("keep", (batch,), 1.0 - self.conditions.dropout)
-            null = self.null_conditions(condition)
-            condition = self.conditions.dropped(condition, keep, null)
+        condition = self._dropped(condition, batch)
         t = self._times(u)
 
         def loss(x, condition, t, u, noise, weight):
@@ -365,6 +473,16 @@ class DDPM(Pretrained, GenerativeModel):
             return mean_over_samples(losses, weight)
 
         self.minimize("network", loss, x, condition, t, u, noise, weight)
+
+    def _dropped(self, condition, batch):
+        """The conditions of a training batch, left out at times."""
+        conditions, u = self.conditions, None
+        if not condition or not (conditions.dropout or conditions.image_dropout):
+            return condition
+        keep = self.noise.bernoulli("keep", (batch,), 1.0 - conditions.dropout)
+        if conditions.image_dropout:
+            u = self.noise.uniform("keep image", (batch,))
+        return conditions.dropped(condition, keep, self.null_conditions(condition), u)
 
     def _track_parts(self, u, losses, weight):
         """The losses of the samples whose time lies in each part."""
@@ -377,7 +495,7 @@ class DDPM(Pretrained, GenerativeModel):
 
     def test_step(self, data):
         """Each sample at one time of each part of the training's times."""
-        x, condition, weight = self._batch(data)
+        x, condition, weight = self.batch_of(data, training=False)
         batch = ops.shape(x)[0]
         first = self.samples_seen() + backend.replicas.offset()
         whole = 0.0
@@ -398,16 +516,20 @@ class DDPM(Pretrained, GenerativeModel):
 
     @checked(
         sampler=either(text, function),
-        spacing=text,
+        spacing=either(text, mapping),
         sampler_options=mapping,
         guidance_scale=either(number(), array(1)),
         guidance_interval=pair(">= 0"),
         guidance_rescale=number("[0, 1]"),
+        image_guidance_scale=either(number(), array(1)),
         negative=mapping,
         noise=array(4),
-        size=integers(length=2),
+        height=integer(1),
+        width=integer(1),
+        callback=function,
         vector=array(2),
         context=array(3),
+        image=array(4),
     )
     def generate(
         self,
@@ -417,6 +539,7 @@ class DDPM(Pretrained, GenerativeModel):
         labels=None,
         vector=None,
         context=None,
+        image=None,
         sampler=None,
         num_steps=None,
         spacing=None,
@@ -424,9 +547,12 @@ class DDPM(Pretrained, GenerativeModel):
         guidance_scale=1.0,
         guidance_interval=None,
         guidance_rescale=0.0,
+        image_guidance_scale=None,
         negative=None,
         noise=None,
-        size=None,
+        height=None,
+        width=None,
+        callback=None,
         batch_size=64,
         verbose=0,
     ):
@@ -443,23 +569,33 @@ class DDPM(Pretrained, GenerativeModel):
                 drawn uniformly from the seed, for a model with labels.
             vector: floats `(n, E)`, for a model with vectors.
             context: floats `(n, S, E)`, for a model with sequences.
+            image: floats `(n, h, w, C')` of the sides of x, for a model with
+                `concat_channels`.
             sampler: a name in `kg.samplers.NAMES`, or a function time grid ->
                 `Sampler`; by default the model's own.
             num_steps: of the sampler, at most the training's; by default the model's
                 own.
-            spacing: of the steps; see `kg.samplers.time_grid`.
-            sampler_options: dict of arguments of the sampler, such as `{"eta": 1.0}`.
+            spacing: of the steps: a spacing of `kg.samplers.time_grid`, or a dict of
+                its arguments; by default the model's own.
+            sampler_options: dict of arguments of the sampler, such as `{"eta": 1.0}`;
+                by default the model's own, for its own sampler.
             guidance_scale: of classifier-free guidance (2207.12598); 1 is none, more
                 follows the condition more closely and varies less.
             guidance_interval: `(t_low, t_high)`: guidance at these times alone
                 (2404.07724).
             guidance_rescale: in [0, 1] (2305.08891, section 3.4).
+            image_guidance_scale: of guidance towards the condition image (2211.09800,
+                equation 3), with a third call of the network; None is none.
             negative: dict of conditions to guide away from, in place of the null
                 condition: `{"labels": ...}`, as many as there are samples.
             noise: floats `(n, H, W, C)` to begin with, such as `invert` gives; by
                 default drawn from the seed.
-            size: `(H, W)` of the images, for a network that takes other sizes than its
+            height, width: of the images, for a network that takes other sizes than its
                 own, such as `kg.UNet`; by default those of `image_shape`.
+            callback: function `(done, total, first, preview)`, called after each
+                evaluation of the network, `done` of `total`, for the samples from
+                number `first` on; `preview()` gives the images that it foresees. The
+                loop is then driven from Python.
             batch_size: images in one pass.
             verbose: 1 shows a progress bar of the network's evaluations; the loop is
                 then driven from Python.
@@ -469,6 +605,8 @@ class DDPM(Pretrained, GenerativeModel):
 
         Raises:
             ValueError: for arguments that do not fit, before any work.
+            FloatingPointError: for numbers that are not finite; names the part that
+                made them.
         """
         batches = self.generate_batches(
             n,
@@ -476,6 +614,7 @@ class DDPM(Pretrained, GenerativeModel):
             labels=labels,
             vector=vector,
             context=context,
+            image=image,
             sampler=sampler,
             num_steps=num_steps,
             spacing=spacing,
@@ -483,9 +622,12 @@ class DDPM(Pretrained, GenerativeModel):
             guidance_scale=guidance_scale,
             guidance_interval=guidance_interval,
             guidance_rescale=guidance_rescale,
+            image_guidance_scale=image_guidance_scale,
             negative=negative,
             noise=noise,
-            size=size,
+            height=height,
+            width=width,
+            callback=callback,
             batch_size=batch_size,
             verbose=verbose,
         )
@@ -493,10 +635,13 @@ class DDPM(Pretrained, GenerativeModel):
 
     @checked(
         guidance_scale=either(number(), array(1)),
+        image_guidance_scale=either(number(), array(1)),
         negative=mapping,
         noise=array(4),
+        callback=function,
         vector=array(2),
         context=array(3),
+        image=array(4),
     )
     def generate_batches(
         self,
@@ -506,9 +651,12 @@ class DDPM(Pretrained, GenerativeModel):
         labels=None,
         vector=None,
         context=None,
+        image=None,
         guidance_scale=1.0,
+        image_guidance_scale=None,
         negative=None,
         noise=None,
+        callback=None,
         batch_size=64,
         verbose=0,
         **options,
@@ -523,14 +671,16 @@ class DDPM(Pretrained, GenerativeModel):
             labels=labels,
             vector=vector,
             context=context,
+            image=image,
             guidance_scale=guidance_scale,
+            image_guidance_scale=image_guidance_scale,
             negative=negative,
         )
         loop = sampling_loop(self, guided=guided, **options)
         if noise is not None:
             inputs["noise"] = checked_images(noise, n, loop.latent_shape, "noise")
         key = random.key(seed, "generate/latents")
-        return loop.batches("generate", inputs, n, key, batch_size, verbose)
+        return loop.batches("generate", inputs, n, key, batch_size, verbose, callback)
 
     # Images
 
@@ -546,7 +696,8 @@ class DDPM(Pretrained, GenerativeModel):
             seed: integer >= 0.
             batch_size, verbose: see `generate`.
             **options: the conditions and the sampler's and guidance's arguments of
-                `generate`.
+                `generate`; `height` and `width` where the images have other sides than
+                `image_shape`.
 
         Returns:
             NumPy float32 like `images`.
@@ -555,47 +706,83 @@ class DDPM(Pretrained, GenerativeModel):
             self, images, strength, seed, batch_size, verbose, options
         )
 
-    @checked(images=array(finite=False), mask=array(finite=True))
+    @checked(
+        images=array(finite=False),
+        mask=array(finite=True),
+        method=text,
+        strength=number("(0, 1]"),
+    )
     def inpaint(
         self,
         images,
         mask,
         seed=0,
         *,
-        num_steps=250,
+        method=None,
+        strength=1.0,
+        num_steps=None,
         jump_length=None,
-        resamplings=10,
+        resamplings=None,
         batch_size=64,
+        verbose=0,
         **options,
     ):
-        """Paints a part of images anew, in keeping with the rest (RePaint, 2201.09865).
+        """Paints a part of images anew, in keeping with the rest.
+
+        Three methods:
+
+        - `"repaint"` (2201.09865): steps are gone back and done again, so that what is
+          painted fits what is known. What the images hold under the mask is not read.
+        - `"blended"` (2206.02779): after each step of any sampler what is known is put
+          in its place, as noisy as x.
+        - `"concat"`: the network itself takes the mask and what is known beside x, such
+          as Stable Diffusion's for inpainting; its `concat_channels` is C + 1.
 
         Args:
-            images: floats `(N, H, W, C)`; what they hold under the mask is not read.
+            images: floats `(N, H, W, C)`.
             mask: booleans, True where to paint: `(H, W)`, `(H, W, 1)` or
-                `(N, H, W, 1)`.
+                `(N, H, W, 1)`. Of latents, those are painted of which any pixel is
+                (`"repaint"`), or the first pixel (the others, as diffusers has it).
             seed: integer >= 0.
-            num_steps: of the sampler.
-            jump_length: how many steps at a time are gone back and done again
-                (section 4.2); at most `num_steps`, by default 10 of more than that.
-            resamplings: how often each stretch is done; 1 goes back nowhere. The
-                network is called about `num_steps * resamplings` times.
-            batch_size: images in one pass.
-            **options: see `img2img`; a sampler of one evaluation a step, by default
-                `"ddpm"`.
+            method: by default `"concat"` where the network takes the mask, else
+                `"repaint"`.
+            strength: share of the steps, in (0, 1]: below 1, what is painted begins
+                with the images, noised.
+            num_steps: of the sampler; by default 250 of `"repaint"`, else the model's.
+            jump_length: of `"repaint"`: how many steps at a time are gone back and done
+                again (section 4.2); at most `num_steps`, by default 10 of more than
+                that.
+            resamplings: of `"repaint"`: how often each stretch is done, by default 10;
+                1 goes back nowhere. The network is called about
+                `num_steps * resamplings` times.
+            batch_size, verbose: see `generate`; `"repaint"` shows no progress.
+            **options: see `img2img`. `"repaint"` takes a sampler of one evaluation a
+                step, by default `"ddpm"`.
 
         Returns:
             NumPy float32 like `images`: equal to them outside the mask.
+
+        Raises:
+            ValueError: for arguments that do not fit, before any work.
+            FloatingPointError: see `generate`.
         """
         options["num_steps"] = num_steps
         return editing.inpaint(
-            self, images, mask, seed, jump_length, resamplings, batch_size, options
+            self,
+            images,
+            mask,
+            seed,
+            method,
+            strength,
+            jump_length,
+            resamplings,
+            batch_size,
+            verbose,
+            options,
         )
 
-    @checked(images=array(finite=False), spacing=text)
-    def invert(
-        self, images, *, num_steps=None, spacing="trailing", batch_size=64, **given
-    ):
+    @checked(images=array(finite=False), spacing=either(text, mapping))
+    def invert(self, images, *, num_steps=None, spacing=None, batch_size=64, **given):
         """The noise from which `generate` makes these images (2010.02502, 4.3).
 
         DDIM's deterministic steps the other way: `generate(noise=invert(images))`
@@ -605,7 +792,8 @@ class DDPM(Pretrained, GenerativeModel):
         Args:
             images: floats `(N, H, W, C)`.
             num_steps, spacing, batch_size: see `generate`.
-            **given: the images' conditions: `labels`, `vector`, `context`.
+            **given: the images' conditions: `labels`, `vector`, `context`, `image`; and
+                `height` and `width`, see `img2img`.
 
         Returns:
             NumPy float32 like `images`: about standard normal.
@@ -687,11 +875,21 @@ class DDPM(Pretrained, GenerativeModel):
         """The network's, and those of the layers that a composing model holds."""
         own = {id(self.network), id(self.ema)}
         others = [layer.variables for layer in self.layers if id(layer) not in own]
+        others.append(list(self.null_condition.values()))
         return sum(others, self.averaged_variables("network"))
 
-    def call(self, x, t, labels=None, vector=None, context=None, training=False):
+    def call(
+        self,
+        x,
+        t,
+        labels=None,
+        vector=None,
+        context=None,
+        image=None,
+        training=False,
+    ):
         """What the network gives for noisy images x at times t, by the average."""
-        given = {"labels": labels, "vector": vector, "context": context}
+        given = {"labels": labels, "vector": vector, "context": context, "image": image}
         given = self.conditions.tensors(
             {k: v for k, v in given.items() if k in self.conditions.shapes}
         )
@@ -728,7 +926,9 @@ class DDPM(Pretrained, GenerativeModel):
             "time_scale",
             "sampler",
             "num_steps",
+            "round_times",
             "ema_decay",
+            "concat_channels",
         )
         return {
             **configuration(self, names, self._own),
@@ -736,14 +936,36 @@ class DDPM(Pretrained, GenerativeModel):
             "vector_dim": self.conditions.vector_dim,
             "context_shape": self.conditions.context_shape,
             "condition_dropout": self.conditions.dropout,
+            "image_dropout": self.conditions.image_dropout,
+            "sampler_options": dict(self.sampler_options),
+            "spacing": self.spacing and dict(self.spacing),
         }
 
 
-def _image_shape(given, network):
-    shape = given or getattr(network, "image_shape", None)
+def _image_shape(given, network, concat_channels):
+    if given is not None:
+        return check_image_shape(given)
+    shape = getattr(network, "image_shape", None)
     if shape is None and isinstance(network, Functional):
         shape = network.inputs[0].shape[1:]
+    if shape is not None and concat_channels:
+        shape = (*shape[:-1], shape[-1] - concat_channels)
     return check_image_shape(shape)
+
+
+def _check_taken(network, vector_dim, context_shape):
+    """Refuses what is not said, or said otherwise, of the network's conditions."""
+    for name, argument, given, example in (
+        ("context", "context_shape", context_shape and context_shape[-1], "(77, {})"),
+        ("vector", "vector_dim", vector_dim, "{}"),
+    ):
+        taken = getattr(network, f"{name}_dim", None)
+        if taken is not None and given != taken:
+            said = "none was said" if given is None else f"{argument} says {given}"
+            raise ValueError(
+                f"This network takes a {name} of {taken} dimensions, and {said}: give "
+                f"{argument}={example.format(taken)}."
+            )
 
 
 def _dropout(given, num_classes, network):

@@ -52,10 +52,22 @@ def check_rescale(rescale):
         raise ValueError(f"rescale must be in [0, 1]; got {rescale!r}.")
 
 
-def classifier_free(denoise, condition, null, scale, interval=None, rescale=0.0):
+def classifier_free(
+    denoise,
+    condition,
+    null,
+    scale,
+    interval=None,
+    rescale=0.0,
+    image_null=None,
+    image_scale=None,
+):
     """Classifier-free guidance (2207.12598) by one call on a doubled batch.
 
-    `x_0 = x_0(null) + scale (x_0(condition) - x_0(null))`: 1 is no guidance.
+    `x_0 = x_0(null) + scale (x_0(condition) - x_0(null))`: 1 is no guidance. With
+    `image_null`, by a tripled batch, `x_0(null)` is itself led away from there:
+    `x_0(image_null) + image_scale (x_0(null) - x_0(image_null))` (2211.09800, equation
+    3, whose null has the image of the condition).
 
     Args:
         denoise: function `(x, t, condition)`, usually a `Denoiser`, of a network that
@@ -70,6 +82,8 @@ def classifier_free(denoise, condition, null, scale, interval=None, rescale=0.0)
         rescale: share phi in [0, 1] by which the prediction is scaled back to the
             standard deviation of the conditional one (2305.08891, section 3.4); in the
             parameterization of a `Denoiser`, else of x_0.
+        image_null: like `null`, without the condition's image.
+        image_scale: like `scale`, of the image.
 
     Returns:
         A denoiser. A learned variance is the conditional one.
@@ -85,18 +99,23 @@ def classifier_free(denoise, condition, null, scale, interval=None, rescale=0.0)
     check_interval(interval)
     check_rescale(rescale)
 
+    parts = [condition, null] if image_null is None else [condition, null, image_null]
+
     def guided(x, t):
         factor = _scale_at(scale, t, interval, x)
-        twice = keras.tree.map_structure(
-            lambda a, b: ops.concatenate([a, ops.cast(b, a.dtype)], axis=0),
-            *map(_tensors, (condition, null)),
+        joined = keras.tree.map_structure(
+            lambda a, *b: ops.concatenate([a, *(ops.cast(c, a.dtype) for c in b)]),
+            *map(_tensors, parts),
         )
-        both_x = ops.concatenate([x, x], axis=0)  # (2B, ...)
-        both_t = ops.concatenate([t, t], axis=0) if len(ops.shape(t)) else t
-        x_0, v = split(denoise(both_x, both_t, twice))
+        all_x = ops.concatenate([x] * len(parts))  # (2B, ...) or (3B, ...)
+        all_t = ops.concatenate([t] * len(parts)) if len(ops.shape(t)) else t
+        x_0, v = split(denoise(all_x, all_t, joined))
         count = ops.shape(x)[0]
-        strong, base = x_0[:count], x_0[count:]
+        strong, base = x_0[:count], x_0[count : 2 * count]
         mixed = _extrapolate(base, strong, factor)
+        if image_null is not None:
+            share = _scale_at(image_scale, t, interval, x) - 1.0
+            mixed = mixed + share * (base - x_0[2 * count :])
         if ops.is_tensor(rescale) or rescale:
             mixed = _rescaled(denoise, mixed, strong, x, t, rescale)
         return _join(mixed, None if v is None else v[:count])

@@ -238,7 +238,7 @@ def bits_per_dim(log_p, shape, levels=256, value_range=(-1.0, 1.0)):
 
 def of_images(model, images, seed, num_steps, probe, probes, batch_size, conditions):
     """See `DDPM.log_likelihood`."""
-    inputs, n = conditions_and_images(model, "log_likelihood", images, conditions)
+    inputs, n, _ = conditions_and_images(model, "log_likelihood", images, conditions)
     t_range = _range(model.schedule)
     if backend.COMPILES:
         name = ("likelihood", probe, probes)

@@ -1,4 +1,8 @@
-"""RePaint (2201.09865): a part of an image painted anew, in keeping with the rest."""
+"""A part of an image painted anew, in keeping with the rest.
+
+RePaint (2201.09865), and blended latent diffusion (2206.02779), which puts what is
+known in its place after each step of any sampler and goes back nowhere.
+"""
 
 import numpy as np
 from keras import ops
@@ -112,3 +116,43 @@ def repaint(sampler, tables, denoise, x, images, mask, key, first=0):
 
     count = tables["count"] if "count" in tables else len(tables["node"])
     return ops.fori_loop(0, count, body, x)
+
+
+def blend_tables(sampler, grid):
+    """What `blended` reads after each evaluation: dict name -> NumPy `(n,)`.
+
+    Args:
+        sampler: a `Sampler` on the grid.
+        grid: the `TimeGrid`.
+    """
+    nodes = np.asarray(sampler.nodes)
+    alpha, sigma = grid.alphas[nodes], grid.sigmas[nodes]
+    last = nodes == grid.num_steps
+    alpha, sigma = np.where(last, 1.0, alpha), np.where(last, 0.0, sigma)
+    return {"alpha": alpha, "sigma": sigma, "held": (nodes >= 0).astype("float32")}
+
+
+def blended(tables, images, mask, noise):
+    """Function `(i, x) -> x` for a `Sampler`: what is known in its place, as noisy.
+
+    Args:
+        tables: of `blend_tables`; or, as tensors, `backend.programs.filled` of them.
+        images: `(B, H, W, C)`.
+        mask: like them or `(B, H, W, 1)`: 1 where to paint, 0 where the image is known.
+        noise: like the images: that of the known part, at every step the same.
+    """
+
+    def after(i, x):
+        i = concrete(i)
+
+        def at(name):
+            table = tables[name]
+            if isinstance(i, int) and isinstance(table, np.ndarray):
+                return table[i].item()
+            return ops.take(ops.cast(table, x.dtype), i, axis=0)
+
+        known = at("alpha") * images + at("sigma") * noise
+        share = at("held") * (1.0 - mask)
+        return share * known + (1.0 - share) * x
+
+    return after

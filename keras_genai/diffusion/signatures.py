@@ -9,9 +9,9 @@ from keras_genai.diffusion.sampling_loop import conditioned, sampling_loop
 
 def export_signatures(model):
     """See `DDPM.export_signatures`."""
-    conditions = model.conditions.signature()
     guided = bool(model.conditions and model.conditions.dropout)
     loop = sampling_loop(model, guided=guided)
+    conditions = model.conditions.signature(loop.latent_shape[:2])
     given = [*conditions] if conditions else [("n", (), "int32")]
     if guided:
         given.append(("guidance_scale", (), "float32"))
@@ -26,7 +26,7 @@ def export_signatures(model):
         x_0 = conditioned(model, _named(conditions, arrays))(images, t)
         return {"x_0": split(x_0)[0]}
 
-    noisy = ("images", (None, *model.latent_shape(model.image_shape)), "float32")
+    noisy = ("images", (None, *loop.latent_shape), "float32")
     return {
         "generate": (generate, [("seed", (), "int32"), *given]),
         "denoise": (denoise, [noisy, ("t", (None,), "float32"), *conditions]),

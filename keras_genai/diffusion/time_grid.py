@@ -12,7 +12,8 @@ from keras_genai.utils.checks import check_positive
 from keras_genai.utils.validation import either, flag, having, integer, number, text
 
 SPACINGS = ("leading", "trailing", "linspace", "karras", "exponential", "lcm")
-ENDS = ("zero", "least")
+ENDS = ("zero", "least", "least_divided")
+PRIORS = ("unit", "sigma")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,12 +28,14 @@ class TimeGrid:
         times: `(n + 1,)`; strictly falling, or strictly rising (an inversion).
         alphas: `(n + 1,)`.
         sigmas: `(n + 1,)`.
+        prior: see `time_grid`.
     """
 
     schedule: Schedule
     times: np.ndarray
     alphas: np.ndarray
     sigmas: np.ndarray
+    prior: str = "unit"
 
     def __post_init__(self):
         num_steps = np.diff(self.sigmas / np.maximum(self.alphas, 1e-30))
@@ -65,7 +68,11 @@ class TimeGrid:
         if not isinstance(nodes, slice):
             raise TypeError("A time grid is cut by slices of its nodes, as grid[10:].")
         return TimeGrid(
-            self.schedule, self.times[nodes], self.alphas[nodes], self.sigmas[nodes]
+            self.schedule,
+            self.times[nodes],
+            self.alphas[nodes],
+            self.sigmas[nodes],
+            self.prior,
         )
 
     def last(self, strength):
@@ -110,7 +117,7 @@ class TimeGrid:
     def prior_std(self):
         """Standard deviation that sampling begins with at the first node."""
         explodes = self.schedule.prior_std != 1.0
-        return float(self.sigmas[0]) if explodes else 1.0
+        return float(self.sigmas[0]) if explodes or self.prior == "sigma" else 1.0
 
     def renoise(self, x, noise, i, j):
         """From node j back to the noisier node i: a draw of q(x_i | x_j) (RePaint)."""
@@ -132,6 +139,8 @@ def at(schedule, times):
     schedule=having("alpha sigma quantile log_snr", "a schedule of kg.schedules"),
     spacing=text,
     end=text,
+    prior=text,
+    between=text,
     offset=either(integer(0), flag),
     rho=number("> 0"),
     origin_steps=integer(1),
@@ -146,6 +155,8 @@ def time_grid(
     rounded=False,
     rho=7.0,
     origin_steps=50,
+    between=None,
+    prior="unit",
 ):
     """The nodes that the published samplers step through.
 
@@ -159,8 +170,9 @@ def time_grid(
             `schedule.quantile(u)` and "linspace" n nodes from 1 to 0. "karras" and
             "exponential" space sigma / alpha, by 2206.00364's equation 5 and
             geometrically. "lcm": the part of 2310.04378's `origin_steps` times.
-        end: "zero", a last step to no noise, or "least", which ends at `t_min` (and has
-            a step fewer where the spacing ends there by itself).
+        end: "zero", a last step to no noise; "least", which ends at `t_min` (and has a
+            step fewer where the spacing ends there by itself); or "least_divided",
+            likewise, with x divided by alpha there, as k-diffusion leaves it.
         offset: is added to the times of "leading" (Stable Diffusion takes 1).
         skip_last: makes `num_steps + 1` nodes and leaves the cleanest out, as
             DPM-Solver's and UniPC's "leading" and "linspace" do in diffusers.
@@ -169,6 +181,12 @@ def time_grid(
             diffusers.
         rho: for "karras".
         origin_steps: for "lcm".
+        between: a spacing of a `Discrete` schedule, between whose first and last times
+            "karras" and "exponential" lie; by default from the last training time to
+            the first.
+        prior: standard deviation of what sampling begins with: "unit", or "sigma", that
+            of the noise at the first node, as the schedulers of k-diffusion have it
+            with "linspace" and "trailing".
 
     Returns:
         A `TimeGrid` of `num_steps` steps.
@@ -183,10 +201,16 @@ def time_grid(
     ```
     """
     check_positive("num_steps", num_steps)
-    for name, value, known in (("spacing", spacing, SPACINGS), ("end", end, ENDS)):
+    for name, value, known in (
+        ("spacing", spacing, SPACINGS),
+        ("end", end, ENDS),
+        ("prior", prior, PRIORS),
+        ("between", between, (None, "leading", "trailing", "linspace")),
+    ):
         if value not in known:
             raise ValueError(
-                f"unknown {name} {value!r}; expected one of {', '.join(known)}."
+                f"unknown {name} {value!r}; expected one of "
+                f"{', '.join(map(str, known))}."
             )
     discrete = isinstance(schedule, schedules.Discrete)
     if discrete and num_steps > schedule.num_train_timesteps - skip_last:
@@ -196,7 +220,10 @@ def time_grid(
         )
     count = num_steps + bool(skip_last)
     if spacing in ("karras", "exponential"):
-        levels = _spaced_levels(schedule, count, spacing, rho)
+        ends = schedule.t_max, schedule.t_min
+        if between is not None and discrete:
+            ends = _discrete_times(schedule, count, between, offset, 1)[[0, -1]]
+        levels = _spaced_levels(schedule, count, spacing, rho, ends)
         times = schedule.time_at(-2.0 * np.log(levels))
     elif discrete:
         times = _discrete_times(schedule, count, spacing, offset, origin_steps)
@@ -213,7 +240,7 @@ def time_grid(
     if rounded and discrete:
         times = np.round(times)
     alphas, sigmas = schedule.alpha(times), schedule.sigma(times)
-    return _ended(schedule, times, alphas, sigmas, end)
+    return _ended(schedule, times, alphas, sigmas, end, prior)
 
 
 def _discrete_times(schedule, count, spacing, offset, origin_steps):
@@ -251,9 +278,8 @@ def _continuous_times(schedule, count, spacing):
     return np.asarray(schedule.quantile(u))
 
 
-def _spaced_levels(schedule, count, spacing, rho):
-    first, last = schedule.t_max, schedule.t_min
-    high, low = at(schedule, [first, last]).noise_levels
+def _spaced_levels(schedule, count, spacing, rho, ends):
+    high, low = at(schedule, ends).noise_levels
     if not np.isfinite(high):
         raise ValueError(
             f"spacing {spacing!r} spaces sigma / alpha, which is infinite at the last "
@@ -265,15 +291,17 @@ def _spaced_levels(schedule, count, spacing, rho):
     return schedules.exponential_sigmas(u, low, high)
 
 
-def _ended(schedule, times, alphas, sigmas, end):
-    if end == "least":
+def _ended(schedule, times, alphas, sigmas, end, prior):
+    if end != "zero":
         least = schedule.t_min
         if times[-1] > least:
             alphas = np.append(alphas, schedule.alpha(least))
             sigmas = np.append(sigmas, schedule.sigma(least))
             times = np.append(times, least)
+        if end == "least_divided":
+            sigmas[-1], alphas[-1] = sigmas[-1] / alphas[-1], 1.0
     elif sigmas[-1] > 0:
         discrete = isinstance(schedule, schedules.Discrete)
         times = np.append(times, -1.0 if discrete else 0.0)
         alphas, sigmas = np.append(alphas, 1.0), np.append(sigmas, 0.0)
-    return TimeGrid(schedule, times, alphas, sigmas)
+    return TimeGrid(schedule, times, alphas, sigmas, prior)

@@ -90,3 +90,7 @@ def write(model, target):
         tf.saved_model.save(module, str(target), signatures=signatures)
     finally:
         logger.setLevel(level)
+    for name, content in model.export_assets().items():
+        folder = pathlib.Path(target) / "assets"
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)

@@ -60,8 +60,8 @@ class GroupNormalization(keras.layers.Layer):
         y = backend.group_normalization(
             widen(inputs),
             self.groups,
-            self.gamma.value,
-            self.beta.value,
+            widen(self.gamma.value),
+            widen(self.beta.value),
             self.epsilon,
         )
         return ops.cast(y, self.compute_dtype)

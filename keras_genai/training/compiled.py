@@ -159,6 +159,13 @@ class CompiledFunctions:
             f"{type(self).__name__} must define export_signatures(self)."
         )
 
+    def export_assets(self):
+        """What lies beside the signatures in a SavedModel: dict name -> bytes.
+
+        The folder's `assets` holds it, such as a tokenizer for its clients.
+        """
+        return {}
+
     @checked(path=path, format=text, signature=text)
     def export(self, path, overwrite=False, format="tf_saved_model", signature=None):
         """Writes the sampler as a SavedModel that TensorFlow runs alone, or as ONNX.

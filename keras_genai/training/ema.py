@@ -65,6 +65,12 @@ class EMA(keras.layers.Layer):
         """Whether this is the average of that network."""
         return self.__dict__["__network"] is network
 
+    def reset(self):
+        """Makes the average the network's present weights, as at the beginning."""
+        for shadow, variable in zip(self.shadow, self._values(), strict=True):
+            shadow.assign(backend.to_host(variable.value))  # a copy
+        self.updates.assign(0)
+
     def update(self, moved=None):
         """Moves the shadow towards the network: once for each update of its weights.
 

@@ -88,6 +88,9 @@ class AutoencoderKL(Pretrained, GenerativeModel):
         scaling_factor: what a diffusion model multiplies latents by. `encode` and
             `decode` do not apply it.
         shift_factor: what it subtracts from them before, or None.
+        force_upcast: whether encoder and decoder are held and computed in float32 where
+            the model's type is float16, in which those of Stable Diffusion XL overflow
+            and give black images. Published configurations say so by default.
         reconstruction: `"l1"`, the absolute error, or `"l2"`, the squared one.
         perceptual: a built Keras network from images `(B, H, W, C)` in [-1, 1] to a
             feature map `(B, h, w, K)` or a list of them, such as
@@ -127,6 +130,7 @@ class AutoencoderKL(Pretrained, GenerativeModel):
         attention=flag,
         scaling_factor=number("> 0"),
         shift_factor=number(),
+        force_upcast=flag,
         reconstruction=text,
         perceptual=network,
         perceptual_weight=number(">= 0"),
@@ -148,6 +152,7 @@ class AutoencoderKL(Pretrained, GenerativeModel):
         quant_conv=True,
         scaling_factor=0.18215,
         shift_factor=None,
+        force_upcast=False,
         reconstruction="l1",
         perceptual=None,
         perceptual_weight=1.0,
@@ -173,6 +178,7 @@ class AutoencoderKL(Pretrained, GenerativeModel):
             "quant_conv": quant_conv,
             "scaling_factor": scaling_factor,
             "shift_factor": shift_factor,
+            "force_upcast": force_upcast,
             "reconstruction": reconstruction,
             "perceptual_weight": perceptual_weight,
             "perceptual_channels": perceptual_channels,
@@ -199,9 +205,11 @@ class AutoencoderKL(Pretrained, GenerativeModel):
             "quant_conv": quant_conv,
             "seed": seed,
         }
-        with dtype_policy(kwargs.get("dtype")):
+        upcast = force_upcast and self.compute_dtype == "float16"
+        with dtype_policy("float32" if upcast else kwargs.get("dtype")):
             self.encoder = kl_encoder(**network)
             self.decoder = kl_decoder(**network)
+        with dtype_policy(kwargs.get("dtype")):
             self.noise_scale = LogVariance(
                 log_variance, learn_log_variance, name="log_variance"
             )

@@ -43,6 +43,7 @@ def to_config(model):
         "sample_size": _diffusers.sample_size_of(height, width),
         "scaling_factor": model.scaling_factor,
         "shift_factor": model.shift_factor,
+        "force_upcast": model.force_upcast,
         "use_quant_conv": model.quant_conv,
         "use_post_quant_conv": model.quant_conv,
         "mid_block_add_attention": model.attention,
@@ -85,6 +86,7 @@ def from_config(config, path="config.json", kinds=None):
         "quant_conv": config["use_quant_conv"],
         "scaling_factor": config["scaling_factor"],
         "shift_factor": config["shift_factor"],
+        "force_upcast": config["force_upcast"],
     }
 
 

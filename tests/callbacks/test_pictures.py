@@ -68,3 +68,44 @@ def test_other_shapes_are_refused(shape):
 def test_other_numbers_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} must be an integer of at least"):
         kg.callbacks.image_grid(np.zeros((1, 8, 8, 1)), **{name: value})
+
+
+def test_settings_come_back_from_a_picture(tmp_path):
+    path = tmp_path / "heart.png"
+    image = np.linspace(-1, 1, 5 * 4 * 3, dtype="float32").reshape(5, 4, 3)
+    settings = {
+        "prompts": ["a red heart", "ein Herz, größer ♥"],
+        "seed": np.int64(3),
+        "guidance_scale": np.array([2.0, 7.5]),
+        "negative_prompts": None,
+    }
+    kg.callbacks.save_image(path, image, **settings)
+    found = kg.callbacks.read_settings(path)
+    assert found == {
+        **settings,
+        "seed": 3,
+        "guidance_scale": [2.0, 7.5],
+    }
+    from PIL import Image
+
+    wanted = np.floor((image + 1) * 127.5 + 0.5)
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), wanted)
+    grey = np.arange(20, dtype="uint8").reshape(5, 4)
+    kg.callbacks.save_image(path, grey)
+    assert kg.callbacks.read_settings(path) == {}
+    np.testing.assert_array_equal(np.asarray(Image.open(path)), grey)
+
+
+def test_pictures_that_are_refused(tmp_path):
+    image = np.zeros((4, 4, 3), "float32")
+    with pytest.raises(ValueError, match="must end in .png"):
+        kg.callbacks.save_image(tmp_path / "a.jpg", image)
+    with pytest.raises(ValueError, match="settings must be strings"):
+        kg.callbacks.save_image(tmp_path / "a.png", image, model=object())
+    with pytest.raises(ValueError, match="1 to 4 channels"):
+        kg.callbacks.save_image(tmp_path / "a.png", np.zeros((4, 4, 5), "float32"))
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    for name in ("a.png", "b.png"):
+        with pytest.raises(ValueError, match="no PNG"):
+            kg.callbacks.read_settings(tmp_path / name)

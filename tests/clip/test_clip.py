@@ -10,6 +10,7 @@ from keras import ops
 import keras_genai as kg
 from keras_genai.clip import captions as captions_lib
 from keras_genai.losses.contrastive import similarity
+from keras_genai.training import captions as data_lib
 from keras_genai.training.optimizer import inner, not_decayed
 from tests.clip.test_clip_conformance import END, LENGTH, captions, tiny
 from tests.support import conformance
@@ -195,10 +196,10 @@ def test_one_caption_is_drawn_by_the_sample_and_the_step():
     """Each of an image's own, all of them in time; the same in parts of a batch."""
     model = plain()
     tokens = ops.convert_to_tensor(captions("drawn", 64, 3))
-    first = host(captions_lib.drawn(tokens, model.noise))
-    np.testing.assert_array_equal(first, host(captions_lib.drawn(tokens, model.noise)))
+    first = host(data_lib.drawn(tokens, model.noise))
+    np.testing.assert_array_equal(first, host(data_lib.drawn(tokens, model.noise)))
     model.noise.advance()
-    second = host(captions_lib.drawn(tokens, model.noise))
+    second = host(data_lib.drawn(tokens, model.noise))
     model.noise.step.assign(0)
     rows = host(tokens)
     seen = set()
@@ -209,10 +210,10 @@ def test_one_caption_is_drawn_by_the_sample_and_the_step():
             assert places
             seen.add(places[0])
     assert seen == {0, 1, 2} and not np.array_equal(first, second)
-    np.testing.assert_array_equal(host(captions_lib.drawn(tokens, None)), rows[:, 0])
+    np.testing.assert_array_equal(host(data_lib.drawn(tokens, None)), rows[:, 0])
     # The draw of a batch begins with that of a smaller one.
     np.testing.assert_array_equal(
-        host(captions_lib.drawn(tokens[:8], model.noise)), first[:8]
+        host(data_lib.drawn(tokens[:8], model.noise)), first[:8]
     )
 
 
@@ -497,7 +498,7 @@ def test_data_that_do_not_fit_are_refused():
     check(fit(captions=["a"] * COUNT), "captions or tokens, not both")
     check(
         fit(tokens=None, captions=["a"] * COUNT),
-        "need a tokenizer, which this CLIP has not",
+        "need a tokenizer, which this model has not",
     )
     check(fit(y=np.zeros(COUNT)), "CLIP takes no labels")
     check(

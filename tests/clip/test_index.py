@@ -7,7 +7,7 @@ import pytest
 
 import keras_genai as kg
 from keras_genai.clip import index as index_lib
-from keras_genai.clip.fingerprint import fingerprint
+from keras_genai.training.fingerprint import fingerprint
 from tests.support import tiny_clip
 from tests.support.conformance import host
 

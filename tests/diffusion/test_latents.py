@@ -187,11 +187,12 @@ def test_images_of_another_size():
 
     small, large = unet((8, 8, 1)), unet((16, 8, 1))
     large.set_weights(small.get_weights())
-    images = small.generate(3, seed=1, size=(16, 8), batch_size=2)
+    images = small.generate(3, seed=1, height=16, width=8, batch_size=2)
     np.testing.assert_allclose(images, large.generate(3, seed=1), atol=1e-5)
     assert small.generate(3, seed=1).shape == (3, 8, 8, 1)
-    for size in ((16,), (0, 8), 16):
-        with pytest.raises(ValueError, match="size must be"):
-            small.generate(1, size=size)
+    for name in ("height", "width"):
+        for size in ((16,), 0, "16"):
+            with pytest.raises(ValueError, match=f"{name} must be"):
+                small.generate(1, **{name: size})
     with pytest.raises(ValueError, match=r"shape \(2, 16, 8, 1\)"):
-        small.generate(noise=np.zeros((2, 8, 8, 1), "float32"), size=(16, 8))
+        small.generate(noise=np.zeros((2, 8, 8, 1), "float32"), height=16, width=8)

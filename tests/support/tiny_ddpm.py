@@ -7,7 +7,14 @@ from keras_genai import layers
 from keras_genai.layers.initializers import Streams
 
 
-def network(image_shape=(4, 4, 1), num_classes=None, vector_dim=None, factor=1, seed=0):
+def network(
+    image_shape=(4, 4, 1),
+    num_classes=None,
+    vector_dim=None,
+    factor=1,
+    seed=0,
+    out_channels=None,
+):
     """Two convolutions, between them the time and the conditions."""
     initial = Streams("tiny", seed)
     x, t = keras.Input(image_shape), keras.Input(())
@@ -24,7 +31,7 @@ def network(image_shape=(4, 4, 1), num_classes=None, vector_dim=None, factor=1, 
         embedding = embedding + dense(inputs[-1])
     y = layers.Conv2D(8, 3, padding="same", kernel_initializer=initial("first"))(x)
     y = layers.ResNetBlock(8, groups=2, seed=seed, stream="block")(y, embedding)
-    channels = factor * image_shape[-1]
+    channels = out_channels or factor * image_shape[-1]
     last = layers.Conv2D(
         channels, 3, padding="same", kernel_initializer=initial("last")
     )

@@ -329,3 +329,26 @@ def test_bad_input():
     ]:
         with pytest.raises(ValueError, match=message):
             model.train_on_batch(*arguments)
+
+
+@pytest.mark.in_turn
+@pytest.mark.parametrize("dtype", ["float16", "mixed_float16"])
+def test_what_overflows_in_half_precision_is_computed_in_float32(dtype):
+    def decoded(dtype, force_upcast):
+        model = kg.AutoencoderKL(
+            (8, 8, 3),
+            block_channels=(8, 8),
+            layers_per_block=1,
+            groups=4,
+            discriminator_weight=0.0,
+            dtype=dtype,
+            force_upcast=force_upcast,
+        )
+        kernel = model.decoder.get_layer("conv_in").kernel
+        kernel.assign(1e6 * kernel)
+        latents = np.random.default_rng(0).normal(size=(1, 4, 4, 4)).astype("float32")
+        return model.decode(latents)
+
+    wanted = decoded("float32", False)
+    np.testing.assert_array_equal(decoded(dtype, True), wanted)
+    assert not np.isfinite(decoded(dtype, False)).all()
