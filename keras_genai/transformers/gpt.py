@@ -143,7 +143,11 @@ class GPT(Tuning, Pretrained, Model):
         "tie_word_embeddings": False,
     }
     # All of the network's but one: this is a GPT, and causal.
-    _NETWORK = tuple(name for name in GPTNetwork.arguments() if name != "causal")
+    _NETWORK = tuple(  # the others are of the towers of CLIP and SigLIP
+        name
+        for name in GPTNetwork.arguments()
+        if name not in ("causal", "initialization")
+    )
     _ARGUMENTS = (*_NETWORK, "pad_token_id", "eos_token_id", "ema_decay")
 
     @checked(
