@@ -12,7 +12,7 @@ from keras_genai.layers.initializers import normal_or_uniform
 from keras_genai.utils.arguments import checked
 from keras_genai.utils.checks import check_positive
 from keras_genai.utils.serialization import PACKAGE
-from keras_genai.utils.validation import flag, integer, mapping, text
+from keras_genai.utils.validation import flag, integer, mapping, number, text
 
 ACTIVATIONS = {
     "relu": ops.relu,
@@ -199,6 +199,7 @@ class TransformerBlock(CompositeLayer):
         norm=text,
         attention=mapping,
         fused_gate=flag,
+        expand_std=number("> 0"),
     )
     def __init__(
         self,
