@@ -112,7 +112,7 @@ def emoji_autoencoder(seed=0):
     """The autoencoder of the emoji: 32 x 32 x 3 to 16 x 16 x 4."""
     return AutoencoderKL(
         (SIDE, SIDE, 3),
-        block_channels=(32, 64),
+        block_channels=(32, 48),
         layers_per_block=1,
         groups=8,
         attention=False,
@@ -135,7 +135,7 @@ def emoji_model(tokenizer, autoencoder=None, scaling_factor=None, seed=0):
     tower = TextTower(
         tokenizer.vocabulary_size,
         length,
-        num_layers=3,
+        num_layers=2,
         hidden_dim=128,
         num_heads=4,
         causal=False,
@@ -147,7 +147,7 @@ def emoji_model(tokenizer, autoencoder=None, scaling_factor=None, seed=0):
     side = SIDE // 2
     network = UNet(
         (side, side, 4),
-        block_channels=(64, 96, 128),
+        block_channels=(48, 64, 96),
         layers_per_block=1,
         groups=16,
         attention=(False, True, True),
