@@ -46,7 +46,7 @@ def made(concat_channels=None, **kwargs):
 
 def joined(**kwargs):
     """One that takes images of any sides beside x, and a vector; soon compiled."""
-    return kg.DDPM(
+    model = kg.DDPM(
         network((None, None, 3), vector_dim=6, out_channels=1, seed=1),
         SCHEDULE,
         **{
@@ -59,6 +59,8 @@ def joined(**kwargs):
             **kwargs,
         },
     )
+    model.compile(keras.optimizers.SGD(1e-2))
+    return model
 
 
 def losses(model, y):
@@ -73,36 +75,47 @@ def of_null(null=NULL):
 
 
 def test_training_puts_the_null_in_the_place_of_what_is_left_out():
-    always = made(null_condition={"context": NULL}, condition_dropout=1 - 1e-9)
-    wanted = losses(made(condition_dropout=0.0), of_null())
-    np.testing.assert_allclose(losses(always, CONTEXT), wanted, rtol=1e-5)
+    null, rates = VECTOR[1], {"condition_dropout": 1 - 1e-9, "image_dropout": 0.0}
+    always = joined(null_condition={"vector": null}, **rates)
+    found = losses(always, {"vector": VECTOR, "image": JOINED})
+    never = joined(condition_dropout=0.0, image_dropout=0.0)
+    given = {"vector": np.stack([null] * 4), "image": JOINED}
+    np.testing.assert_allclose(found, losses(never, given), rtol=1e-5)
 
 
 def test_guidance_leads_away_from_the_null_that_the_model_has(tmp_path):
-    model = made(null_condition={"context": NULL})
-    given = {"context": CONTEXT, "guidance_scale": 0.0, "seed": 3}
+    null = VECTOR[1]
+    model = joined(null_condition={"vector": null})
+    given = {"vector": VECTOR, "image": JOINED, "guidance_scale": 0.0, "seed": 3}
 
     def of(null, model):
-        return model.generate(context=of_null(null), seed=3)
+        vector = np.stack([null] * 4)
+        return model.generate(vector=vector, image=JOINED, seed=3)
 
-    np.testing.assert_allclose(model.generate(**given), of(NULL, model), atol=1e-5)
+    np.testing.assert_allclose(model.generate(**given), of(null, model), atol=1e-5)
     # What is compiled follows a change.
-    model.null_condition["context"].assign(2.0 * NULL)
+    model.null_condition["vector"].assign(2.0 * null)
     changed = model.generate(**given)
-    np.testing.assert_allclose(changed, of(2.0 * NULL, model), atol=1e-5)
-    assert np.abs(changed - of(NULL, model)).max() > 1e-3
+    np.testing.assert_allclose(changed, of(2.0 * null, model), atol=1e-5)
+    assert np.abs(changed - of(null, model)).max() > 1e-3
     model.save(tmp_path / "model.keras")
     again = kg.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(host(again.null_condition["context"]), 2.0 * NULL)
+    np.testing.assert_array_equal(host(again.null_condition["vector"]), 2.0 * null)
     np.testing.assert_allclose(again.generate(**given), changed, atol=1e-6)
-    # Zeros by default; and none to keep where the length is not known.
-    model = made()
+
+
+@pytest.mark.once
+def test_the_null_is_zeros_by_default():
+    model, free = made(), made(context_shape=(None, 3))
     np.testing.assert_array_equal(host(model.null_condition["context"]), 0.0 * NULL)
-    free = made(context_shape=(None, 3))
-    assert not free.null_condition
+    assert not free.null_condition  # of no known length
+    given = {"context": CONTEXT, "guidance_scale": 0.0, "seed": 3}
     zeros = free.generate(context=0.0 * CONTEXT, seed=3)
     np.testing.assert_allclose(free.generate(**given), zeros, atol=1e-5)
     np.testing.assert_allclose(model.generate(**given), zeros, atol=1e-5)
+    model = made(null_condition={"context": NULL})
+    null = model.generate(context=np.stack([NULL] * 4), seed=3)
+    np.testing.assert_allclose(model.generate(**given), null, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -132,38 +145,38 @@ def test_what_a_network_takes_must_be_said():
 
 
 def test_the_image_is_joined_to_x():
-    model = made(2)
-    assert model.image_shape == (4, 4, 1)
+    model = joined()
     t = np.array([3.0, 50.0, 7.0, 9.0], "float32")
-    given = {"context": CONTEXT, "image": JOINED}
-    found = host(model(IMAGES, t, **given))
+    given = {"vector": VECTOR, "image": JOINED}
     x = np.concatenate([IMAGES, JOINED], axis=-1)
-    np.testing.assert_allclose(
-        found, host(model.network(x, t, context=CONTEXT)), atol=1e-5
-    )
-    losses(model, given)
+    wanted = host(model.network([x, t, VECTOR]))
+    np.testing.assert_allclose(host(model(IMAGES, t, **given)), wanted, atol=1e-5)
     images = model.generate(**given, guidance_scale=2.0)
     other = model.generate(**{**given, "image": -JOINED}, guidance_scale=2.0)
     assert np.abs(images - other).max() > 1e-3
-    np.testing.assert_allclose(
-        model.generate(**given, guidance_scale=2.0, batch_size=1), images, atol=1e-5
-    )
+    alone = model.generate(**given, guidance_scale=2.0, batch_size=1)
+    np.testing.assert_allclose(alone, images, atol=1e-5)
     # Guidance keeps the image on both sides.
-    null = model.generate(context=0.0 * CONTEXT, image=JOINED, seed=1)
-    none = model.generate(**given, guidance_scale=0.0, seed=1)
-    np.testing.assert_allclose(none, null, atol=1e-5)
-    away = model.generate(
-        **given, guidance_scale=0.0, seed=1, negative={"context": 0.0 * CONTEXT}
-    )
+    null = model.generate(vector=0.0 * VECTOR, image=JOINED, seed=1)
+    given |= {"guidance_scale": 0.0, "seed": 1}
+    np.testing.assert_allclose(model.generate(**given), null, atol=1e-5)
+    away = model.generate(**given, negative={"vector": 0.0 * VECTOR})
     np.testing.assert_allclose(away, null, atol=1e-5)
+
+
+@pytest.mark.once
+def test_the_default_network_takes_the_image():
+    model = kg.DDPM(image_shape=(4, 4, 1), concat_channels=2, num_steps=1)
+    assert model.network.image_shape == (4, 4, 3) and model.network.out_channels == 1
+    assert made(2).image_shape == (4, 4, 1)
 
 
 def test_an_image_left_out_is_zeros():
     rates = {"condition_dropout": 0.0, "image_dropout": 1 - 1e-9}
-    always = losses(made(2, **rates), {"context": CONTEXT, "image": JOINED})
-    zeros = {"context": CONTEXT, "image": 0.0 * JOINED}
-    wanted = losses(made(2, condition_dropout=0.0), zeros)
-    np.testing.assert_allclose(always, wanted, rtol=1e-5)
+    always = losses(joined(**rates), {"vector": VECTOR, "image": JOINED})
+    zeros = {"vector": VECTOR, "image": 0.0 * JOINED}
+    never = joined(condition_dropout=0.0, image_dropout=0.0)
+    np.testing.assert_allclose(always, losses(never, zeros), rtol=1e-5)
 
 
 def test_how_often_each_is_left_out():
@@ -316,7 +329,7 @@ class Parts(kg.DDPM):
     def conditions_of(self, y):
         made = super().conditions_of(y)
         factor = np.inf if self.broken == "conditions" else 1.0
-        return {**made, "context": factor * made["context"]}
+        return {**made, "vector": factor * made["vector"]}
 
     def from_latents(self, z):
         return z / 0.0 if self.broken == "decoder" else z
@@ -324,11 +337,12 @@ class Parts(kg.DDPM):
 
 @pytest.mark.parametrize("verbose", [0, 1])
 def test_the_part_that_is_not_finite_is_named(verbose):
-    model = Parts(made().network, SCHEDULE, context_shape=(2, 3), num_steps=2)
-    given = {"context": CONTEXT, "verbose": verbose}
+    shapes = {"image_shape": (4, 4, 1), "vector_dim": 6}
+    model = Parts(network(vector_dim=6), SCHEDULE, **shapes, num_steps=2)
+    given = {"vector": VECTOR, "verbose": verbose}
     assert np.isfinite(model.generate(**given)).all()
     for broken, part in (
-        ("conditions", "the encoder of the condition 'context'"),
+        ("conditions", "the encoder of the condition 'vector'"),
         ("decoder", "the decoder of the latents"),
     ):
         model.broken = broken
