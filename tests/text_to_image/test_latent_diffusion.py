@@ -571,3 +571,21 @@ np.save(f"{folder}/images", draw(tokens=tf.constant(tokens), **numbers)["images"
     subprocess.run(command, check=True, capture_output=True)
     images = np.load(tmp_path / "served" / "images.npy")
     np.testing.assert_allclose(images, wanted, atol=1e-4)
+
+
+@pytest.mark.once
+def test_the_emoji_model_is_what_was_written(tmp_path, monkeypatch):
+    tokenizer = kg.Tokenizer.train(["a red heart, flat style"], 520, "clip")
+    made = pretrained.emoji_model(tokenizer, scaling_factor=0.5)
+    path = tmp_path / "emoji.npz"
+    size = pretrained.write(made, path)
+    assert size == path.stat().st_size < 8_000_000
+    monkeypatch.setattr(pretrained, "FILE", path)
+    again = kg.text_to_image.emoji()
+    given = {"prompts": "a red heart", "num_steps": 2, "guidance_scale": 2.0}
+    wanted, found = made.generate(**given), again.generate(**given)
+    assert found.shape == (1, 32, 32, 3)
+    np.testing.assert_allclose(found, wanted, atol=0.02)  # of float16
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="is damaged"):
+        kg.text_to_image.emoji()
