@@ -43,4 +43,4 @@ def test_the_file_is_small_and_is_checked(monkeypatch, tmp_path):
         kg.clip.emoji()
     for style in ("google", "fluent"):
         recall = GOLDEN["recall"][style]
-        assert recall["image_to_text_recall@5"] > 0.9
+        assert recall["image_to_text_recall@5"] > 0.85
