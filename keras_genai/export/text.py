@@ -66,13 +66,12 @@ def text_signatures(model):
     tokenizer = getattr(model, "tokenizer", None)
     if tokenizer is None or not tokenizer.of_characters():
         return {}, []
-    made = model.export_signatures().get("generate")
-    if made is None:
-        return {}, []
+    generate, inputs = model.export_signatures().get("generate", (None, ()))
+    if not {"tokens", "lengths"} <= {name for name, *_ in inputs}:
+        return {}, []  # it writes no text, or draws pictures of one
     import tensorflow as tf
 
     signs = Characters(tokenizer, model.vocabulary_size)
-    generate, inputs = made
     more = [item for item in inputs if item[0] not in ("tokens", "lengths")]
 
     def generate_text(texts, *options):

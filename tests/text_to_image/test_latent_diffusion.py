@@ -12,7 +12,7 @@ import keras_genai as kg
 from keras_genai.text_to_image import pretrained
 from tests.support import conformance
 from tests.support import tiny_text_to_image as tiny
-from tests.support.conformance import host
+from tests.support.conformance import THOROUGH, host
 
 pytestmark = pytest.mark.in_turn
 
@@ -544,6 +544,7 @@ def test_draw_writes_pictures(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.once
+@pytest.mark.skipif(not THOROUGH, reason="A minute and a half; by --thorough.")
 def test_a_client_of_the_savedmodel(tmp_path):
     """Ten lines with `tokenizers` and TensorFlow alone, in another process."""
     pytest.importorskip("tensorflow")

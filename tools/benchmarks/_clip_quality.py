@@ -407,7 +407,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=910)
+    parser.add_argument("--steps", type=int, default=1300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--alone", action="store_true", help="without PyTorch's loop")
     parser.add_argument(
