@@ -102,7 +102,7 @@ def tiny_models(folder):
     words = kg.Tokenizer.train(verses, 200, "wordpiece", lowercase=True)
     size = {"num_layers": 1, "hidden_dim": 16, "num_heads": 2}
     marian_size = marian_tokenizer(folder / "opus", verses)
-    pairs = kg.Tokenizer.train(verses, 300, kind="clip")
+    pairs = kg.Tokenizer.train(verses, 520, kind="clip")
     autoencoder = {"layers_per_block": 1, "groups": 2, "discriminator_filters": 2}
     models = {
         "openai-community/gpt2": kg.GPT(
@@ -115,7 +115,7 @@ def tiny_models(folder):
         "openai/clip-vit-base-patch32": kg.CLIP(
             kg.clip.ImageTower((224, 224, 3), 32, projection_dim=8, **size),
             kg.clip.TextTower(
-                300, 16, projection_dim=8, eos_token_id=pairs.eos_token_id, **size
+                520, 16, projection_dim=8, eos_token_id=pairs.eos_token_id, **size
             ),
             8,
             tokenizer=pairs,
@@ -175,7 +175,8 @@ def capped(monkeypatch, owner, name, **most):
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         for argument, value in most.items():
-            bound.arguments[argument] = min(bound.arguments[argument], value)
+            given = bound.arguments[argument]
+            bound.arguments[argument] = value if given is None else min(given, value)
         return function(*bound.args, **bound.kwargs)
 
     monkeypatch.setattr(owner, name, run)

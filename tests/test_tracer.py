@@ -72,10 +72,10 @@ TEXTS = np.random.default_rng(0).integers(0, 11, (4, 9))
 @pytest.mark.parametrize(
     "make, data, most",
     [
-        (gpt, TEXTS, 10),
+        (gpt, TEXTS, 11),
         (vae, (IMAGES + 1) / 2, 8),
         (dcgan, IMAGES, 10),
-        (ddpm, IMAGES, 14),
+        (ddpm, IMAGES, 15),
     ],
     ids=["GPT", "VAE", "DCGAN", "DDPM"],
 )

@@ -400,8 +400,8 @@ translated = kg.metrics.recall_at_k(y_en, y_es, texts_es, k=1)
 print(f"Spanish -> picture of the other style: {in_pictures:.1%}")
 print(f"Spanish -> English name: {translated['text_to_image_recall@1']:.1%}")
 for query in ("corazón rojo", "gato", "bandera"):
-    vector = bilingual.encode_text([query])
-    print(f"{query:14}", [match.item for match in index.search(vector, k=3)])
+    (matches,) = index.search(bilingual.encode_text([query]), k=3)
+    print(f"{query:14}", [match.item for match in matches])
 
 # %% [markdown]
 # ## Where it fails

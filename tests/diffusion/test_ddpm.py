@@ -289,7 +289,7 @@ def test_calls_that_do_not_fit():
         (lambda: plain.inpaint(x, np.ones((3, 4), bool)), "mask must be booleans"),
         (lambda: plain.inpaint(x, 0.5 * np.ones((4, 4))), "mask must be booleans"),
         (
-            lambda: plain.inpaint(x, np.ones((4, 4)), num_steps=5, sampler="heun"),
+            lambda: plain.inpaint(x, np.eye(4), num_steps=5, sampler="heun"),
             "take 'ddpm' or 'ddim'",
         ),
         (lambda: plain.invert(x, guidance=1), "invert does not take guidance"),

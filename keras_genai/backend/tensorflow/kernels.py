@@ -1,8 +1,7 @@
 """Kernels of layers and losses on TensorFlow."""
 
+import keras
 import tensorflow as tf
-
-from keras_genai.backend.precision import widen
 
 
 def batch_normalization(x, scale, offset, epsilon):
@@ -38,24 +37,14 @@ def group_normalization(x, groups, scale, offset, epsilon):
 
 
 def attention(query, key, value, mask=None, bias=None, causal=False):
-    # By products of matrices that lie as they are read: `einsum` transposes more, and
-    # its gradient took twice as long. Scores and probabilities are float32 or wider.
     groups = query.shape[2] // key.shape[2]
     if groups > 1:
         key, value = (tf.repeat(x, groups, axis=2) for x in (key, value))
-    query, key, value = (tf.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
-    scores = widen(tf.matmul(query, key, transpose_b=True))  # (B, N, T, S)
-    scores = scores * tf.cast(query.shape[-1] ** -0.5, scores.dtype)
-    if bias is not None:
-        scores = scores + tf.cast(bias, scores.dtype)
-    if causal:
-        sizes = tf.shape(scores)[2:]
-        seen = tf.linalg.band_part(tf.ones(sizes, "bool"), -1, 0)
-        mask = seen if mask is None else tf.logical_and(mask, seen)
-    if mask is not None:
-        scores = tf.where(mask, scores, tf.cast(-0.7 * tf.float32.max, scores.dtype))
-    weights = tf.cast(tf.nn.softmax(scores), value.dtype)
-    return tf.transpose(tf.matmul(weights, value), (0, 2, 1, 3))
+    # Products of transposed tensors are faster, the gradient twice; but tf2onnx makes
+    # another network of them.
+    return keras.ops.dot_product_attention(
+        query, key, value, bias=bias, mask=mask, is_causal=causal
+    )
 
 
 def write(x, values, index):
