@@ -389,6 +389,7 @@ data = batches(spanish)
 epochs = 1 if FAST else 20
 compiled(bilingual, 1e-3, epochs)
 bilingual.fit(data, epochs=epochs, verbose=0)
+model.image_tower.trainable = True  # the tower is shared with the first model
 
 texts_es = pictures("fluent", "seen_names", language="es")["captions"]
 y_es = bilingual.encode_text(texts_es)

@@ -38,7 +38,7 @@ TestTranslatorProcesses = processes.battery(
     ),
     _pairs,
     sample=lambda model, seed: _padded(model, _pairs(4)[0]["source"]),
-    ranges={name: (3, 20) for name in ("tokens", "source", "target")},
+    ranges=dict.fromkeys(("tokens", "source", "target"), (3, 20)),
     sizes=(2, 4),
     methods={
         "translate": _padded,
