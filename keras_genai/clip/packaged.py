@@ -1,11 +1,8 @@
 """A small CLIP of all the emoji, with its weights in the package."""
 
-import io
-import json
 from pathlib import Path
 
 import keras
-import numpy as np
 
 from keras_genai import backend
 from keras_genai.backend.precision import dtype_policy
@@ -13,6 +10,7 @@ from keras_genai.clip.clip import CLIP
 from keras_genai.clip.towers import TextTower
 from keras_genai.datasets._files import checked_bytes
 from keras_genai.transformers import Tokenizer
+from keras_genai.weights import _packaged
 
 FILE = Path(__file__).resolve().parent / "emoji.npz"
 SHA256 = "96b5373ab7644c33a6a30b96ab62f6fa8c4655a0e4d5f36df8097142b6416af9"
@@ -34,7 +32,7 @@ def network(tokenizer, seed: int = 0, dropout: float = 0.0, side: int = SIDE) ->
         dropout: in training, of the image's features and in the text tower.
         side: of the pictures: 64, or 32 for those that are means already.
     """
-    # A picture of 32 x 32, each pixel twice as wide and high, is seen as it is.
+    # The means of a picture of 32 x 32 whose pixels were repeated are that picture.
     parts = [keras.Input((side, side, 3))]
     parts += [keras.layers.AveragePooling2D(2)] * (side == SIDE)
     for filters, stride in FILTERS:
@@ -100,9 +98,8 @@ def emoji() -> CLIP:
     print(classifier.label(data["images"][:3]))
     ```
     """
-    with np.load(io.BytesIO(checked_bytes(FILE, SHA256)), allow_pickle=False) as packed:
-        arrays = dict(packed)
-    tokenizer = Tokenizer.from_config(json.loads(arrays["tokenizer"].tobytes()))
+    arrays, config = _packaged.unpacked(checked_bytes(FILE, SHA256))
+    tokenizer = Tokenizer.from_config(config)
     # Whatever policy the user's model has, the judge computes in float32.
     with dtype_policy("float32"):
         model = network(tokenizer)
@@ -115,12 +112,8 @@ def emoji() -> CLIP:
 def packed(model) -> bytes:
     """What `emoji` reads: the weights of `network` in float16, and its tokenizer."""
     arrays = {
-        f"{part}.{i}": backend.to_host(variable.value).astype("float16")
+        f"{part}.{i}": backend.to_host(variable.value)
         for part in PARTS
         for i, variable in enumerate(getattr(model, part).trainable_variables)
     }
-    text = json.dumps(model.tokenizer.get_config()).encode()
-    arrays["tokenizer"] = np.frombuffer(text, "uint8")
-    made = io.BytesIO()
-    np.savez_compressed(made, **arrays)
-    return made.getvalue()
+    return _packaged.packed(arrays, model.tokenizer.get_config())

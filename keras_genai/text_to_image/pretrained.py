@@ -1,10 +1,6 @@
 """The text-to-image model of the captioned emoji that is in the package."""
 
-import io
-import json
 from pathlib import Path
-
-import numpy as np
 
 from keras_genai.backend import to_host
 from keras_genai.clip import TextTower
@@ -13,6 +9,7 @@ from keras_genai.text_to_image.latent_diffusion import LatentDiffusion
 from keras_genai.transformers import Tokenizer
 from keras_genai.utils.files import written_beside
 from keras_genai.vaes import AutoencoderKL
+from keras_genai.weights import _packaged
 
 SIDE = 32
 STYLES = {"google": "flat style", "fluent": "3d style"}  # of `kg.datasets.emoji`
@@ -52,9 +49,7 @@ def emoji():
             "them, in at most 100 minutes of two cores."
         ) from None
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            arrays = dict(arrays)
-        config = json.loads(arrays.pop("tokenizer").tobytes())
+        arrays, config = _packaged.unpacked(data)
         tokenizer = Tokenizer.from_config(config)
         scale = float(arrays.pop("scaling_factor"))
     except Exception as error:
@@ -87,17 +82,14 @@ def write(model, path=FILE):
     arrays = model.run_averaged(
         "network", lambda: [to_host(v.value) for v in weights_of(model)]
     )
-    config = json.dumps(model.tokenizer.get_config()).encode()
-    file = io.BytesIO()
-    np.savez_compressed(
-        file,
-        tokenizer=np.frombuffer(config, "uint8"),
-        scaling_factor=np.float64(model.scaling_factor),
-        **{str(i): array.astype("float16") for i, array in enumerate(arrays)},
+    data = _packaged.packed(
+        {str(i): array for i, array in enumerate(arrays)},
+        model.tokenizer.get_config(),
+        scaling_factor=model.scaling_factor,
     )
     with written_beside(path) as beside:
-        beside.write_bytes(file.getvalue())
-    return len(file.getvalue())
+        beside.write_bytes(data)
+    return len(data)
 
 
 def weights_of(model):
