@@ -30,7 +30,7 @@ def cached(model, x, path=None, batch_size=16, verbose=1):
     rows, tokens, digest = _parts(model, x)
     key = {"data": digest, **_weights(model)}
     if path is None:
-        return _filled(model, rows, tokens, batch_size, verbose, {}, np.empty)
+        return _filled(model, rows, tokens, batch_size, verbose, _in_memory)
     path = pathlib.Path(path)
     if not (path / _ABOUT).is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,27 +42,16 @@ def cached(model, x, path=None, batch_size=16, verbose=1):
 
 
 def _write(model, rows, tokens, batch_size, verbose, folder):
-    files = {}
+    def on_disk(name, shape, dtype):
+        return np.lib.format.open_memmap(folder / f"{name}.npy", "w+", dtype, shape)
 
-    def on_disk(shape, dtype):
-        name = next(name for name in _NAMES if name not in files and name in wanted)
-        files[name] = np.lib.format.open_memmap(
-            folder / f"{name}.npy", "w+", dtype, shape
-        )
-        return files[name]
-
-    wanted = _wanted(model, tokens)
-    _filled(model, rows, tokens, batch_size, verbose, {}, on_disk)
-    for file in files.values():
-        file.flush()
+    made = _filled(model, rows, tokens, batch_size, verbose, on_disk)
+    for array in made.values():
+        array.flush()
 
 
-def _wanted(model, tokens):
-    """The names of the arrays, in their order."""
-    names = ["images" if model.autoencoder is None else "latents"]
-    if tokens is not None:
-        names += ["tokens"] + ["context"] * (not model.train_text_encoder)
-    return names
+def _in_memory(name, shape, dtype):
+    return np.empty(shape, dtype)
 
 
 def _read(path, key):
@@ -145,17 +134,17 @@ def _weights(model):
     return made
 
 
-def _filled(model, rows, tokens, batch_size, verbose, made, empty):
-    """The arrays by name; `empty(shape, dtype)` makes each, in the order of `_wanted`.
+def _filled(model, rows, tokens, batch_size, verbose, empty):
+    """The arrays by name; `empty(name, shape, dtype)` makes each.
 
     Only their filling takes long.
     """
-    texts = None
+    made, texts = {}, None
     if tokens is not None and not model.train_text_encoder:
         texts = captions_lib.rows_of(np.asarray(tokens), rows.count)
     total = rows.count + (0 if texts is None else len(texts))
     bar = keras.utils.Progbar(total, verbose=verbose, unit_name="row")
-    name = _wanted(model, tokens)[0]
+    name = "images" if model.autoencoder is None else "latents"
     for places, images in rows.batches(batch_size):
         if name == "latents":
             images = model.run_in_batches(
@@ -167,15 +156,16 @@ def _filled(model, rows, tokens, batch_size, verbose, made, empty):
                 size=batch_size,
             )
         if name not in made:
-            made[name] = empty((rows.count, *images.shape[1:]), "float32")
+            made[name] = empty(name, (rows.count, *images.shape[1:]), "float32")
         made[name][places] = images
         bar.add(len(places))
     if tokens is not None:
-        made["tokens"] = empty(np.shape(tokens), "int32")
+        made["tokens"] = empty("tokens", np.shape(tokens), "int32")
         made["tokens"][:] = tokens
     if texts is not None:
         width = model.conditions.context_shape[1]
-        states = made["context"] = empty((*np.shape(tokens), width), "float32")
+        shape = (*np.shape(tokens), width)
+        states = made["context"] = empty("context", shape, "float32")
         there = np.flatnonzero((np.asarray(tokens) != captions_lib.ABSENT)[..., 0])
         flat = states.reshape(-1, *states.shape[-2:])  # a view
         for first in range(0, len(texts), batch_size):

@@ -185,8 +185,10 @@ def variables_of(autoencoder, name):
     return list(autoencoder.variables if part is None else part.variables)
 
 
-def repeated(values, n):
-    """Each of a list or an array n times, one after the other."""
+def for_each(values, n):
+    """Each of a list or an array n times, one after the other; one for all stays."""
+    if values is None or isinstance(values, str):
+        return values
     if hasattr(values, "dtype"):
         return np.repeat(np.asarray(values), n, axis=0)
     return [value for value in values for _ in range(n)]
@@ -206,8 +208,9 @@ def interpolated(model, ends, n, kind, seeds, options):
     """See `LatentDiffusion.interpolate`."""
     check_integer("n", n, 2)
     check_kind(kind)
-    own = {k: options.pop(k, None) for k in ("clip_skip", "truncate")}
-    a, b = states(model, list(ends), own["clip_skip"], bool(own["truncate"]))
+    clip_skip = options.pop("clip_skip", None)
+    truncate = bool(options.pop("truncate", None))
+    a, b = states(model, list(ends), clip_skip, truncate)
     between = np.linspace(0.0, 1.0, n, dtype="float32")
     context = a + between[:, None, None] * (b - a)
     sides = [
@@ -223,7 +226,7 @@ def interpolated(model, ends, n, kind, seeds, options):
     return model.generate(
         context,
         noise=noise.reshape(n, *shape).astype("float32"),
-        clip_skip=own["clip_skip"],
+        clip_skip=clip_skip,
         **options,
     )
 

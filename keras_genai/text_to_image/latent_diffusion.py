@@ -42,8 +42,21 @@ from keras_genai.utils.validation import (
 )
 from keras_genai.vaes import AutoencoderKL, DiagonalGaussian
 
-_tile = optional(integer(1))
-_parts = {"tile": _tile, "overlap": number("[0, 1)")}
+# The checks of arguments that several methods take.
+_tiling = {"tile": optional(integer(1)), "overlap": number("[0, 1)")}
+_prompted = {
+    "prompts": generating.prompts,
+    "negative_prompts": generating.prompts,
+}
+_drawing = {
+    **_prompted,
+    **_tiling,
+    "guidance_scale": either(number(), array(1)),
+    "clip_skip": integer(0),
+    "height": integer(1),
+    "width": integer(1),
+    "callback": function,
+}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -494,16 +507,7 @@ class LatentDiffusion(DDPM):
 
     # Use
 
-    @checked(
-        prompts=generating.prompts,
-        negative_prompts=generating.prompts,
-        guidance_scale=either(number(), array(1)),
-        clip_skip=integer(0),
-        height=integer(1),
-        width=integer(1),
-        callback=function,
-        **_parts,
-    )
+    @checked(**_drawing)
     def generate(
         self,
         prompts=None,
@@ -591,16 +595,7 @@ class LatentDiffusion(DDPM):
         )
         return np.concatenate(list(batches))
 
-    @checked(
-        prompts=generating.prompts,
-        negative_prompts=generating.prompts,
-        guidance_scale=either(number(), array(1)),
-        clip_skip=integer(0),
-        height=integer(1),
-        width=integer(1),
-        callback=function,
-        **_parts,
-    )
+    @checked(**_drawing)
     def generate_batches(
         self,
         prompts=None,
@@ -655,7 +650,7 @@ class LatentDiffusion(DDPM):
         )
         return (decode(z) for z in latents)
 
-    @checked(latents=array(4, finite=False), **_parts)
+    @checked(latents=array(4, finite=False), **_tiling)
     def decode(self, latents, *, tile=None, overlap=0.25, batch_size=8):
         """The pictures of scaled latents, such as `generate` makes inside.
 
@@ -726,8 +721,7 @@ class LatentDiffusion(DDPM):
 
     @checked(
         images=array(finite=False),
-        prompts=generating.prompts,
-        negative_prompts=generating.prompts,
+        **_prompted,
         strength=number("(0, 1]"),
     )
     def img2img(
@@ -776,8 +770,7 @@ class LatentDiffusion(DDPM):
     @checked(
         images=array(finite=False),
         mask=array(finite=True),
-        prompts=generating.prompts,
-        negative_prompts=generating.prompts,
+        **_prompted,
     )
     def inpaint(
         self,
@@ -850,14 +843,10 @@ class LatentDiffusion(DDPM):
             NumPy float32 `(N n, H, W, C)`: variation j of image i is number `i n + j`.
         """
         images = np.asarray(images)
-        for name in ("prompts", "negative_prompts"):
-            value = prompts if name == "prompts" else options.get(name)
-            if value is not None and not isinstance(value, str):
-                value = generating.repeated(value, n)
-            if name == "prompts":
-                prompts = value
-            elif value is not None:
-                options[name] = value
+        if "negative_prompts" in options:
+            negative = generating.for_each(options["negative_prompts"], n)
+            options["negative_prompts"] = negative
+        prompts = generating.for_each(prompts, n)
         return self.img2img(
             np.repeat(images, n, axis=0), strength, seed, prompts=prompts, **options
         )

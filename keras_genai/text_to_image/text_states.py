@@ -2,7 +2,6 @@
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_genai.backend.precision import widen
 from keras_genai.utils.validation import is_integer
@@ -85,8 +84,3 @@ def pad_token_of(given, encoder, tokenizer):
             f"pad_token_id must be an id in [0, {encoder.vocabulary_size}); got {pad}."
         )
     return pad
-
-
-def with_rows(tokens, keep, null):
-    """The tokens `(B, T)` where `keep` (bool `(B,)`), else the null's `(T,)`."""
-    return ops.where(ops.expand_dims(keep, -1), tokens, ops.expand_dims(null, 0))
