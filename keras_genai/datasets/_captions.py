@@ -26,7 +26,7 @@ class Captions:
         texts = self.texts[row]
         if len(texts) == 1:
             return texts[0]
-        known = self._draws  # one read: other threads may put others in their place
+        known = self._draws  # one read: another thread may replace them
         if known[0] != epoch:
             key = random.key(self.seed, "captions", epoch)
             draws = random.uniform(key, (len(self.texts),), dtype="float32", host=True)

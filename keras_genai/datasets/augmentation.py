@@ -1,4 +1,4 @@
-"""Batches whose images are changed by chance, each time they are seen."""
+"""Batches whose images random layers change, anew in each epoch."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ class _Arrays(ArrayDataset):
 
 
 def _set_noise(layers, key):
-    """Puts the layers' generators at a key, each at another place."""
+    """Sets the layers' generators to a key, each to one of its own."""
     words = np.array([int(word) & 0xFFFFFFFF for word in key], "uint64")
     number = 0
     for layer in layers:

@@ -131,15 +131,16 @@ def batches(seed):
 
 
 def image_tower():
-    """Five convolutions and a mean: `(B, 32, 32, 3)` -> `(B, 192)`."""
+    """Five convolutions and a mean: `(B, 32, 32, 3)` -> `(B, 192)`.
+
+    Padded as PyTorch does, at a stride of two as well.
+    """
     import keras
 
     parts = [keras.Input((SIDE, SIDE, 3))]
     for filters, stride in FILTERS:
         parts += [
-            keras.layers.ZeroPadding2D(
-                1
-            ),  # as PyTorch pads, at a stride of two as well
+            keras.layers.ZeroPadding2D(1),
             keras.layers.Conv2D(filters, 3, strides=stride, use_bias=False),
             keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5),
             keras.layers.Activation("gelu"),
